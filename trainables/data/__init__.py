@@ -1,0 +1,1 @@
+"""From a task's name or a file to a Dataset and its folds."""

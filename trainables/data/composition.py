@@ -1,0 +1,33 @@
+"""Least squares on atomic fractions: the composition baseline, the fallback, and the per-element reference."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class CompositionModel:
+    """y = sum over elements of fraction x coefficient.
+
+    Attributes:
+        coefficients: (119,) indexed by atomic number, in the target's unit; elements that were not in the
+            fit carry 0.
+    """
+
+    coefficients: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, composition: NDArray[np.float64], targets: NDArray[np.float64]) -> "CompositionModel":
+        """Minimum-norm least squares.
+
+        Args:
+            composition: (n, 119) atomic fractions.
+            targets: (n,).
+        """
+        coefficients, *_ = np.linalg.lstsq(composition, targets, rcond=None)
+        return cls(coefficients)
+
+    def predict(self, composition: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Predict (n,) from (n, 119) atomic fractions."""
+        return composition @ self.coefficients

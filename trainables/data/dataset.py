@@ -1,0 +1,244 @@
+"""Dataset: ids, crystals and targets, checked; and its readers for Matbench tables and the user's own."""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from trainables.data.crystals import Crystal, CrystalTable
+from trainables.data.matbench_file import is_matbench_layout, open_text, read_matbench_file
+from trainables.data.structures import BadStructure, read_crystal
+from trainables.data.tasks import Task, custom_task
+from trainables.errors import UserError, listed
+from trainables.progress import Progress, silent
+
+ID_COLUMNS = ("id", "material_id", "mbid", "name")
+STRUCTURE_COLUMNS = ("structure", "cif", "cif_path", "path")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A checked table.
+
+    Attributes:
+        ids: unique, in table order; official mbids for Matbench tasks.
+        structures: the crystals, packed.
+        targets: (n,) finite, in the task's unit.
+        official_row: (n,) 0-based rows of the whole Matbench task, or None outside Matbench.
+    """
+
+    ids: tuple[str, ...]
+    structures: CrystalTable
+    targets: NDArray[np.float64]
+    task: Task
+    official_row: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def partial(self) -> bool:
+        """True where the task is a Matbench one and some of its rows are missing."""
+        return self.task.official_rows is not None and len(self) != self.task.official_rows
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over ids, crystals and targets."""
+        sha = hashlib.sha256(self.structures.digest.encode())
+        sha.update(json.dumps([self.task.name, self.task.target, *self.ids]).encode())
+        sha.update(np.ascontiguousarray(self.targets).tobytes())
+        return sha.hexdigest()
+
+    def take(self, rows: NDArray[np.int64]) -> "Dataset":
+        official = None if self.official_row is None else self.official_row[rows]
+        ids = tuple(self.ids[int(row)] for row in rows)
+        return Dataset(ids, self.structures.take(rows), self.targets[rows], self.task, official)
+
+    def limit(self, n_rows: int | None, seed: int = 0) -> "Dataset":
+        """A seeded random choice of `n_rows` rows in table order, or the whole table."""
+        if n_rows is None or n_rows >= len(self):
+            return self
+        chosen = np.random.default_rng(seed).choice(len(self), n_rows, replace=False)
+        return self.take(np.sort(chosen))
+
+
+class _Builder:
+    """Collects good rows and the ids of bad ones, by kind."""
+
+    def __init__(self, source: str, folder: Path) -> None:
+        self._source, self._folder = source, folder
+        self.ids: list[str] = []
+        self._crystals: list[Crystal] = []
+        self._targets: list[float] = []
+        self._bad: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, row_id: str, structure: Any, target: Any, *, needs_target: bool = True) -> None:
+        self.ids.append(row_id)
+        value = _number(target)
+        if needs_target and not np.isfinite(value):
+            self._bad["missing or non-finite targets"].append(row_id)
+            return
+        try:
+            self._crystals.append(read_crystal(structure, self._folder))
+            self._targets.append(value)
+        except BadStructure as problem:
+            self._bad[problem.kind].append(row_id)
+
+    def finish(self, task: Task, official_row: Iterable[int] | None = None) -> Dataset:
+        doubles = [row_id for row_id, count in Counter(self.ids).items() if count > 1]
+        if doubles:
+            self._bad["duplicate ids"] = doubles
+        if self._bad:
+            kinds = "; ".join(f"{kind}: {listed(ids)}" for kind, ids in self._bad.items())
+            raise UserError(f"{self._source} has rows that cannot be used (mend or remove them): {kinds}")
+        if not self.ids:
+            raise UserError(f"{self._source} holds no rows; at least one structure with a target is wanted")
+        rows = None if official_row is None else np.array(list(official_row), dtype=np.int64)
+        return Dataset(tuple(self.ids), CrystalTable.pack(self._crystals), np.array(self._targets), task, rows)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def read_matbench(path: Path, task: Task, progress: Progress = silent) -> Dataset:
+    """Read a whole or partial Matbench table; its index is the official row.
+
+    Raises:
+        UserError: damaged file, wrong columns, rows outside the task, or unusable rows (ids listed).
+    """
+    builder = _Builder(str(path), path.parent)
+    header: dict[str, list[Any]] = {}
+    rows: list[Any] = []
+    columns: tuple[int, int] | None = None
+    with progress.stage(f"read {path.name}", task.official_rows, "rows") as bar:
+        for key, value in read_matbench_file(path):
+            if key != "row":
+                header[key] = value
+                continue
+            if "index" not in header or "columns" not in header:
+                rows.append(value)  # the data came first: keep them until the header is known
+                continue
+            columns = columns or _structure_and_target(header["columns"], task, path)
+            _add_row(builder, task, header["index"], len(builder.ids), value, columns, path)
+            bar.advance(1)
+        columns = columns or _structure_and_target(header["columns"], task, path)
+        for number, value in enumerate(rows):
+            _add_row(builder, task, header["index"], number, value, columns, path)
+    if len(builder.ids) != len(header["index"]):
+        raise UserError(f"{path} has {len(header['index'])} index entries but {len(builder.ids)} rows")
+    return builder.finish(task, header["index"])
+
+
+def _structure_and_target(columns: list[Any], task: Task, path: Path) -> tuple[int, int]:
+    if "structure" not in columns or task.target not in columns:
+        raise UserError(f"{path} has columns {listed(columns)}; {task.name} wants 'structure' and '{task.target}'")
+    return columns.index("structure"), columns.index(task.target)
+
+
+def _add_row(
+    builder: _Builder, task: Task, index: list[Any], number: int, value: Any, columns: tuple[int, int], path: Path
+) -> None:
+    official = index[number] if number < len(index) else None
+    if not isinstance(official, int) or not 0 <= official < (task.official_rows or 0):
+        raise UserError(
+            f"{path}: index entry {official!r} is not an official row of {task.name} (0 to {task.official_rows})"
+        )
+    if not isinstance(value, list) or len(value) <= max(columns):
+        raise UserError(f"{path}: row {number} is not a list of structure and target")
+    builder.add(task.mbid(official), value[columns[0]], value[columns[1]])
+
+
+def read_table(path: Path, name: str, target: str | None = None, *, unit: str = "", energy: bool = False) -> Dataset:
+    """Read the user's own CSV or JSON table: an id, a structure and a target column.
+
+    The structure is CIF text, the path of a CIF file, or a pymatgen dictionary. Without `target`, the one
+    numeric column that is neither id nor structure is the target.
+
+    Args:
+        energy: the target is an energy in eV/atom, so CHGNet's energy head fits it.
+
+    Raises:
+        UserError: unreadable file, missing columns, or unusable rows (ids listed).
+    """
+    table = read_frame(path)
+    id_column = _column(table, ID_COLUMNS, "id", path)
+    structure_column = _column(table, STRUCTURE_COLUMNS, "structure", path)
+    target = _target_column(table, target, {id_column, structure_column}, path)
+    task = custom_task(name, target, unit, "energy_per_atom" if energy else "property")
+    builder = _Builder(str(path), path.parent)
+    for row_id, structure, value in _cells(table, id_column, structure_column, target):
+        builder.add(row_id, structure, value)
+    return builder.finish(task)
+
+
+def read_structures(path: Path, task: Task) -> Dataset:
+    """Read structures to predict (targets are not needed and become NaN): a table, or one CIF file.
+
+    Raises:
+        UserError: unreadable file, missing columns, or unusable structures (ids listed).
+    """
+    builder = _Builder(str(path), path.parent)
+    if path.suffix.lower() == ".cif":
+        builder.add(path.stem, path.name, None, needs_target=False)
+        return builder.finish(task)
+    if is_matbench_layout(path):
+        return read_matbench(path, task)
+    table = read_frame(path)
+    id_column = _column(table, ID_COLUMNS, "id", path)
+    structure_column = _column(table, STRUCTURE_COLUMNS, "structure", path)
+    for row_id, structure, _ in _cells(table, id_column, structure_column, id_column):
+        builder.add(row_id, structure, None, needs_target=False)
+    return builder.finish(task)
+
+
+def _cells(table: pd.DataFrame, *columns: str) -> Iterator[tuple[str, Any, Any]]:
+    for row_id, structure, value in zip(*(table[column] for column in columns), strict=True):
+        yield str(row_id), structure, value
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read CSV (plain or gzipped) or JSON (a list of records, or pandas' own layouts)."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; a CSV or JSON table was wanted")
+    name = path.name.lower().removesuffix(".gz")
+    try:
+        if name.endswith(".csv"):
+            return pd.read_csv(path, dtype={column: str for column in ID_COLUMNS})
+        with open_text(path) as handle:
+            return pd.DataFrame(json.load(handle))
+    except (ValueError, EOFError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(f"{path} is truncated or not a CSV/JSON table: {reason}") from None
+
+
+def _column(table: pd.DataFrame, names: tuple[str, ...], what: str, path: Path) -> str:
+    for name in names:
+        if name in table.columns:
+            return name
+    raise UserError(f"{path} has columns {listed(table.columns)}; one named {' or '.join(names)} is wanted for {what}")
+
+
+def _target_column(table: pd.DataFrame, target: str | None, taken: set[str], path: Path) -> str:
+    if target is not None:
+        if target not in table.columns:
+            raise UserError(f"{path} has no column '{target}'; it has {listed(table.columns)}")
+        return target
+    left = [column for column in table.columns if column not in taken]
+    if "target" in left:
+        return "target"
+    numeric = [column for column in left if pd.to_numeric(table[column], errors="coerce").notna().any()]
+    if len(numeric) != 1:
+        raise UserError(f"{path} has {len(numeric)} numeric columns ({listed(numeric)}); name one with --target")
+    return str(numeric[0])

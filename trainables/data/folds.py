@@ -1,0 +1,128 @@
+"""Which rows train, which validate, which test. The only place where test rows are told apart."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.data.dataset import Dataset
+from trainables.data.tasks import Task
+from trainables.errors import UserError
+
+N_FOLDS = 5
+# Matbench v0.1, structure regression: KFold(5, shuffle=True, random_state=18012019) in table order
+# (Dunn et al., npj Comput. Mater. 6, 138, 2020; checked against matbench's own split file in the tests).
+MATBENCH_SEED = 18012019
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Rows of one role: their ids, targets and places in the dataset (and so in the graph store)."""
+
+    ids: tuple[str, ...]
+    rows: NDArray[np.int64]  # (n,)
+    targets: NDArray[np.float64]  # (n,)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def keep(self, mask: NDArray[np.bool_]) -> "Part":
+        ids = tuple(row_id for row_id, kept in zip(self.ids, mask, strict=True) if kept)
+        return Part(ids, self.rows[mask], self.targets[mask])
+
+    @staticmethod
+    def join(first: "Part", second: "Part") -> "Part":
+        return Part(
+            first.ids + second.ids,
+            np.concatenate([first.rows, second.rows]),
+            np.concatenate([first.targets, second.targets]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class FoldSplit:
+    """One outer fold. `fit` and every search take it `without_test()`."""
+
+    fold: int
+    train: Part
+    val: Part
+    test: Part | None
+
+    def without_test(self) -> "FoldSplit":
+        return replace(self, test=None)
+
+
+def official_test_folds(n_rows: int) -> NDArray[np.int8]:
+    """The test fold of every row of a whole Matbench structure regression task, (n_rows,)."""
+    return _kfold(n_rows, MATBENCH_SEED)
+
+
+def _kfold(n_rows: int, seed: int) -> NDArray[np.int8]:
+    """scikit-learn's KFold(N_FOLDS, shuffle=True, random_state=seed), as a fold number a row."""
+    order = np.random.RandomState(seed).permutation(n_rows)  # noqa: NPY002 (the official folds are this generator's)
+    sizes = np.full(N_FOLDS, n_rows // N_FOLDS)
+    sizes[: n_rows % N_FOLDS] += 1
+    fold = np.empty(n_rows, dtype=np.int8)
+    fold[order] = np.repeat(np.arange(N_FOLDS), sizes)
+    return fold
+
+
+def test_folds(dataset: Dataset, seed: int = 0) -> NDArray[np.int8]:
+    """The test fold of every row, (n,): official for Matbench rows, seeded by formula for other tables.
+
+    A table of one's own is split so that all rows of one reduced formula share a fold.
+    """
+    task: Task = dataset.task
+    if task.official_rows is not None and dataset.official_row is not None:
+        return official_test_folds(task.official_rows)[dataset.official_row]
+    if len(dataset) < 2 * N_FOLDS:
+        raise UserError(f"{task.name} has {len(dataset)} rows; {N_FOLDS} folds want at least {2 * N_FOLDS}")
+    formulas = np.array(dataset.structures.reduced_formulas)
+    rank = _seeded_rank(sorted(set(formulas)), f"folds:{seed}")
+    return np.array([rank[formula] % N_FOLDS for formula in formulas], dtype=np.int8)
+
+
+def _seeded_rank(names: list[str], salt: str) -> dict[str, int]:
+    """A seeded shuffle of `names` that doesn't depend on any library's generator."""
+    shuffled = sorted(names, key=lambda name: hashlib.sha256(f"{salt}:{name}".encode()).digest())
+    return {name: place for place, name in enumerate(shuffled)}
+
+
+def make_split(dataset: Dataset, fold: int, *, val_share: float, seed: int) -> FoldSplit:
+    """Split off one official test fold, then an inner validation part of the rest.
+
+    All rows of one reduced formula fall on the same side of the inner split, which depends on `seed`,
+    `fold` and the formulas only.
+
+    Raises:
+        UserError: the fold does not exist, or one of the parts would be empty.
+    """
+    if not 0 <= fold < N_FOLDS:
+        raise UserError(f"fold {fold} does not exist; folds are 0 to {N_FOLDS - 1}")
+    folds = test_folds(dataset)
+    outer = np.flatnonzero(folds != fold)
+    val = _validation_mask([dataset.structures.reduced_formulas[row] for row in outer], val_share, fold, seed)
+    split = FoldSplit(
+        fold, _part(dataset, outer[~val]), _part(dataset, outer[val]), _part(dataset, np.flatnonzero(folds == fold))
+    )
+    for role, part in (("training", split.train), ("validation", split.val), ("test", split.test)):
+        if part is not None and len(part) == 0:
+            raise UserError(
+                f"fold {fold} of {dataset.task.name} has no {role} rows ({len(dataset)} rows in all); give more rows"
+            )
+    return split
+
+
+def _validation_mask(formulas: list[str], share: float, fold: int, seed: int) -> NDArray[np.bool_]:
+    """True for about `share` of the rows: whole formulas in a seeded order until the share is reached."""
+    rank = _seeded_rank(sorted(set(formulas)), f"validation:{seed}:{fold}")
+    place = np.array([rank[formula] for formula in formulas])
+    wanted = max(1, round(share * len(formulas)))
+    rows_up_to = np.cumsum(np.bincount(place))
+    last = int(np.searchsorted(rows_up_to, wanted))
+    return place <= last
+
+
+def _part(dataset: Dataset, rows: NDArray[np.int64]) -> Part:
+    return Part(tuple(dataset.ids[row] for row in rows), rows.astype(np.int64), dataset.targets[rows])

@@ -1,0 +1,107 @@
+"""The tasks: one row each."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+from trainables.errors import UserError
+
+Quantity = Literal["energy_per_atom", "energy_per_cell", "property"]
+Tier = Literal[
+    "scratch",
+    "pretrained-disjoint",
+    "pretrained-structure-overlap",
+    "pretrained-label-overlap",
+    "pretrained-overlap-unknown",
+]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is predicted and how it may be compared.
+
+    Attributes:
+        quantity: which head fits it. Energies use CHGNet's own energy head and a refitted per-element
+            reference; every other property gets a fresh head on pooled atom features.
+        overlap: how CHGNet's pretraining data (MPtrj: Materials Project relaxations) meets this task.
+        official_rows: rows of the whole Matbench v0.1 task, or None outside Matbench.
+    """
+
+    name: str
+    target: str
+    unit: str
+    quantity: Quantity
+    overlap: Tier
+    official_rows: int | None = None
+    synthetic: bool = False
+
+    @property
+    def is_matbench(self) -> bool:
+        return self.official_rows is not None
+
+    @property
+    def is_energy(self) -> bool:
+        return self.quantity != "property"
+
+    def tier(self, start: str) -> Tier:
+        """Honesty tier of a result that began at `start`."""
+        return "scratch" if start == "scratch" else self.overlap
+
+    def mbid(self, row: int) -> str:
+        """Matbench's id of an official 0-based row, for example mb-jdft2d-001."""
+        if self.official_rows is None:
+            raise ValueError(f"{self.name} is not a Matbench task")
+        digits = len(str(self.official_rows))
+        return f"{self.name.replace('matbench', 'mb').replace('_', '-')}-{row + 1:0{digits}d}"
+
+
+# Sizes, targets and units: matbench 0.6's own metadata; tests compare them with it.
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task("matbench_mp_e_form", "e_form", "eV/atom", "energy_per_atom", "pretrained-label-overlap", 132752),
+        Task("matbench_mp_gap", "gap pbe", "eV", "property", "pretrained-structure-overlap", 106113),
+        Task("matbench_perovskites", "e_form", "eV/unit cell", "energy_per_cell", "pretrained-disjoint", 18928),
+        Task("matbench_log_gvrh", "log10(G_VRH)", "log10(GPa)", "property", "pretrained-structure-overlap", 10987),
+        Task("matbench_log_kvrh", "log10(K_VRH)", "log10(GPa)", "property", "pretrained-structure-overlap", 10987),
+        Task("matbench_dielectric", "n", "unitless", "property", "pretrained-structure-overlap", 4764),
+        Task("matbench_phonons", "last phdos peak", "cm^-1", "property", "pretrained-structure-overlap", 1265),
+        Task("matbench_jdft2d", "exfoliation_en", "meV/atom", "property", "pretrained-disjoint", 636),
+    )
+}
+
+SAMPLE_TASK = Task(
+    "synthetic_sample", "e_form_synthetic", "eV/atom", "energy_per_atom", "pretrained-label-overlap", synthetic=True
+)
+
+NOT_REGRESSION = {
+    "matbench_mp_is_metal": "a classification task",
+    "matbench_expt_gap": "a composition task without structures",
+    "matbench_expt_is_metal": "a composition task without structures",
+    "matbench_glass": "a composition task without structures",
+    "matbench_steels": "a composition task without structures",
+}
+
+
+def find_task(name: str) -> Task:
+    """The Matbench task or the synthetic sample called `name` (the prefix matbench_ may be left out).
+
+    Raises:
+        UserError: no such task, with the nearest names; or a Matbench task without structures.
+    """
+    full = name if name.startswith("matbench_") else f"matbench_{name}"
+    if name in (SAMPLE_TASK.name, "sample"):
+        return SAMPLE_TASK
+    if full in TASKS:
+        return TASKS[full]
+    if full in NOT_REGRESSION:
+        raise UserError(f"{full} is {NOT_REGRESSION[full]}; crystaltune does structure regression: {', '.join(TASKS)}")
+    known = [*TASKS, SAMPLE_TASK.name]
+    near = difflib.get_close_matches(full, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    raise UserError(f"unknown task '{name}': {hint} (a table of your own: give it a name and --data FILE)")
+
+
+def custom_task(name: str, target: str, unit: str, quantity: Quantity) -> Task:
+    """A task for the user's own table; its overlap with CHGNet's pretraining data is unknown."""
+    return Task(name, target, unit, quantity, "pretrained-overlap-unknown")

@@ -1,0 +1,1 @@
+"""Structure to packed arrays to batch."""

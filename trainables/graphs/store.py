@@ -1,0 +1,207 @@
+"""The packed graph store: flat arrays and offsets in one folder, memory-mapped and shared by every process.
+
+A store's folder is named by a hash of the crystals, the cutoffs and the converter's version, so the same data
+is converted once on a machine, and a changed converter never meets old arrays.
+"""
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.data.crystals import Crystal, CrystalTable
+from trainables.errors import UserError
+from trainables.files import read_json, write_json
+from trainables.graphs.convert import CONVERTER_VERSION, ConversionError, Cutoffs, Graph, convert
+from trainables.progress import Progress, silent
+
+# name: (dtype, trailing shape, which count a crystal contributes)
+_ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
+    "lattice": ("<f8", (3, 3), "crystal"),  # A
+    "numbers": ("|u1", (), "atom"),
+    "frac": ("<f8", (3,), "atom"),
+    "bond_atoms": ("<u2", (2,), "bond"),  # place within the crystal
+    "bond_image": ("|i1", (3,), "bond"),
+    "short_bond": ("<i4", (), "short"),  # place within the crystal's bonds
+    "angle_halves": ("<i4", (2,), "angle"),  # 2 * place within the crystal's short bonds + end
+    "counts": ("<i4", (4,), "crystal"),  # atoms, bonds, short bonds, angles
+    "flags": ("<i4", (2,), "crystal"),  # isolated atoms; 1 where the conversion failed
+}
+_CHUNK = 64
+_PARALLEL_FROM = 1500  # crystals; below, starting workers costs more than it saves
+ANGLE_COST = 1.3  # time of an angle in units of a directed bond's
+
+
+class GraphStore:
+    """A built store, opened read-only.
+
+    Attributes:
+        counts: (n, 4) atoms, bonds, short bonds and angles of each crystal.
+        n_isolated: (n,) atoms without a neighbour within the cutoff.
+        failed: (n,) True where no graph could be built.
+        cost: (n,) directed bonds + 1.3 x angles: what a crystal costs to train on, relative to others.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        meta = read_json(folder / "meta.json")
+        self.folder = folder
+        self.cutoffs = Cutoffs(**meta["cutoffs"])
+        self.arrays = {name: _map(folder / f"{name}.bin", name, meta["rows"][name]) for name in _ARRAYS}
+        self.counts: NDArray[np.int64] = self.arrays["counts"].astype(np.int64)
+        zero = np.zeros((1, 4), dtype=np.int64)
+        self.offsets = np.concatenate([zero, np.cumsum(self.counts, axis=0)])  # (n + 1, 4)
+        self.n_isolated = self.arrays["flags"][:, 0]
+        self.failed = self.arrays["flags"][:, 1] > 0
+        self.cost = 1.0 + 2 * self.counts[:, 1] + ANGLE_COST * self.counts[:, 3]
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+def store_address(crystals: CrystalTable, cutoffs: Cutoffs) -> str:
+    """The folder name of these crystals' store."""
+    content = {"crystals": crystals.digest, "cutoffs": asdict(cutoffs), "converter": CONVERTER_VERSION}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def open_or_build(
+    crystals: CrystalTable, cutoffs: Cutoffs, root: Path, *, workers: int | None = None, progress: Progress = silent
+) -> GraphStore:
+    """Open the crystals' store under `root`, building it first where it is missing or damaged.
+
+    Processes that ask for the same store at once wait for the one that builds it.
+
+    Args:
+        workers: converting processes; by default one a core.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    address = store_address(crystals, cutoffs)
+    folder = root / address
+    with _exclusively(root / f"{address}.lock"):
+        if folder.exists() and not _is_whole(folder):
+            shutil.rmtree(folder)
+        if not folder.exists():
+            _build(crystals, cutoffs, folder, workers or os.cpu_count() or 1, progress)
+    return GraphStore(folder)
+
+
+@contextmanager
+def _exclusively(path: Path) -> Iterator[None]:
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _map(path: Path, name: str, rows: int) -> NDArray[np.generic]:
+    dtype, shape, _ = _ARRAYS[name]
+    if rows == 0:
+        return np.empty((0, *shape), dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r", shape=(rows, *shape))
+
+
+def _is_whole(folder: Path) -> bool:
+    """True where every array has the size its manifest gives."""
+    try:
+        rows = read_json(folder / "meta.json")["rows"]
+        return all(
+            (folder / f"{name}.bin").stat().st_size
+            == rows[name] * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=int))
+            for name, (dtype, shape, _) in _ARRAYS.items()
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _build(crystals: CrystalTable, cutoffs: Cutoffs, folder: Path, workers: int, progress: Progress) -> None:
+    """Convert chunk by chunk into a temporary sibling, then rename it: no reader sees half a store."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    rows = dict.fromkeys(_ARRAYS, 0)
+    try:
+        handles = {name: (temporary / f"{name}.bin").open("wb") for name in _ARRAYS}
+        with progress.stage("convert", len(crystals), "crystals") as bar:
+            for chunk in _converted_chunks(crystals, cutoffs, workers):
+                for name, array in chunk.items():
+                    handles[name].write(array.tobytes())
+                    rows[name] += len(array)
+                bar.advance(len(chunk["counts"]))
+        for handle in handles.values():
+            handle.close()
+        write_json(temporary / "meta.json", {"cutoffs": asdict(cutoffs), "rows": rows, "converter": CONVERTER_VERSION})
+        temporary.rename(folder)
+    except OSError as error:
+        raise UserError(
+            f"the graph store at {folder} cannot be written ({error.strerror}): free space there or set "
+            "CRYSTALTUNE_CACHE to another folder"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _converted_chunks(
+    crystals: CrystalTable, cutoffs: Cutoffs, workers: int
+) -> Iterable[dict[str, NDArray[np.generic]]]:
+    chunks = (crystals[begin : begin + _CHUNK] for begin in range(0, len(crystals), _CHUNK))
+    if workers == 1 or len(crystals) < _PARALLEL_FROM:
+        yield from (_convert_chunk(chunk, cutoffs) for chunk in chunks)
+        return
+    # spawn: a fork would copy torch's thread pools in an unknown state
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting = []
+        for chunk in chunks:
+            waiting.append(pool.submit(_convert_chunk, chunk, cutoffs))
+            if len(waiting) > 4 * workers:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+def _convert_chunk(crystals: CrystalTable, cutoffs: Cutoffs) -> dict[str, NDArray[np.generic]]:
+    packed = [_pack(crystal, cutoffs) for crystal in crystals]
+    return {
+        name: np.concatenate([row[name].reshape(-1, *shape).astype(dtype) for row in packed])
+        for name, (dtype, shape, _) in _ARRAYS.items()
+    }
+
+
+def _pack(crystal: Crystal, cutoffs: Cutoffs) -> dict[str, NDArray[np.generic]]:
+    """One crystal's arrays; a crystal that cannot be converted keeps its atoms and has no bonds."""
+    failed = False
+    try:
+        graph = convert(crystal, cutoffs)
+        if np.abs(graph.bond_image).max(initial=0) > 127 or len(crystal.numbers) > 65535:
+            raise ConversionError("a cell too small or too large for the store's integers")
+    except (ConversionError, MemoryError):
+        graph, failed = _no_graph(len(crystal.numbers)), True
+    counts = [len(crystal.numbers), len(graph.bond_atoms), len(graph.short_bond), len(graph.angle_halves)]
+    return {
+        "lattice": crystal.lattice,
+        "numbers": crystal.numbers,
+        "frac": crystal.frac,
+        "bond_atoms": graph.bond_atoms,
+        "bond_image": graph.bond_image,
+        "short_bond": graph.short_bond,
+        "angle_halves": graph.angle_halves,
+        "counts": np.array(counts),
+        "flags": np.array([graph.n_isolated, int(failed)]),
+    }
+
+
+def _no_graph(n_atoms: int) -> Graph:
+    none = np.empty(0, dtype=np.int64)
+    return Graph(none.reshape(0, 2), none.reshape(0, 3), none, none.reshape(0, 2), none, n_atoms)

@@ -1,0 +1,1 @@
+"""CHGNet over packed batches: weights, energy path, heads, reference."""

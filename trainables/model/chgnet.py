@@ -1,0 +1,117 @@
+"""The model that is trained: CHGNet with its own weights and state_dict keys, energy only, over packed batches."""
+
+import contextlib
+import io
+from importlib.resources import files
+from typing import Any, Literal
+
+import torch
+from chgnet.model import CHGNet
+from torch import Tensor, nn
+
+from trainables.data.tasks import Task
+from trainables.graphs.batch import Batch
+from trainables.graphs.convert import Cutoffs
+from trainables.model.engine import atom_features
+from trainables.model.heads import PropertyHead, crystal_sum
+
+Start = Literal["0.3.0", "r2scan", "0.2.0", "scratch"]
+# The element of the sum over atoms that a crystal's number is made from.
+WEIGHT_FILES = {
+    "0.3.0": "0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar",
+    "0.2.0": "0.2.0/chgnet_0.2.0_e30f77s348m32.pth.tar",
+    "r2scan": "r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
+}
+SCRATCH_ARCHITECTURE = "0.3.0"
+
+
+class CrystalModel(CHGNet):  # type: ignore[misc]
+    """Stock CHGNet modules under a packed, energy-only forward pass.
+
+    Without a head its state_dict has exactly stock's keys; a property head adds `head.*`.
+
+    Attributes:
+        per_cell: energies are given for the whole cell instead of an atom.
+        head: None where the prediction is CHGNet's own energy.
+    """
+
+    per_cell: bool = False
+    head: PropertyHead | None = None
+
+    def forward(self, batch: Batch) -> Tensor:  # type: ignore[override]
+        """Predictions (n,) in the task's unit."""
+        features = atom_features(self, batch)  # (A, D)
+        if self.head is not None:
+            return self.head(features, batch)
+        return self._scaled(crystal_sum(self.mlp(features), batch)[:, 0] / batch.n_atoms + self.reference(batch), batch)
+
+    def graph_energy(self, batch: Batch) -> Tensor:
+        """The graph network's share of the energy, without the per-element reference: (n,) eV/atom."""
+        site_energy = self.mlp(atom_features(self, batch))  # (A, 1)
+        return crystal_sum(site_energy, batch)[:, 0] / batch.n_atoms
+
+    def reference(self, batch: Batch) -> Tensor:
+        """Per-element reference energy, (n,) eV/atom."""
+        site_reference = self.composition_model.fc.weight[0][batch.numbers - 1]  # (A,)
+        return crystal_sum(site_reference[:, None], batch)[:, 0] / batch.n_atoms
+
+    def _scaled(self, energy_per_atom: Tensor, batch: Batch) -> Tensor:
+        return energy_per_atom * batch.n_atoms if self.per_cell else energy_per_atom
+
+    @property
+    def cutoffs(self) -> Cutoffs:
+        return Cutoffs(self.graph_converter.atom_graph_cutoff, self.graph_converter.bond_graph_cutoff)
+
+
+def build_model(start: Start, task: Task, *, pooling: Literal["mean", "attention"] = "mean", seed: int = 0) -> CrystalModel:
+    """CHGNet from the weights its wheel ships (or random ones), with the head the task's quantity asks for.
+
+    Args:
+        pooling: how a property head pools atoms; energies always use CHGNet's own sum.
+        seed: of the random weights: a fresh head's, and all of them for `scratch`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _load(start)
+        model.per_cell = task.quantity == "energy_per_cell"
+        if not task.is_energy:
+            model.head = PropertyHead(model.atom_fea_dim, pooling=pooling)
+    for parameter in model.parameters():
+        parameter.requires_grad = True
+    return model
+
+
+def cutoffs_of(start: Start) -> Cutoffs:
+    """The graph radii the weights were trained with."""
+    model_args = _read_weights(start if start != "scratch" else SCRATCH_ARCHITECTURE)["model_args"]
+    return Cutoffs(float(model_args["atom_graph_cutoff"]), float(model_args["bond_graph_cutoff"]))
+
+
+def _read_weights(name: str) -> dict[str, Any]:
+    path = files("chgnet").joinpath("pretrained", *WEIGHT_FILES[name].split("/"))
+    content: dict[str, Any] = torch.load(str(path), map_location="cpu", weights_only=True)["model"]
+    return content
+
+
+def _load(start: Start) -> CrystalModel:
+    content = _read_weights(start if start != "scratch" else SCRATCH_ARCHITECTURE)
+    arguments = dict(content["model_args"])
+    # chgnet's own loader does the same: only 0.2.0 was trained with output biases.
+    arguments["mlp_out_bias"] = start == "0.2.0"
+    arguments["version"] = start
+    with contextlib.redirect_stdout(io.StringIO()):  # the constructor prints its parameter count
+        model = CrystalModel(**arguments)
+    if start != "scratch":
+        model.load_state_dict(content["state_dict"])
+    _refuse_other_architectures(model)
+    return model
+
+
+def _refuse_other_architectures(model: CrystalModel) -> None:
+    """The packed pass covers what the shipped weights use; say so rather than compute something else."""
+    plain = all(
+        isinstance(layer.twoBody_atom.activation, nn.SiLU) and layer.atom_norm is None
+        for layer in model.atom_conv_layers
+    )
+    if not (plain and model.mlp_first and model.is_intensive):
+        raise NotImplementedError("this CHGNet variant (norms, activation or read-out) has no packed energy path")

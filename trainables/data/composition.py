@@ -26,7 +26,7 @@ class CompositionModel:
             targets: (n,).
         """
         coefficients, *_ = np.linalg.lstsq(composition, targets, rcond=None)
-        return cls(coefficients)
+        return cls(coefficients.astype(np.float64))
 
     def predict(self, composition: NDArray[np.float64]) -> NDArray[np.float64]:
         """Predict (n,) from (n, 119) atomic fractions."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Element, Lattice, Structure
 
 MAX_ATOMIC_NUMBER = 94  # CHGNet's embedding ends at plutonium
-SYMBOLS = ("",) + tuple(Element.from_Z(z).symbol for z in range(1, 119))
+SYMBOLS = ("", *tuple(Element.from_Z(z).symbol for z in range(1, 119)))
 
 
 class Crystal(NamedTuple):

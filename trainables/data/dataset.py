@@ -215,7 +215,7 @@ def read_frame(path: Path) -> pd.DataFrame:
     name = path.name.lower().removesuffix(".gz")
     try:
         if name.endswith(".csv"):
-            return pd.read_csv(path, dtype={column: str for column in ID_COLUMNS})
+            return pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str))
         with open_text(path) as handle:
             return pd.DataFrame(json.load(handle))
     except (ValueError, EOFError, OSError, KeyError) as error:

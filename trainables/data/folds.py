@@ -60,7 +60,7 @@ def official_test_folds(n_rows: int) -> NDArray[np.int8]:
 
 def _kfold(n_rows: int, seed: int) -> NDArray[np.int8]:
     """scikit-learn's KFold(N_FOLDS, shuffle=True, random_state=seed), as a fold number a row."""
-    order = np.random.RandomState(seed).permutation(n_rows)  # noqa: NPY002 (the official folds are this generator's)
+    order = np.random.RandomState(seed).permutation(n_rows)  # the official folds are this generator's
     sizes = np.full(N_FOLDS, n_rows // N_FOLDS)
     sizes[: n_rows % N_FOLDS] += 1
     fold = np.empty(n_rows, dtype=np.int8)
@@ -68,7 +68,7 @@ def _kfold(n_rows: int, seed: int) -> NDArray[np.int8]:
     return fold
 
 
-def test_folds(dataset: Dataset, seed: int = 0) -> NDArray[np.int8]:
+def fold_of_rows(dataset: Dataset, seed: int = 0) -> NDArray[np.int8]:
     """The test fold of every row, (n,): official for Matbench rows, seeded by formula for other tables.
 
     A table of one's own is split so that all rows of one reduced formula share a fold.
@@ -100,7 +100,7 @@ def make_split(dataset: Dataset, fold: int, *, val_share: float, seed: int) -> F
     """
     if not 0 <= fold < N_FOLDS:
         raise UserError(f"fold {fold} does not exist; folds are 0 to {N_FOLDS - 1}")
-    folds = test_folds(dataset)
+    folds = fold_of_rows(dataset)
     outer = np.flatnonzero(folds != fold)
     val = _validation_mask([dataset.structures.reduced_formulas[row] for row in outer], val_share, fold, seed)
     split = FoldSplit(

@@ -63,9 +63,7 @@ def collate(store: GraphStore, rows: NDArray[np.int64]) -> Batch:
     )
 
 
-def training_batches(
-    cost: NDArray[np.float64], batch_size: int, *, seed: int, epoch: int
-) -> list[NDArray[np.int64]]:
+def training_batches(cost: NDArray[np.float64], batch_size: int, *, seed: int, epoch: int) -> list[NDArray[np.int64]]:
     """Shuffle rows and cut them where the summed cost passes multiples of `batch_size` mean costs.
 
     The number of batches is ceil(n / batch_size) in every epoch, and none costs more than `batch_size` mean

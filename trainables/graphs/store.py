@@ -13,8 +13,9 @@ import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,9 @@ class GraphStore:
         meta = read_json(folder / "meta.json")
         self.folder = folder
         self.cutoffs = Cutoffs(**meta["cutoffs"])
-        self.arrays = {name: _map(folder / f"{name}.bin", name, meta["rows"][name]) for name in _ARRAYS}
+        self.arrays: dict[str, NDArray[Any]] = {
+            name: _map(folder / f"{name}.bin", name, meta["rows"][name]) for name in _ARRAYS
+        }
         self.counts: NDArray[np.int64] = self.arrays["counts"].astype(np.int64)
         zero = np.zeros((1, 4), dtype=np.int64)
         self.offsets = np.concatenate([zero, np.cumsum(self.counts, axis=0)])  # (n + 1, 4)

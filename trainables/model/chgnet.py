@@ -25,7 +25,7 @@ WEIGHT_FILES = {
 SCRATCH_ARCHITECTURE = "0.3.0"
 
 
-class CrystalModel(CHGNet):  # type: ignore[misc]
+class CrystalModel(CHGNet):
     """Stock CHGNet modules under a packed, energy-only forward pass.
 
     Without a head its state_dict has exactly stock's keys; a property head adds `head.*`.
@@ -38,7 +38,7 @@ class CrystalModel(CHGNet):  # type: ignore[misc]
     per_cell: bool = False
     head: PropertyHead | None = None
 
-    def forward(self, batch: Batch) -> Tensor:  # type: ignore[override]
+    def forward(self, batch: Batch) -> Tensor:
         """Predictions (n,) in the task's unit."""
         features = atom_features(self, batch)  # (A, D)
         if self.head is not None:
@@ -63,7 +63,9 @@ class CrystalModel(CHGNet):  # type: ignore[misc]
         return Cutoffs(self.graph_converter.atom_graph_cutoff, self.graph_converter.bond_graph_cutoff)
 
 
-def build_model(start: Start, task: Task, *, pooling: Literal["mean", "attention"] = "mean", seed: int = 0) -> CrystalModel:
+def build_model(
+    start: Start, task: Task, *, pooling: Literal["mean", "attention"] = "mean", seed: int = 0
+) -> CrystalModel:
     """CHGNet from the weights its wheel ships (or random ones), with the head the task's quantity asks for.
 
     Args:

@@ -125,9 +125,7 @@ def _edge_term(mlp: Any, embedding: Tensor, bond_basis: Tensor, shift: Tensor) -
     return F.linear(bond_basis, block @ embedding, _bias(mlp) + block @ shift)
 
 
-def _atom_conv(
-    conv: Any, atom: Tensor, edge: Tensor, weight: Tensor, center: Tensor, neighbor: Tensor
-) -> Tensor:
+def _atom_conv(conv: Any, atom: Tensor, edge: Tensor, weight: Tensor, center: Tensor, neighbor: Tensor) -> Tensor:
     w_center, _, w_neighbor = _blocks(conv.twoBody_atom, atom)
     first = F.linear(atom, w_center)[center] + F.linear(atom, w_neighbor)[neighbor]  # (2 B, 2 H)
     first = (first.view(2, len(edge), -1) + edge).view(len(first), -1)

@@ -31,8 +31,7 @@ def attention_pool(features: Tensor, scores: Tensor, batch: Batch) -> Tensor:
     highest = highest.scatter_reduce(0, batch.atom_owner[:, None].expand_as(scores), scores.detach(), "amax")
     weight = torch.exp(scores - highest[batch.atom_owner])  # (A, heads)
     weight = weight / crystal_sum(weight, batch)[batch.atom_owner]
-    pooled = crystal_sum((weight[:, :, None] * features[:, None, :]).flatten(1), batch)
-    return pooled  # (n, heads * D)
+    return crystal_sum((weight[:, :, None] * features[:, None, :]).flatten(1), batch)
 
 
 class PropertyHead(nn.Module):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from trainables.data.crystals import Crystal, CrystalTable
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
-from trainables.graphs.convert import CONVERTER_VERSION, ConversionError, Cutoffs, Graph, convert
+from trainables.graphs.convert import CONVERTER_VERSION, ConversionError, Cutoffs, Graph, convert, ragged_ranges
 from trainables.progress import Progress, silent
 
 # name: (dtype, trailing shape, which count a crystal contributes)
@@ -73,6 +73,15 @@ class GraphStore:
     @property
     def n_bytes(self) -> int:
         return sum(array.nbytes for array in self.arrays.values())
+
+    def composition(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Atomic fractions of the crystals `rows`, (len(rows), 119)."""
+        n_atoms = self.counts[rows, 0]
+        fractions = np.zeros((len(rows), 119))
+        atoms = ragged_ranges(self.offsets[rows, 0], n_atoms)
+        owner = np.repeat(np.arange(len(rows)), n_atoms)
+        np.add.at(fractions, (owner, self.arrays["numbers"][atoms]), 1.0)
+        return fractions / n_atoms[:, None]
 
 
 def store_address(crystals: CrystalTable, cutoffs: Cutoffs) -> str:

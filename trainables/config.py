@@ -1,0 +1,219 @@
+"""RunConfig: every choice that changes the result of one training run, and nothing else.
+
+Where a run executes (device, threads, folders) is no part of it. A new lever gets a section of its own here,
+between `data` and the end of RunConfig: augmentation, consistency, tta, distillation and multi-task are next.
+"""
+
+import difflib
+import hashlib
+import json
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainables.errors import UserError
+from trainables.files import write_text
+from trainables.graphs.convert import CONVERTER_VERSION
+
+TRAINING_VERSION = 1  # raise it when the same RunConfig starts to give other numbers
+
+Freezable = Literal["embedding", "basis", "block_1", "block_2", "block_3", "block_4", "head", "reference"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class ModelConfig(_Section):
+    """What is trained, and from where it starts."""
+
+    start: Literal["0.3.0", "r2scan", "0.2.0", "scratch"] = "0.3.0"
+    pooling: Literal["mean", "attention"] = Field("mean", description="of a property head; energies are sums")
+    freeze: tuple[Freezable, ...] = Field((), description="parts that keep their starting weights")
+
+
+class OptimConfig(_Section):
+    """The optimiser and its course."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0, description="peak learning rate, of the head")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate a block further from the head")
+    weight_decay: float = Field(1e-2, ge=0, description="on matrices only, not on biases, norms or references")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with a rising learning rate")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    final_lr: float = Field(1e-5, ge=0, description="learning rate at the end of a cosine or linear schedule")
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(32, ge=1, description="crystals of mean cost a batch")
+    grad_clip: float = Field(10.0, ge=0, description="largest gradient norm; 0: no limit")
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="of the averaged weights that are kept; 0: none")
+
+
+class LossConfig(_Section):
+    """Distance of prediction and target: in eV for energies, in standard deviations for other properties."""
+
+    name: Literal["l1", "huber", "mse"] = "l1"
+    delta: float = Field(0.1, gt=0, description="where huber turns from square to linear")
+
+
+class DataConfig(_Section):
+    """Which rows take part, and how."""
+
+    val_share: float = Field(0.1, gt=0, lt=1, description="share of the training fold held out, by reduced formula")
+    refit: bool = Field(False, description="train again on train + validation for the chosen number of epochs")
+    isolated_atoms: Literal["fallback", "keep"] = Field(
+        "fallback", description="crystals with an atom without neighbours: composition model, or CHGNet all the same"
+    )
+
+
+class RunConfig(_Section):
+    """One training run."""
+
+    task: str
+    fold: int = Field(0, ge=0, le=4)
+    seed: int = Field(0, ge=0)
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    loss: LossConfig = LossConfig()
+    data: DataConfig = DataConfig()
+
+    def fingerprint(self, data_digest: str) -> str:
+        """A hash of all that decides the run's result: every field, the data, CHGNet and the code's versions."""
+        content = {
+            "config": self.model_dump(mode="json"),
+            "data": data_digest,
+            "chgnet": version("chgnet"),
+            "converter": CONVERTER_VERSION,
+            "training": TRAINING_VERSION,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def save(self, path: Path) -> None:
+        write_text(path, self.to_yaml())
+
+    def changed(self, changes: Mapping[str, Any]) -> "RunConfig":
+        """A copy with dotted keys changed, for example {"optim.lr": 1e-4}, checked as a whole."""
+        content = self.model_dump(mode="json")
+        for key, value in changes.items():
+            _place(content, key, value)
+        return parse_config(content, "the changed configuration")
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read a YAML configuration as it stands (parse_config checks it).
+
+    Raises:
+        UserError: there is no such file, or it is no YAML mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); a YAML configuration was wanted") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:160]}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no mapping of keys to values; see `crystaltune train --help`")
+    return content
+
+
+def parse_config(content: Mapping[str, Any], source: str) -> RunConfig:
+    """Check a whole configuration.
+
+    Raises:
+        UserError: all problems at once, unknown keys with the nearest right name.
+    """
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as problems:
+        raise UserError(f"{source}: " + "; ".join(_explain(dict(problem)) for problem in problems.errors())) from None
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Read `a.b=value` texts; values are YAML.
+
+    Raises:
+        UserError: a text without `=`.
+    """
+    changes: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {text}: key=value was wanted, for example --set optim.lr=3e-4")
+        try:
+            changes[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {text}: '{value}' is not a YAML value") from None
+    return changes
+
+
+def merged(base: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings laid over each other; dotted keys reach into sections."""
+    content: dict[str, Any] = json.loads(json.dumps(base))
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping) and isinstance(content.get(key), dict):
+                content[key] = merged(content[key], value)
+            else:
+                _place(content, key, value)
+    return content
+
+
+def _place(content: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = content.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"{key}: '{section}' is a value, not a section{_nearest(key)}")
+        content = inner
+    content[name] = value
+
+
+def dotted_names(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    """Every key of a configuration, dotted."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from dotted_names(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{_nearest(key)}"
+    if problem["type"] == "missing":
+        return f"'{key}' is missing"
+    wanted = problem["msg"][0].lower() + problem["msg"][1:]
+    if problem["type"] == "literal_error" and isinstance(problem["input"], str):
+        near = difflib.get_close_matches(problem["input"], _choices(key), n=1)
+        wanted += f" (did you mean '{near[0]}'?)" if near else ""
+    return f"{key}={problem['input']!r}: {wanted}"
+
+
+def _nearest(key: str) -> str:
+    names = list(dotted_names())
+    tails = {name.rsplit(".", 1)[-1]: name for name in names}
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    if not near:
+        near = [tails[tail] for tail in difflib.get_close_matches(key.rsplit(".", 1)[-1], tails, n=1, cutoff=0.6)]
+    return f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(names)})"
+
+
+def _choices(key: str) -> list[str]:
+    """The words a Literal field allows."""
+    kind: Any = RunConfig
+    for name in key.split("."):
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel) and name in kind.model_fields):
+            return []
+        kind = kind.model_fields[name].annotation
+    while get_origin(kind) in (tuple, Union, types.UnionType):
+        kind = get_args(kind)[0]
+    return [str(choice) for choice in get_args(kind)]

@@ -1,0 +1,98 @@
+"""Parameter groups, the learning-rate course, and averaged weights."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from trainables.config import OptimConfig
+from trainables.model.chgnet import CrystalModel
+
+_MOMENTUM = 0.9
+Tensors = tuple[Tensor, ...] | list[Tensor]
+OPTIMISERS: dict[str, Callable[[list[dict[str, Any]], float], torch.optim.Optimizer]] = {
+    "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr, fused=True),
+    "adam": lambda groups, lr: torch.optim.Adam(groups, lr=lr, fused=True),
+    "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=_MOMENTUM),
+}
+
+
+def part_of(name: str) -> str:
+    """The freezable part a parameter belongs to."""
+    layer = re.match(r"(atom_conv_layers|bond_conv_layers|angle_layers)\.(\d+)\.", name)
+    if layer:
+        return f"block_{int(layer.group(2)) + 1}"
+    if name.startswith("composition_model."):
+        return "reference"
+    if "basis_expansion" in name:
+        return "basis"
+    if name.startswith(("mlp.", "head.", "readout_norm.", "site_wise.")):
+        return "head"
+    return "embedding"
+
+
+def freeze(model: CrystalModel, parts: Iterable[str]) -> None:
+    """Keep the weights of these parts as they are."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = part_of(name) not in set(parts)
+
+
+def make_optimiser(model: CrystalModel, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimiser over all trainable parameters, grouped by learning rate and weight decay.
+
+    A group's `scale` multiplies the learning rate: layer_decay ** (blocks between it and the head).
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            scale = config.layer_decay ** (model.n_conv + 1 - _depth(part_of(name), model.n_conv))
+            decays = parameter.dim() > 1 and part_of(name) not in ("reference", "basis")
+            groups[(scale, config.weight_decay if decays else 0.0)].append(parameter)
+    described = [
+        {"params": parameters, "scale": scale, "weight_decay": decay}
+        for (scale, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    return OPTIMISERS[config.name](described, config.lr)
+
+
+def _depth(part: str, n_blocks: int) -> int:
+    """0 for the inputs, k for block k, one past the last block for head and reference."""
+    if part.startswith("block_"):
+        return int(part.removeprefix("block_"))
+    return 0 if part in ("embedding", "basis") else n_blocks + 1
+
+
+def learning_rate(config: OptimConfig, done: float) -> float:
+    """The learning rate after the share `done` (0 to 1) of all steps: linear warm-up, then the schedule."""
+    if done < config.warmup:
+        return config.lr * done / config.warmup
+    if config.schedule == "constant":
+        return config.lr
+    course = (done - config.warmup) / (1 - config.warmup)
+    left = 0.5 * (1 + math.cos(math.pi * course)) if config.schedule == "cosine" else 1 - course
+    lowest = min(config.final_lr, config.lr)
+    return lowest + (config.lr - lowest) * left
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["scale"]
+
+
+def averaged_weights(model: CrystalModel, decay: float) -> AveragedModel:
+    """An exponential moving average of the weights that forgets faster in its first steps.
+
+    The decay is min(decay, (1 + t) / (10 + t)) at step t, so that a fresh head's random start is not averaged in
+    for the first 1 / (1 - decay) steps. With decay 0 it is a copy of the weights.
+    """
+
+    def average(kept: Tensors, new: Tensors, n_averaged: Tensor | int) -> None:
+        step = float(n_averaged)
+        torch._foreach_lerp_(list(kept), list(new), 1 - min(decay, (1 + step) / (10 + step)))
+
+    return AveragedModel(model, multi_avg_fn=average)

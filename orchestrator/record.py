@@ -31,17 +31,17 @@ COLUMNS = ("id", "fold", "target", "prediction")
 WANTED_ABOUT = ("name", "authors", "tier", "command", "versions", "n_fallback")
 MAE_TOLERANCE = 1e-9  # relative; only the order of summation may differ from matbench's
 
-BIBTEX = [
+BIBTEX = (  # one text, as the published info.json files have it
     "@article{deng2023chgnet, title={CHGNet as a pretrained universal neural network potential for "
     "charge-informed atomistic modelling}, author={Deng, Bowen and Zhong, Peichen and Jun, KyuJung and "
     "Riebesell, Janosh and Han, Kevin and Bartel, Christopher J. and Ceder, Gerbrand}, "
     "journal={Nature Machine Intelligence}, volume={5}, pages={1031--1041}, year={2023}, "
-    "doi={10.1038/s42256-023-00716-3}}",
+    "doi={10.1038/s42256-023-00716-3}}\n\n"
     "@article{dunn2020matbench, title={Benchmarking materials property prediction methods: the Matbench test "
     "set and Automatminer reference algorithm}, author={Dunn, Alexander and Wang, Qi and Ganose, Alex and "
     "Dopp, Daniel and Jain, Anubhav}, journal={npj Computational Materials}, volume={6}, pages={138}, "
-    "year={2020}, doi={10.1038/s41524-020-00406-3}}",
-]
+    "year={2020}, doi={10.1038/s41524-020-00406-3}}"
+)
 
 _PRETRAINED = (
     "Started from CHGNet's published weights, pretrained on energies, forces, stresses and magnetic moments "
@@ -129,22 +129,19 @@ def _checked_about(about: dict[str, Any], task: Task) -> dict[str, Any]:
     allowed = {"scratch", task.overlap}
     if about["tier"] not in allowed:
         raise UserError(f"tier {about['tier']} does not fit {task.name}; it is one of {listed(sorted(allowed))}")
-    plain: dict[str, Any] = _plain(about, "the record's description")
-    return plain
+    return _plain(about, "the record's description")
 
 
 def _plain(content: dict[str, Any], what: str) -> dict[str, Any]:
     """A deep copy in plain JSON types with text keys: matbench's own hash survives nothing else."""
     try:
-        copy: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False))
+        return dict(json.loads(json.dumps(content, allow_nan=False)))
     except (TypeError, ValueError) as error:
         raise UserError(f"{what} cannot be written as JSON ({error}); give text, finite numbers and lists") from None
-    return copy
 
 
 def _official_test_ids(task: Task, fold: int) -> list[str]:
-    ids: list[str] = mbv01_validation.splits[task.name][f"fold_{fold}"].test
-    return ids
+    return list(mbv01_validation.splits[task.name][f"fold_{fold}"].test)
 
 
 def _checked_folds(predictions: pd.DataFrame, task: Task, n_fallback: int) -> list[pd.DataFrame]:

@@ -12,7 +12,7 @@ from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from trainables.data.crystals import Crystal
 
-CONVERTER_VERSION = 1  # part of every store's address: raise it when the arrays below change
+CONVERTER_VERSION = 2  # part of every store's address: raise it when the arrays below change
 _NUMERICAL_TOL = 1e-8  # what chgnet passes to the neighbour search
 
 
@@ -47,7 +47,7 @@ class Graph:
 
     bond_atoms: NDArray[np.int64]  # (n_bonds, 2) atoms at the two ends
     bond_image: NDArray[np.int64]  # (n_bonds, 3) cell of the second end, lattice vectors
-    short_bond: NDArray[np.int64]  # (n_short,) bonds within the bond cutoff
+    short_bond: NDArray[np.int64]  # (n_short,) bonds within the bond cutoff (or on it)
     angle_halves: NDArray[np.int64]  # (n_angles, 2) halves: 2 * place in short_bond + end
     directed: NDArray[np.int64]  # (2 * n_bonds,) half of each bond of the search, in the search's order
     n_isolated: int  # atoms without any bond
@@ -75,9 +75,10 @@ def convert(crystal: Crystal, cutoffs: Cutoffs) -> Graph:
     half[first] = 2 * np.arange(len(first))
     half[second] = half[first] + 1
     limit = cutoffs.bond + cutoffs.skin
-    # Stock takes a bond with d <= cutoff as the left leg of an angle and d < cutoff as the right one.
+    # Stock takes a bond with d <= cutoff as the left leg of an angle and d < cutoff as the right one, and asks
+    # for the right leg's own direction: at exactly the cutoff the two directions may round to either side.
     left_leg, right_leg = distance[first] <= limit, distance < limit
-    short_bond = np.flatnonzero(left_leg)
+    short_bond = np.flatnonzero(left_leg | right_leg[second])
     angle_halves = _angles(center, half, left_leg, right_leg, short_bond)
     n_isolated = len(coords) - len(np.unique(center))
     return Graph(
@@ -115,7 +116,7 @@ def _angles(
     """All ordered pairs of different short half-bonds at one atom, (n_angles, 2), sorted by the left half."""
     place = np.full(len(left_leg), -1, dtype=np.int64)
     place[short_bond] = np.arange(len(short_bond))
-    at = np.flatnonzero(right_leg & left_leg[half >> 1])  # sorted by centre, as the search is
+    at = np.flatnonzero(right_leg)  # sorted by centre, as the search is
     right = 2 * place[half[at] >> 1] + (half[at] & 1)
     right_atom = center[at]
     at = np.flatnonzero(left_leg[half >> 1])

@@ -1,0 +1,89 @@
+"""From what the user typed to a checked Dataset."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+from trainables.data.dataset import Dataset, read_matbench, read_table
+from trainables.data.locate import cache_home, matbench_file
+from trainables.data.matbench_file import is_matbench_layout
+from trainables.data.sample import load_sample
+from trainables.data.tasks import TASKS, find_task
+from trainables.errors import UserError
+from trainables.graphs.convert import Cutoffs
+from trainables.graphs.store import GraphStore, open_or_build
+from trainables.model.chgnet import Start, cutoffs_of
+from trainables.progress import Progress
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from: a task's name, and perhaps a file.
+
+    Attributes:
+        target, unit, energy: of a table of one's own only.
+        limit: keep a seeded random number of rows.
+    """
+
+    task: str
+    file: Path | None = None
+    target: str | None = None
+    unit: str = ""
+    energy: bool = False
+    limit: int | None = None
+
+
+def load_dataset(source: Source, progress: Progress) -> Dataset:
+    """Read and check the rows.
+
+    Raises:
+        UserError: unknown task, missing or damaged file, or rows that cannot be used (ids listed).
+    """
+    if source.limit is not None and source.limit < 1:
+        raise UserError(f"--limit {source.limit}: a number of rows from 1 on was wanted")
+    dataset = _read(source, progress)
+    return dataset.limit(source.limit)
+
+
+def _read(source: Source, progress: Progress) -> Dataset:
+    if source.file is None:
+        task = find_task(source.task)
+        if task.synthetic:
+            return load_sample(progress)
+        return read_matbench(matbench_file(task, progress), task, progress)
+    if not source.file.is_file():
+        raise UserError(f"--data {source.file}: there is no such file")
+    official = source.task in TASKS or f"matbench_{source.task}" in TASKS or source.task.startswith("matbench_")
+    if official:
+        task = find_task(source.task)
+        if not is_matbench_layout(source.file):
+            raise UserError(
+                f"{source.file} is not a Matbench table (json.gz with index, columns and data); for a table of your "
+                f"own choose a task name that is not Matbench's '{task.name}'"
+            )
+        return read_matbench(source.file, task, progress)
+    return read_table(source.file, source.task, source.target, unit=source.unit, energy=source.energy)
+
+
+def graph_store(dataset: Dataset, cutoffs: Cutoffs, progress: Progress) -> GraphStore:
+    """The dataset's packed graphs, from this machine's cache or built into it."""
+    return open_or_build(dataset.structures, cutoffs, cache_home() / "graphs", progress=progress)
+
+
+def prepare_data(source: Source, start: str, progress: Progress) -> str:
+    """Read, check and convert; returns what there is, in one line.
+
+    Raises:
+        UserError: as load_dataset, or unknown weights.
+    """
+    if start not in get_args(Start):
+        raise UserError(f"--start {start}: one of {', '.join(get_args(Start))} was wanted")
+    dataset = load_dataset(source, progress)
+    store = graph_store(dataset, cutoffs_of(cast(Start, start)), progress)
+    official = f" of {dataset.task.official_rows:,} official ones (PARTIAL)" if dataset.partial else ""
+    odd = f"; {int(store.failed.sum())} without a graph, {int((store.n_isolated > 0).sum())} with isolated atoms"
+    return (
+        f"{dataset.task.name}: {len(dataset):,} rows{official}, {dataset.structures.n_atoms.mean():.1f} atoms, "
+        f"{2 * store.counts[:, 1].mean():.0f} bonds, {store.counts[:, 3].mean():.0f} angles a crystal{odd}; "
+        f"graphs: {store.n_bytes / 1e6:.0f} MB in {store.folder}"
+    )

@@ -1,0 +1,193 @@
+"""What a person sees of long jobs: bars on a terminal, lines elsewhere, and the relay from worker processes."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.queues import Queue
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+from trainables.progress import Bar, Progress
+
+console = Console(stderr=True, highlight=False)
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class _Rate(ProgressColumn):
+    """Throughput, for example 173 structures/s."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if not speed else f"{speed:,.0f} {task.fields['unit']}/s", style="cyan")
+
+
+class BarDisplay:
+    """Live bars with throughput and ETA."""
+
+    def __init__(self) -> None:
+        self._bars = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=console,
+        )
+
+    def __enter__(self) -> "BarDisplay":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def stage(self, name: str, total: float | None, unit: str) -> Iterator[Bar]:
+        key = self._bars.add_task(name, total=total, unit=unit, note="")
+        try:
+            yield _RichBar(self._bars, key)
+        finally:
+            if total is not None and total < 200 and name == "predict":
+                self._bars.remove_task(key)
+
+    def message(self, text: str) -> None:
+        self._bars.console.print(text)
+
+
+class _RichBar:
+    def __init__(self, bars: RichProgress, key: TaskID) -> None:
+        self._bars, self._key = bars, key
+
+    def advance(self, amount: float, note: str = "") -> None:
+        changes: dict[str, Any] = {"note": note} if note else {}
+        self._bars.update(self._key, advance=amount, **changes)
+
+
+class LineDisplay:
+    """For logs and pipes: a line now and then instead of a bar."""
+
+    def __enter__(self) -> "LineDisplay":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to close."""
+
+    @contextmanager
+    def stage(self, name: str, total: float | None, unit: str) -> Iterator[Bar]:
+        bar = _LineBar(name, total, unit)
+        yield bar
+        bar.close()
+
+    def message(self, text: str) -> None:
+        console.print(text)
+
+
+class _LineBar:
+    def __init__(self, name: str, total: float | None, unit: str) -> None:
+        self._name, self._total, self._unit = name, total, unit
+        self._begin = self._last = time.monotonic()
+        self._first: float | None = None  # what a resumed stage had already done: no part of the speed
+        self._done = 0.0
+        self._note = ""
+
+    def advance(self, amount: float, note: str = "") -> None:
+        self._done += amount
+        self._note = note or self._note
+        if self._first is None:
+            self._first = self._done if amount else 0.0
+        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            self._print()
+
+    def close(self) -> None:
+        if time.monotonic() - self._begin >= 1.0:
+            self._print()
+
+    def _print(self) -> None:
+        seconds = time.monotonic() - self._begin
+        speed = (self._done - (self._first or 0.0)) / max(seconds, 1e-9)
+        parts = [self._name, f"{self._done:,.0f} {self._unit}", f"{speed:,.0f}/s"]
+        if self._total:
+            left = (self._total - self._done) / max(speed, 1e-9)
+            parts[1] = f"{self._done / self._total:.0%} of {self._total:,.0f} {self._unit}"
+            parts.append(f"ETA {int(left // 60)}:{int(left % 60):02d}")
+        console.print(" | ".join([*parts, self._note]), soft_wrap=True)
+
+
+def display() -> "BarDisplay | LineDisplay":
+    """Bars where a person watches, lines where a file does."""
+    return BarDisplay() if console.is_terminal else LineDisplay()
+
+
+class QueueProgress:
+    """A worker process's progress: sends events that `relay` replays in the parent."""
+
+    def __init__(self, queue: "Queue[tuple[Any, ...]]", owner: str) -> None:
+        self._queue, self._owner, self._count = queue, owner, 0
+
+    @contextmanager
+    def stage(self, name: str, total: float | None, unit: str) -> Iterator[Bar]:
+        self._count += 1
+        key = (self._owner, self._count)
+        self._queue.put(("begin", key, f"{self._owner} {name}", total, unit))
+        try:
+            yield _QueueBar(self._queue, key)
+        finally:
+            self._queue.put(("end", key))
+
+    def message(self, text: str) -> None:
+        self._queue.put(("message", f"{self._owner}: {text}"))
+
+
+class _QueueBar:
+    def __init__(self, queue: "Queue[tuple[Any, ...]]", key: tuple[str, int]) -> None:
+        self._queue, self._key = queue, key
+
+    def advance(self, amount: float, note: str = "") -> None:
+        self._queue.put(("advance", self._key, amount, note))
+
+
+class NamedProgress:
+    """Progress of a job in this process, its stages prefixed with the job's name."""
+
+    def __init__(self, inner: Progress, owner: str) -> None:
+        self._inner, self._owner = inner, owner
+
+    def stage(self, name: str, total: float | None, unit: str) -> AbstractContextManager[Bar]:
+        return self._inner.stage(f"{self._owner} {name}", total, unit)
+
+    def message(self, text: str) -> None:
+        self._inner.message(f"{self._owner}: {text}")
+
+
+@contextmanager
+def relay(queue: "Queue[Any]", shown: Progress) -> Iterator[None]:
+    """Replay worker processes' events on `shown` until the block ends."""
+    thread = threading.Thread(target=_replay, args=(queue, shown), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        queue.put(None)
+        thread.join(timeout=5)
+
+
+def _replay(queue: "Queue[Any]", shown: Progress) -> None:
+    stages: dict[tuple[str, int], tuple[AbstractContextManager[Bar], Bar]] = {}
+    while (event := queue.get()) is not None:
+        kind, *rest = event
+        if kind == "begin":
+            stage = shown.stage(*rest[1:])
+            stages[rest[0]] = (stage, stage.__enter__())
+        elif kind == "advance":
+            stages[rest[0]][1].advance(*rest[1:])
+        elif kind == "end":
+            stages.pop(rest[0])[0].__exit__(None, None, None)
+        else:
+            shown.message(*rest)

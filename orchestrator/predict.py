@@ -1,0 +1,64 @@
+"""Predict new structures with the folds a run has trained."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.datasets import graph_store
+from orchestrator.fold import finished, load_fold, predict_with_fallback
+from orchestrator.workers import plan
+from trainables.data.dataset import read_structures
+from trainables.data.folds import N_FOLDS
+from trainables.errors import UserError
+from trainables.files import write_parquet
+from trainables.progress import Progress, silent
+
+
+def predict_file(
+    run: Path, file: Path, out: Path | None = None, *, device: str = "auto", progress: Progress = silent
+) -> tuple[pd.DataFrame, Path]:
+    """Predict a table of structures, or one CIF, with the mean of a run's trained folds.
+
+    Args:
+        run: a folder `train` has written.
+        out: where the Parquet goes; by default predict-<file>.parquet in `run`.
+
+    Returns:
+        Columns id, prediction, std (over folds; 0 with one fold), fallback, in the file's order; and its path.
+
+    Raises:
+        UserError: no trained fold, an unreadable file, or structures that cannot be used (ids listed).
+    """
+    device = plan(1, device).devices[0]
+    folders = trained_folds(run)
+    loaded = [load_fold(folder, device) for folder in folders]
+    model, _, _, task = loaded[0]
+    dataset = read_structures(file, task)
+    store = graph_store(dataset, model.cutoffs, progress)
+    rows = np.arange(len(dataset))
+    values, fallback = np.empty((len(loaded), len(rows))), np.zeros(len(rows), dtype=bool)
+    with progress.stage("predict", len(loaded) * len(rows), "crystals") as bar:
+        for place, (model, composition, config, _) in enumerate(loaded):
+            values[place], stood_in = predict_with_fallback(model, composition, config, store, rows)
+            fallback |= stood_in
+            bar.advance(len(rows))
+    if fallback.any():
+        progress.message(f"{int(fallback.sum())} rows have isolated atoms or no graph: their composition model is used")
+    table = pd.DataFrame({"id": dataset.ids, "prediction": values.mean(0), "std": values.std(0), "fallback": fallback})
+    path = out or run / f"predict-{file.name.split('.')[0]}.parquet"
+    write_parquet(path, table)
+    return table, path
+
+
+def trained_folds(run: Path) -> list[Path]:
+    """The folders of a run's finished folds.
+
+    Raises:
+        UserError: there are none.
+    """
+    folders = [run / f"fold_{fold}" for fold in range(N_FOLDS)]
+    done = [folder for folder in folders if finished(folder) is not None]
+    if not done:
+        raise UserError(f"{run} holds no trained fold; `crystaltune train TASK --out {run}` makes them")
+    return done

@@ -1,0 +1,78 @@
+"""`crystaltune record`: from a run's folder to the Matbench submission folder in it."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.record import submission_folder, why_no_record, write_record
+from trainables.data.tasks import TASKS, Task
+from trainables.errors import UserError
+from trainables.files import read_json
+
+NAME = "crystaltune_chgnet"
+
+
+def record_run(run: Path) -> Path:
+    """Write the Matbench record of a finished run and return its results.json.gz.
+
+    Raises:
+        UserError: the folder holds no run, or why there can be no record, in a plain sentence.
+    """
+    scores, settings, predictions = _read_run(run)
+    refusal = refusal_of(scores)
+    if refusal:
+        raise UserError(f"no Matbench record of {run}: {refusal}")
+    task = TASKS[scores["task"]]
+    about = {
+        "name": NAME,
+        "authors": "crystaltune",
+        "tier": scores["tier"],
+        "command": _command(settings),
+        "versions": settings["versions"] | {"matbench": version("matbench")},
+        "n_fallback": scores["mean"]["n_fallback"],
+    }
+    params = {int(fold): _flat(settings["config"] | {"fold": int(fold)}) for fold in scores["folds"]}
+    return write_record(predictions, task, submission_folder(run, NAME), about=about, params=params)
+
+
+def refusal_of(scores: dict[str, Any]) -> str | None:
+    """Why these scores can be no Matbench record, or None."""
+    task = TASKS.get(scores["task"]) or Task(
+        scores["task"], scores["target"], scores["unit"], "property", scores["tier"], synthetic=scores["synthetic"]
+    )
+    folds = [int(fold) for fold in scores.get("folds", {})]
+    return why_no_record(task, partial=scores["partial"], n_rows=scores["n_rows"], folds=folds)
+
+
+def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
+    try:
+        return (
+            read_json(run / "scores.json"),
+            read_json(run / "run.json"),
+            pd.read_parquet(run / "predictions.parquet"),
+        )
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(
+            f"{run} holds no finished run ({reason}); `crystaltune train TASK --out {run}` makes one"
+        ) from None
+
+
+def _command(settings: dict[str, Any]) -> str:
+    """The command that repeats the run."""
+    chosen = " ".join(f"--set {key}={value}" for key, value in _flat(settings["config"]).items() if _told(key))
+    return f"crystaltune train {settings['config']['task']} {chosen}"
+
+
+def _told(key: str) -> bool:
+    return key not in ("task", "fold")
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,73 @@
+"""Scores as tables for the terminal."""
+
+from typing import Any
+
+from rich.table import Table
+
+from trainables.data.tasks import TASKS
+
+
+def score_table(scores: dict[str, Any]) -> Table:
+    """One line a fold, then the mean; baselines and published algorithms below on the same rows."""
+    table = _empty_table(scores)
+    for fold, values in scores["folds"].items():
+        table.add_row(f"fold {fold}", *_cells(values))
+    table.add_section()
+    _add_mean(table, "crystaltune", scores, bold=True)
+    _add_others(table, scores)
+    return table
+
+
+def baseline_table(scores: dict[str, Any]) -> Table:
+    """Baselines and published algorithms alone."""
+    table = _empty_table(scores)
+    _add_others(table, scores)
+    return table
+
+
+def _empty_table(scores: dict[str, Any]) -> Table:
+    table = Table(title=title_of(scores), title_justify="left")
+    for column in ("", "MAE", "RMSE", "max error", "rows", "fallback"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    return table
+
+
+def _add_others(table: Table, scores: dict[str, Any]) -> None:
+    for name, other in scores.get("baselines", {}).items():
+        _add_mean(table, name, other)
+    for name, other in sorted(scores.get("published", {}).items(), key=lambda item: item[1]["mean"]["mae"]):
+        _add_mean(table, f"{name} (published)", other)
+
+
+def title_of(scores: dict[str, Any]) -> str:
+    """What was scored, with everything that limits what it may be compared with."""
+    parts = [f"{scores['task']} ({scores['unit']})" if scores["unit"] else scores["task"]]
+    if scores["synthetic"]:
+        parts.append("SYNTHETIC sample: never to be compared with Matbench")
+    if scores["partial"]:
+        parts.append(f"PARTIAL: {scores['n_rows']:,} of {scores['official_rows']:,} rows, no leaderboard score")
+    parts.append(f"tier {scores['tier']}")
+    return ", ".join(parts)
+
+
+def _add_mean(table: Table, name: str, scores: dict[str, Any], bold: bool = False) -> None:
+    cells = _cells(scores["mean"])
+    if len(scores["folds"]) > 1:
+        cells[:3] = [f"{scores['mean'][m]:.4g} +- {scores['std'][m]:.2g}" for m in ("mae", "rmse", "max_error")]
+    table.add_row(name, *cells, style="bold" if bold else None)
+
+
+def _cells(values: dict[str, Any]) -> list[str]:
+    numbers = [f"{values[metric]:.4g}" for metric in ("mae", "rmse", "max_error")]
+    return [*numbers, f"{values['n']:,}", str(values["n_fallback"])]
+
+
+def task_table() -> Table:
+    """The tasks that can be named."""
+    table = Table(title="Matbench v0.1 structure regression tasks", title_justify="left")
+    for column in ("task", "target", "unit", "rows", "head", "tier from pretrained weights"):
+        table.add_column(column, justify="right" if column == "rows" else "left")
+    for task in TASKS.values():
+        head = "CHGNet energy" if task.is_energy else "fresh (pooled)"
+        table.add_row(task.name, task.target, task.unit, f"{task.official_rows:,}", head, task.overlap)
+    return table

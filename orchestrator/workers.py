@@ -1,0 +1,116 @@
+"""Jobs over processes: one process a core on a CPU, one a GPU where there are several."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from orchestrator.display import NamedProgress, QueueProgress, relay
+from trainables.errors import UserError
+from trainables.progress import Progress
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Work = Callable[[Job, str, Progress], Result]  # (job, device, progress) -> result
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where jobs run: how many at once, with how many threads, on which devices in turn."""
+
+    processes: int
+    threads: int
+    devices: tuple[str, ...]
+
+
+def plan(n_jobs: int, device: str = "auto", processes: int | None = None) -> Plan:
+    """One process a core on a CPU (faster than one process with many threads), one a GPU otherwise.
+
+    Depends on the number of jobs asked for, not on those left, so that a resumed command computes with the
+    same number of threads.
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        cores = len(os.sched_getaffinity(0))
+        count = min(processes or cores, max(n_jobs, 1))
+        return Plan(count, max(1, cores // count), ("cpu",))
+    if device != "cuda":
+        raise UserError(f"--device {device}: auto, cpu or cuda was wanted")
+    if not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA GPU is visible to torch here; use --device cpu")
+    devices = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+    return Plan(min(processes or len(devices), max(n_jobs, 1)), 1, devices)
+
+
+def run_jobs(
+    work: Callable[[Job, str, Progress], Result], jobs: Sequence[tuple[str, Job]], where: Plan, progress: Progress
+) -> Iterator[tuple[str, Result]]:
+    """Run named jobs and yield (name, result) as each ends.
+
+    Raises:
+        UserError: raised by a job, or a worker process was killed; results that came before were yielded.
+    """
+    if where.processes == 1 or len(jobs) == 1:
+        torch.set_num_threads(where.threads)
+        for index, (name, job) in enumerate(jobs):
+            yield name, work(job, where.devices[index % len(where.devices)], NamedProgress(progress, name))
+        return
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    pool = ProcessPoolExecutor(where.processes, context, _begin_worker, (queue, where.threads))
+    with relay(queue, progress), pool:
+        waiting = {
+            pool.submit(_in_worker, work, job, where.devices[index % len(where.devices)], name): name
+            for index, (name, job) in enumerate(jobs)
+        }
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed (out of memory, most likely); what is done is kept: "
+                "run the same command again, with --processes 1 to need less memory"
+            ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            _end_workers(pool)
+            raise
+
+
+_queue: Any = None
+
+
+def _begin_worker(queue: Any, threads: int) -> None:
+    global _queue
+    _queue = queue
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker must not go on writing once its parent was killed and the command may run again."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _in_worker(work: Callable[[Job, str, Progress], Result], job: Job, device: str, name: str) -> Result:
+    return work(job, device, QueueProgress(_queue, name))
+
+
+def _end_workers(pool: ProcessPoolExecutor) -> None:
+    """Stop running workers at once; their folders resume after the last whole epoch."""
+    for process in list(getattr(pool, "_processes", {}).values()):
+        process.terminate()

@@ -1,0 +1,91 @@
+"""Crystals made here, and real ones where the shared data lies."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+from scipy.spatial.transform import Rotation
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real Matbench data; tests that want it are skipped where it is not."""
+    folder = Path(os.environ.get("CRYSTALTUNE_SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not (folder / "matbench_targets").is_dir():
+        pytest.skip("needs the shared Matbench data: set CRYSTALTUNE_SHARED_DATA to its folder")
+    return folder
+
+
+def _structures(path: Path, rows: slice) -> list[Structure]:
+    content = json.loads(gzip.decompress(path.read_bytes()))
+    place = content["columns"].index("structure")
+    return [Structure.from_dict(row[place]) for row in content["data"][rows]]
+
+
+@pytest.fixture(scope="session")
+def real_bulk(shared_data: Path) -> list[Structure]:
+    """63 real crystals of matbench_mp_e_form, spread over the part that is here."""
+    return _structures(shared_data / "matbench_partial" / "matbench_mp_e_form_partial.json.gz", slice(None, None, 14))
+
+
+@pytest.fixture(scope="session")
+def real_layers(shared_data: Path) -> list[Structure]:
+    """Ten real 2D materials of matbench_jdft2d."""
+    return _structures(shared_data / "matbench_full" / "matbench_jdft2d.json.gz", slice(None, None, 64))
+
+
+def random_crystal(seed: int, n_atoms: int, nearest_angstrom: float = 1.7) -> Structure:
+    """A crystal without any symmetry."""
+    rng = np.random.default_rng(seed)
+    structure = Structure(Lattice.from_parameters(*rng.uniform(4.5, 7, 3), *rng.uniform(70, 110, 3)), [], [])
+    while len(structure) < n_atoms:
+        place = rng.random(3)
+        taken = [structure.lattice.get_distance_and_image(place, site.frac_coords)[0] for site in structure]
+        if min(taken, default=np.inf) > nearest_angstrom:
+            structure.append(str(rng.choice(["Li", "O", "Si", "Fe", "S", "La", "Pu"])), place)
+    return structure
+
+
+def rotated(structure: Structure, seed: int) -> Structure:
+    """The same crystal in another orientation."""
+    matrix = Rotation.random(rng=np.random.default_rng(seed)).as_matrix()
+    return Structure(Lattice(structure.lattice.matrix @ matrix.T), structure.species, structure.frac_coords)
+
+
+def _made() -> dict[str, Structure]:
+    cubic, hexagonal = Lattice.cubic, Lattice.hexagonal
+    perovskite = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    layer = [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5 + 1.56 / 25], [2 / 3, 1 / 3, 0.5 - 1.56 / 25]]
+    far_out = random_crystal(3, 6)
+    rocksalt = Structure.from_spacegroup("Fm-3m", cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    exact_rocksalt = Structure.from_spacegroup("Fm-3m", cubic(6.0), ["Ca", "S"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    return {
+        "rocksalt": rocksalt,
+        "perovskite": Structure(cubic(3.905), ["Sr", "Ti", "O", "O", "O"], perovskite),
+        "hcp": Structure(hexagonal(3.21, 5.21), ["Mg", "Mg"], [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]]),
+        "one atom, fcc": Structure([[0, 1.805, 1.805], [1.805, 0, 1.805], [1.805, 1.805, 0]], ["Cu"], [[0, 0, 0]]),
+        "one atom, bcc": Structure([[-1.58, 1.58, 1.58], [1.58, -1.58, 1.58], [1.58, 1.58, -1.58]], ["W"], [[0] * 3]),
+        # bonds of exactly 3 A (the angles' cutoff) and of exactly 6 A (the bonds' cutoff)
+        "exactly 3 A, one atom": Structure(cubic(3.0), ["Po"], [[0, 0, 0]]),
+        "exactly 3 A, rocksalt": exact_rocksalt,
+        "exactly 3 A, turned": rotated(exact_rocksalt, 5),
+        "triclinic": random_crystal(1, 7),
+        "triclinic, dense": random_crystal(2, 9, nearest_angstrom=1.3),
+        "outside the cell": Structure(far_out.lattice, far_out.species, far_out.frac_coords + [[2, -3, 1]]),
+        "layer in vacuum": Structure(hexagonal(3.18, 25.0), ["Mo", "S", "S"], layer),
+        "bonds but no angles": Structure([[0, 2.65, 2.65], [2.65, 0, 2.65], [2.65, 2.65, 0]], ["Ar"], [[0, 0, 0]]),
+        "one isolated atom": Structure(cubic(20.0), ["O", "O", "Ar"], [[0, 0, 0], [0.06, 0, 0], [0.5, 0.5, 0.5]]),
+        "no bonds at all": Structure(cubic(15.0), ["He"], [[0.2, 0.3, 0.4]]),
+    }
+
+
+@pytest.fixture(scope="session")
+def made() -> dict[str, Structure]:
+    """Small crystals by name, from a single atom in a box to low symmetry."""
+    return _made()

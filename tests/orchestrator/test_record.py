@@ -1,0 +1,272 @@
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matbench.bench import MatbenchBenchmark
+from matbench.task import MatbenchTask
+
+from orchestrator import record
+from trainables.data.folds import N_FOLDS, official_test_folds
+from trainables.data.tasks import SAMPLE_TASK, TASKS, custom_task
+from trainables.errors import UserError
+
+TASK = TASKS["matbench_jdft2d"]
+ABOUT: dict[str, Any] = {
+    "name": "crystaltune test",
+    "authors": "A. Tester",
+    "tier": "pretrained-disjoint",
+    "command": "crystaltune run jdft2d --out 'a folder'",
+    "versions": {"crystaltune": "0.1.0", "torch": "2.15.0"},
+    "n_fallback": 3,
+}
+PARAMS = {fold: {"lr": 3e-4, "layers": [64, 64], "nested": {"ema": 0.99, "name": "x"}} for fold in range(N_FOLDS)}
+
+
+def table(seed: int = 0) -> pd.DataFrame:
+    """jdft2d's ids and folds, with made-up targets and predictions."""
+    rng = np.random.default_rng(seed)
+    assert TASK.official_rows is not None
+    targets = rng.uniform(1, 300, TASK.official_rows)
+    return pd.DataFrame(
+        {
+            "id": [TASK.mbid(row) for row in range(TASK.official_rows)],
+            "fold": official_test_folds(TASK.official_rows),
+            "target": targets,
+            "prediction": targets + rng.normal(0, 30, TASK.official_rows),
+        }
+    )
+
+
+def write(predictions: pd.DataFrame, folder: Path, **changes: Any) -> Path:
+    given: dict[str, Any] = {"task": TASK, "about": ABOUT, "params": PARAMS, **changes}
+    path: Path = record.write_record(predictions, given.pop("task"), folder, **given)
+    return path
+
+
+def reopened(path: Path) -> Any:
+    return MatbenchBenchmark.from_file(str(path))
+
+
+def results(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())["tasks"][TASK.name]["results"])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One valid record that several tests read."""
+    return write(table(), tmp_path_factory.mktemp("whole") / "record")
+
+
+def test_a_valid_record_opens_in_matbench_with_the_scores_of_the_predictions(whole: Path) -> None:
+    predictions = table()
+    task = reopened(whole).matbench_jdft2d
+    error = predictions["prediction"] - predictions["target"]
+    by_fold = error.abs().groupby(predictions["fold"]).mean()
+    assert task.all_folds_recorded
+    assert task.scores.mae.mean == pytest.approx(by_fold.mean(), rel=1e-12)
+    for fold in range(N_FOLDS):
+        assert task.results[f"fold_{fold}"].scores.mae == pytest.approx(by_fold[fold], rel=1e-12)
+        rmse = np.sqrt((error[predictions["fold"] == fold] ** 2).mean())
+        assert task.results[f"fold_{fold}"].scores.rmse == pytest.approx(rmse, rel=1e-12)
+
+
+def test_every_prediction_stands_in_the_record_under_its_own_id(whole: Path) -> None:
+    recorded = {mbid: value for fold in results(whole).values() for mbid, value in fold["data"].items()}
+    assert recorded == dict(zip(table()["id"], table()["prediction"], strict=True))
+
+
+def test_the_record_keeps_the_description_and_the_parameters_of_every_fold(whole: Path) -> None:
+    benchmark = reopened(whole)
+    assert benchmark.user_metadata == ABOUT
+    for fold in range(N_FOLDS):
+        assert benchmark.matbench_jdft2d.results[f"fold_{fold}"].parameters == PARAMS[fold]
+
+
+def test_published_predictions_score_their_published_mae(shared_data: Path, tmp_path: Path) -> None:
+    published = pd.read_csv(shared_data / "matbench_predictions" / "matbench_jdft2d.csv.gz")
+    targets = pd.read_csv(shared_data / "matbench_targets" / "matbench_jdft2d.csv.gz").set_index("mbid")
+    scores = pd.read_csv(shared_data / "matbench_predictions" / "recomputed_mae.csv")
+    wanted = scores.query("task == 'jdft2d' and algorithm == 'coNGN'")["mae_mean_over_folds"].item()
+    predictions = pd.DataFrame(
+        {
+            "id": published["mbid"],
+            "fold": published["fold"],
+            "target": targets[TASK.target].reindex(published["mbid"]).to_numpy(),
+            "prediction": published["coNGN"],
+        }
+    )
+    path = write(predictions, tmp_path)
+    assert reopened(path).matbench_jdft2d.scores.mae.mean == pytest.approx(wanted, abs=1e-4)
+
+
+def test_shuffled_rows_give_the_same_record(whole: Path, tmp_path: Path) -> None:
+    shuffled = table().sample(frac=1, random_state=1)
+    assert results(write(shuffled, tmp_path)) == results(whole)
+
+
+def test_float32_predictions_are_recorded_as_plain_python_floats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: set[type] = set()
+    official = MatbenchTask.record
+
+    def spy(self: Any, fold: int, predictions: list[Any], **rest: Any) -> None:
+        kinds.update(type(value) for value in predictions)
+        official(self, fold, predictions, **rest)
+
+    monkeypatch.setattr(MatbenchTask, "record", spy)
+    write(table().astype({"prediction": np.float32}), tmp_path)
+    assert kinds == {float}
+
+
+def test_recording_twice_into_one_folder_leaves_the_second_record_and_no_other_file(tmp_path: Path) -> None:
+    write(table(seed=1), tmp_path)
+    path = write(table(seed=2), tmp_path)
+    recorded = results(path)["fold_0"]["data"]
+    second = table(seed=2).set_index("id")["prediction"]
+    assert all(second[mbid] == value for mbid, value in recorded.items())
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["info.json", "results.json.gz", "run.py"]
+
+
+def test_info_json_fills_what_matbench_asks_for_and_tells_tier_pretraining_and_fallbacks(whole: Path) -> None:
+    info = json.loads((whole.parent / "info.json").read_text())
+    assert all(info[key] for key in ("authors", "algorithm", "algorithm_long", "bibtex_refs", "requirements"))
+    assert info["requirements"] == {"python": ["crystaltune==0.1.0", "torch==2.15.0"]}
+    for wanted in ("pretrained-disjoint", "MPtrj", "3 of 636 test predictions are fallbacks"):
+        assert wanted in info["notes"]
+    for doi in ("10.1038/s42256-023-00716-3", "10.1038/s41524-020-00406-3"):
+        assert doi in info["bibtex_refs"]
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_every_matbench_task_has_an_honest_text_for_each_of_its_tiers(task: Any) -> None:
+    for tier in ("scratch", task.overlap):
+        assert "MPtrj" in record._info({**ABOUT, "tier": tier}, n_rows=10)["notes"]
+
+
+def test_run_py_is_valid_python_that_holds_the_command(whole: Path) -> None:
+    names: dict[str, Any] = {"__name__": "opened by a test"}
+    exec(compile((whole.parent / "run.py").read_text(), "run.py", "exec"), names)
+    assert names["COMMAND"] == ABOUT["command"]
+
+
+def test_the_submission_folder_is_named_as_matbench_asks() -> None:
+    assert record.submission_folder(Path("out"), "CHGNet (ours) v2") == Path("out/matbench_v0.1_CHGNet_ours_v2")
+
+
+def without(row: int) -> pd.DataFrame:
+    return table().drop(index=row)
+
+
+def changed(row: int, column: str, value: Any) -> pd.DataFrame:
+    predictions = table().astype({column: type(value)})
+    predictions.loc[row, column] = value
+    return predictions
+
+
+def moved(row: int) -> pd.DataFrame:
+    return changed(row, "fold", (int(table().loc[row, "fold"]) + 1) % N_FOLDS)
+
+
+REFUSED = {
+    "nan": (lambda: changed(4, "prediction", float("nan")), "1 predictions are not finite (mb-jdft2d-005)"),
+    "infinite": (lambda: changed(4, "prediction", float("inf")), "1 predictions are not finite (mb-jdft2d-005)"),
+    "nan target": (lambda: changed(4, "target", float("nan")), "1 targets are not finite (mb-jdft2d-005)"),
+    "missing id": (lambda: without(4), "lacks 1 official test ids (mb-jdft2d-005)"),
+    "foreign id": (lambda: changed(4, "id", "mb-jdft2d-999"), "1 ids that are not its own (mb-jdft2d-999)"),
+    "extra id": (
+        lambda: pd.concat([table(), table().head(1).assign(id="mb-jdft2d-637")]),
+        "1 ids that are not its own (mb-jdft2d-637)",
+    ),
+    "duplicate id": (
+        lambda: pd.concat([table(), table().iloc[[4]]]),
+        "1 ids are predicted more than once (mb-jdft2d-005)",
+    ),
+    "id in another fold": (lambda: moved(4), "mb-jdft2d-005"),
+    "missing fold": (lambda: table().query("fold != 3"), "fold 3 was not run"),
+    "unknown fold": (lambda: changed(4, "fold", 7), "hold the folds 7"),
+    "missing column": (lambda: table().drop(columns="target"), "lack the columns target"),
+    "arrays": (
+        lambda: table().assign(prediction=[np.array([value]) for value in table()["prediction"]]),
+        "the predictions are object values",
+    ),
+    "text": (lambda: table().assign(prediction="1.0"), "plain number"),
+    "booleans": (lambda: table().assign(prediction=True), "the predictions are bool values"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_faulty_predictions_are_refused_in_one_line_before_anything_is_written(case: str, tmp_path: Path) -> None:
+    make, sentence = REFUSED[case]
+    with pytest.raises(UserError) as refusal:
+        write(make(), tmp_path / "record")
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "record").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"about": {**ABOUT, "authors": ""}}, "lacks authors"),
+        ({"about": {key: ABOUT[key] for key in ("name", "authors")}}, "lacks tier, command, versions, n_fallback"),
+        ({"about": {**ABOUT, "tier": "pretrained-label-overlap"}}, "does not fit matbench_jdft2d"),
+        ({"about": {**ABOUT, "n_fallback": 636}}, "all 636 predictions are fallbacks"),
+        ({"params": {0: {"lr": np.float32(0.1)}}}, "the parameters of fold 0 cannot be written as JSON"),
+        ({"params": {2: {"loss": float("nan")}}}, "the parameters of fold 2 cannot be written as JSON"),
+        ({"task": SAMPLE_TASK}, "synthetic sample"),
+    ],
+)
+def test_a_faulty_description_is_refused_before_anything_is_written(
+    changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        write(table(), tmp_path / "record", **changes)
+    assert not (tmp_path / "record").exists()
+
+
+def test_a_score_matbench_does_not_share_is_an_error_and_leaves_the_older_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(table(seed=1), tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr(
+        "matbench.task.score_array", lambda *_: dict.fromkeys(("mae", "rmse", "mape", "max_error"), 1.0)
+    )
+    with pytest.raises(RuntimeError, match=r"fold 0 of matbench_jdft2d: matbench scores an MAE of 1\.0"):
+        write(table(seed=2), tmp_path)
+    assert path.read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["info.json", "results.json.gz", "run.py"]
+
+
+def test_matbench_stays_silent_while_a_record_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    write(table(), tmp_path)
+    assert not [entry for entry in caplog.records if entry.name.startswith("matbench")]
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_a_whole_matbench_task_with_all_folds_can_be_recorded(task: Any) -> None:
+    rows = task.official_rows
+    assert record.why_no_record(task, partial=False, n_rows=rows, folds=range(N_FOLDS), n_fallback=5) is None
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "sentence"),
+    [
+        (SAMPLE_TASK, {}, "synthetic_sample is a synthetic sample, not a Matbench task"),
+        (custom_task("mine", "y", "eV", "property"), {}, "mine is a table of your own, not a Matbench task"),
+        (custom_task(TASK.name, "y", "eV", "property"), {}, "a table of your own"),
+        (TASKS["matbench_mp_e_form"], {"partial": True, "n_rows": 871}, "partial here (871 of 132752 rows)"),
+        (TASK, {"folds": [0, 1, 3, 4]}, "fold 2 was not run"),
+        (TASK, {"folds": [0]}, "folds 1, 2, 3, 4 were not run"),
+        (TASK, {"n_fallback": 636}, "all 636 predictions are fallbacks"),
+    ],
+)
+def test_why_no_record_names_the_reason(task: Any, changes: dict[str, Any], sentence: str) -> None:
+    given = {"partial": False, "n_rows": 636, "folds": range(N_FOLDS), "n_fallback": 0, **changes}
+    assert sentence in record.why_no_record(task, **given)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from trainables.data.tasks import TASKS
@@ -26,17 +27,29 @@ def baseline_table(scores: dict[str, Any]) -> Table:
 
 
 def _empty_table(scores: dict[str, Any]) -> Table:
-    table = Table(title=title_of(scores), title_justify="left")
-    for column in ("", "MAE", "RMSE", "max error", "rows", "fallback"):
-        table.add_column(column, justify="left" if column == "" else "right")
+    table = Table(
+        title=title_of(scores),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption_justify="left",
+    )
+    table.add_column("", no_wrap=True, max_width=24)
+    for column in ("MAE", "+-", "RMSE", "max error", "rows", "fallback"):
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
 def _add_others(table: Table, scores: dict[str, Any]) -> None:
     for name, other in scores.get("baselines", {}).items():
         _add_mean(table, name, other)
-    for name, other in sorted(scores.get("published", {}).items(), key=lambda item: item[1]["mean"]["mae"]):
-        _add_mean(table, f"{name} (published)", other)
+    published = sorted(scores.get("published", {}).items(), key=lambda item: item[1]["mean"]["mae"])
+    if published:
+        table.add_section()
+        table.caption = "* published predictions, on the same test rows"
+    for name, other in published:
+        _add_mean(table, f"{name} *", other)
 
 
 def title_of(scores: dict[str, Any]) -> str:
@@ -51,23 +64,30 @@ def title_of(scores: dict[str, Any]) -> str:
 
 
 def _add_mean(table: Table, name: str, scores: dict[str, Any], bold: bool = False) -> None:
-    cells = _cells(scores["mean"])
-    if len(scores["folds"]) > 1:
-        cells[:3] = [f"{scores['mean'][m]:.4g} +- {scores['std'][m]:.2g}" for m in ("mae", "rmse", "max_error")]
-    table.add_row(name, *cells, style="bold" if bold else None)
+    deviation = f"{scores['std']['mae']:.2g}" if len(scores["folds"]) > 1 else ""
+    table.add_row(name, *_cells(scores["mean"], deviation), style="bold" if bold else None)
 
 
-def _cells(values: dict[str, Any]) -> list[str]:
-    numbers = [f"{values[metric]:.4g}" for metric in ("mae", "rmse", "max_error")]
-    return [*numbers, f"{values['n']:,}", str(values["n_fallback"])]
+def _cells(values: dict[str, Any], deviation: str = "") -> list[str]:
+    mae, rmse, largest = (f"{values[metric]:.4g}" for metric in ("mae", "rmse", "max_error"))
+    return [mae, deviation, rmse, largest, f"{values['n']:,}", str(values["n_fallback"])]
 
 
 def task_table() -> Table:
     """The tasks that can be named."""
-    table = Table(title="Matbench v0.1 structure regression tasks", title_justify="left")
-    for column in ("task", "target", "unit", "rows", "head", "tier from pretrained weights"):
-        table.add_column(column, justify="right" if column == "rows" else "left")
+    table = Table(
+        title="Matbench v0.1 structure regression tasks",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption_justify="left",
+    )
+    for column in ("task", "target", "unit", "rows", "tier"):
+        table.add_column(column, justify="right" if column == "rows" else "left", no_wrap=True)
     for task in TASKS.values():
-        head = "CHGNet energy" if task.is_energy else "fresh (pooled)"
-        table.add_row(task.name, task.target, task.unit, f"{task.official_rows:,}", head, task.overlap)
+        table.add_row(
+            task.name, task.target, task.unit, f"{task.official_rows:,}", task.overlap.removeprefix("pretrained-")
+        )
+    table.caption = "tier: how the pretraining data of CHGNet (MPtrj) overlap; start=scratch has its own tier"
     return table

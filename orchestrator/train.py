@@ -58,6 +58,7 @@ def train(
         UserError: a mistake in what was asked, or folds that failed (what is done is kept).
     """
     options = options or TrainOptions()
+    parse_config(merged({"task": source.task}, settings or {}), "configuration")  # before minutes of reading
     dataset = load_dataset(source, progress)
     config = task_config(dataset, settings or {})
     with only_process(out):

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pymatgen.core import Lattice, Structure
 from scipy.spatial.transform import Rotation
+
+torch.set_num_threads(1)  # tiny crystals: threads would only wait for each other
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -63,10 +66,11 @@ def _made() -> dict[str, Structure]:
     perovskite = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
     layer = [[1 / 3, 2 / 3, 0.5], [2 / 3, 1 / 3, 0.5 + 1.56 / 25], [2 / 3, 1 / 3, 0.5 - 1.56 / 25]]
     far_out = random_crystal(3, 6)
-    rocksalt = Structure.from_spacegroup("Fm-3m", cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    exact_rocksalt = Structure.from_spacegroup("Fm-3m", cubic(6.0), ["Ca", "S"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    face_centred = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    rocksalt = np.concatenate([face_centred, face_centred + 0.5])
+    exact_rocksalt = Structure(cubic(6.0), ["Ca"] * 4 + ["S"] * 4, rocksalt)
     return {
-        "rocksalt": rocksalt,
+        "rocksalt": Structure(cubic(5.64), ["Na"] * 4 + ["Cl"] * 4, rocksalt),
         "perovskite": Structure(cubic(3.905), ["Sr", "Ti", "O", "O", "O"], perovskite),
         "hcp": Structure(hexagonal(3.21, 5.21), ["Mg", "Mg"], [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]]),
         "one atom, fcc": Structure([[0, 1.805, 1.805], [1.805, 0, 1.805], [1.805, 1.805, 0]], ["Cu"], [[0, 0, 0]]),
@@ -77,11 +81,11 @@ def _made() -> dict[str, Structure]:
         "exactly 3 A, turned": rotated(exact_rocksalt, 5),
         "triclinic": random_crystal(1, 7),
         "triclinic, dense": random_crystal(2, 9, nearest_angstrom=1.3),
-        "outside the cell": Structure(far_out.lattice, far_out.species, far_out.frac_coords + [[2, -3, 1]]),
+        "outside the cell": Structure(far_out.lattice, far_out.species, far_out.frac_coords + np.array([2, -3, 1])),
         "layer in vacuum": Structure(hexagonal(3.18, 25.0), ["Mo", "S", "S"], layer),
-        "bonds but no angles": Structure([[0, 2.65, 2.65], [2.65, 0, 2.65], [2.65, 2.65, 0]], ["Ar"], [[0, 0, 0]]),
-        "one isolated atom": Structure(cubic(20.0), ["O", "O", "Ar"], [[0, 0, 0], [0.06, 0, 0], [0.5, 0.5, 0.5]]),
-        "no bonds at all": Structure(cubic(15.0), ["He"], [[0.2, 0.3, 0.4]]),
+        "bonds but no angles": Structure([[0, 2.65, 2.65], [2.65, 0, 2.65], [2.65, 2.65, 0]], ["Xe"], [[0, 0, 0]]),
+        "one isolated atom": Structure(cubic(20.0), ["O", "O", "Kr"], [[0, 0, 0], [0.06, 0, 0], [0.5, 0.5, 0.5]]),
+        "no bonds at all": Structure(cubic(15.0), ["Kr"], [[0.2, 0.3, 0.4]]),
     }
 
 

@@ -201,9 +201,9 @@ def _explain(problem: dict[str, Any]) -> str:
 def _nearest(key: str) -> str:
     names = list(dotted_names())
     tails = {name.rsplit(".", 1)[-1]: name for name in names}
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-    if not near:
-        near = [tails[tail] for tail in difflib.get_close_matches(key.rsplit(".", 1)[-1], tails, n=1, cutoff=0.6)]
+    last = key.rsplit(".", 1)[-1]
+    near = [tails[last]] if last in tails else difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    near = near or [tails[tail] for tail in difflib.get_close_matches(last, tails, n=1, cutoff=0.6)]
     return f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(names)})"
 
 

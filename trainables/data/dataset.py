@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -150,11 +151,9 @@ def _structure_and_target(columns: list[Any], task: Task, path: Path) -> tuple[i
 def _add_row(
     builder: _Builder, task: Task, index: list[Any], number: int, value: Any, columns: tuple[int, int], path: Path
 ) -> None:
-    official = index[number] if number < len(index) else None
-    if not isinstance(official, int) or not 0 <= official < (task.official_rows or 0):
-        raise UserError(
-            f"{path}: index entry {official!r} is not an official row of {task.name} (0 to {task.official_rows})"
-        )
+    official, n_rows = index[number] if number < len(index) else None, task.official_rows or 0
+    if not isinstance(official, int) or not 0 <= official < n_rows:
+        raise UserError(f"{path}: index entry {official!r} is not an official row of {task.name} (0 to {n_rows - 1})")
     if not isinstance(value, list) or len(value) <= max(columns):
         raise UserError(f"{path}: row {number} is not a list of structure and target")
     builder.add(task.mbid(official), value[columns[0]], value[columns[1]])
@@ -178,7 +177,7 @@ def read_table(path: Path, name: str, target: str | None = None, *, unit: str = 
     target = _target_column(table, target, {id_column, structure_column}, path)
     task = custom_task(name, target, unit, "energy_per_atom" if energy else "property")
     builder = _Builder(str(path), path.parent)
-    for row_id, structure, value in _cells(table, id_column, structure_column, target):
+    for row_id, structure, value in _cells(table, path, id_column, structure_column, target):
         builder.add(row_id, structure, value)
     return builder.finish(task)
 
@@ -198,12 +197,15 @@ def read_structures(path: Path, task: Task) -> Dataset:
     table = read_frame(path)
     id_column = _column(table, ID_COLUMNS, "id", path)
     structure_column = _column(table, STRUCTURE_COLUMNS, "structure", path)
-    for row_id, structure, _ in _cells(table, id_column, structure_column, id_column):
+    for row_id, structure, _ in _cells(table, path, id_column, structure_column, id_column):
         builder.add(row_id, structure, None, needs_target=False)
     return builder.finish(task)
 
 
-def _cells(table: pd.DataFrame, *columns: str) -> Iterator[tuple[str, Any, Any]]:
+def _cells(table: pd.DataFrame, path: Path, *columns: str) -> Iterator[tuple[str, Any, Any]]:
+    nameless = np.flatnonzero(table[columns[0]].isna())
+    if len(nameless):
+        raise UserError(f"{path} has no id in rows {listed(nameless)} (counted from 0): give every row its own")
     for row_id, structure, value in zip(*(table[column] for column in columns), strict=True):
         yield str(row_id), structure, value
 
@@ -218,8 +220,8 @@ def read_frame(path: Path) -> pd.DataFrame:
             return pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str))
         with open_text(path) as handle:
             return pd.DataFrame(json.load(handle))
-    except (ValueError, EOFError, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0][:120]
+    except (ValueError, EOFError, OSError, KeyError, zlib.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(f"{path} is truncated or not a CSV/JSON table: {reason}") from None
 
 

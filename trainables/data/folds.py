@@ -117,7 +117,7 @@ def make_split(dataset: Dataset, fold: int, *, val_share: float, seed: int) -> F
 def _validation_mask(formulas: list[str], share: float, fold: int, seed: int) -> NDArray[np.bool_]:
     """True for about `share` of the rows: whole formulas in a seeded order until the share is reached."""
     rank = _seeded_rank(sorted(set(formulas)), f"validation:{seed}:{fold}")
-    place = np.array([rank[formula] for formula in formulas])
+    place = np.array([rank[formula] for formula in formulas], dtype=np.int64)
     wanted = max(1, round(share * len(formulas)))
     rows_up_to = np.cumsum(np.bincount(place))
     last = int(np.searchsorted(rows_up_to, wanted))

@@ -28,8 +28,9 @@ class _Stream:
 
     def _read_more(self) -> bool:
         chunk = self._handle.read(_CHUNK)
-        self._buffer = self._buffer[self._at :] + chunk
-        self._at = 0
+        if chunk:
+            self._buffer = self._buffer[self._at :] + chunk
+            self._at = 0
         return bool(chunk)
 
     def peek(self) -> str:
@@ -57,10 +58,18 @@ class _Stream:
                 if not self._read_more():
                     raise EOFError from error
                 continue
-            if end == len(self._buffer) and self._read_more():
-                continue  # a number may go on in the next chunk
+            if end + 2 >= len(self._buffer) and self._read_more():
+                continue  # a number may go on in the next chunk: 1 as 1.5 or 1e-5
             self._at = end
             return value
+
+    def end(self) -> None:
+        """Read to the end (a gzip file is checked there) and refuse anything but white space."""
+        try:
+            self.peek()
+        except EOFError:
+            return
+        raise ValueError("there is more after its closing bracket")
 
     def items(self) -> Iterator[Any]:
         """The items of the array at the cursor."""
@@ -105,17 +114,22 @@ def read_matbench_file(path: Path) -> Iterator[tuple[str, Any]]:
             stream = _Stream(handle)
             stream.take("{")
             while True:
-                key = stream.value()
+                key = str(stream.value())
                 stream.take(":")
                 seen.add(key)
                 if key == "data":
                     for row in stream.items():
                         yield "row", row
                 else:
-                    yield key, stream.value()
+                    value = stream.value()
+                    if key in ("index", "columns") and not isinstance(value, list):
+                        raise ValueError(f"its {key} is no list")
+                    yield key, value
                 if stream.peek() == "}":
                     break
                 stream.take(",")
+            stream.take("}")
+            stream.end()
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise UserError(f"{path} is truncated or damaged (it ends inside its data): fetch or write it again") from None
     except (ValueError, UnicodeDecodeError) as error:

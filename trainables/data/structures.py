@@ -78,15 +78,18 @@ def _from_dict(content: dict[str, Any]) -> Crystal:
     lattice, sites = content.get("lattice"), content.get("sites")
     if not isinstance(lattice, dict) or "matrix" not in lattice or not isinstance(sites, list):
         raise BadStructure("not a pymatgen structure dictionary (lattice.matrix and sites are wanted)")
-    if not all(lattice.get("pbc", (True,))):
+    if not np.all(lattice.get("pbc", True)):
         raise BadStructure("not periodic in all three directions")
     numbers, frac = [], []
-    for site in sites:
-        species = site.get("species") or []
-        if len(species) != 1 or abs(species[0].get("occu", 1) - 1) > 1e-6:
-            raise BadStructure("partial occupancy")
-        numbers.append(_atomic_number(str(species[0].get("element", ""))))
-        frac.append(site.get("abc"))
+    try:
+        for site in sites:
+            species = site.get("species") or []
+            if len(species) != 1 or abs(species[0].get("occu", 1) - 1) > 1e-6:
+                raise BadStructure("partial occupancy")
+            numbers.append(_atomic_number(str(species[0].get("element", ""))))
+            frac.append(site.get("abc"))
+    except (AttributeError, TypeError, KeyError):
+        raise BadStructure("not a pymatgen structure dictionary (a site without species and abc)") from None
     try:
         return Crystal(
             np.array(lattice["matrix"], dtype=np.float64),
@@ -110,12 +113,14 @@ def _from_text(text: str, folder: Path) -> Crystal:
             return _from_dict(json.loads(text))
         except json.JSONDecodeError:
             raise BadStructure("structure text that is no valid JSON") from None
-    if "\n" not in text and "data_" not in text:
-        path = folder / text
-        if not path.is_file():
-            raise BadStructure(f"a structure file that does not exist (looked in {folder})")
-        text = path.read_text(encoding="utf-8", errors="replace")
-    return _from_cif(text)
+    return _from_cif(text if "\n" in text else _read_cif_file(text, folder))
+
+
+def _read_cif_file(name: str, folder: Path) -> str:
+    try:
+        return (folder / name).read_text(encoding="utf-8", errors="replace")
+    except (OSError, ValueError):  # absent, a folder, or text too long to be a name
+        raise BadStructure(f"a structure file that does not exist (looked in {folder})") from None
 
 
 def _from_cif(text: str) -> Crystal:

@@ -97,8 +97,9 @@ def find_task(name: str) -> Task:
     if full in NOT_REGRESSION:
         raise UserError(f"{full} is {NOT_REGRESSION[full]}; crystaltune does structure regression: {', '.join(TASKS)}")
     known = [*TASKS, SAMPLE_TASK.name]
-    near = difflib.get_close_matches(full, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    short = {name.removeprefix("matbench_"): name for name in known}  # the common prefix would make all look near
+    near = difflib.get_close_matches(full.lower().removeprefix("matbench_"), short, n=1, cutoff=0.5)
+    hint = f"did you mean {short[near[0]]}?" if near else f"known: {', '.join(known)}"
     raise UserError(f"unknown task '{name}': {hint} (a table of your own: give it a name and --data FILE)")
 
 

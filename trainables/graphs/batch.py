@@ -72,18 +72,27 @@ def training_batches(cost: NDArray[np.float64], batch_size: int, *, seed: int, e
     Returns:
         Places in `cost`, one array a batch, none empty.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(cost))
-    n_batches = -(-len(cost) // batch_size)
-    return _cut(order, cost, float(cost.sum()) / n_batches)
+    n, n_batches = len(cost), -(-len(cost) // batch_size)
+    order, place = np.random.default_rng([seed, epoch]).permutation(n), np.arange(n)
+    batch = _passed(cost[order], float(cost.sum()) / n_batches)
+    # A crystal dearer than a whole batch skips multiples: go up by one at a time, and by then reach the last batch.
+    batch = np.minimum.accumulate(batch - place) + place
+    batch = np.minimum(np.maximum(batch, place + n_batches - n), n_batches - 1)
+    return _split(order, batch)
 
 
 def prediction_batches(cost: NDArray[np.float64], cap: float) -> list[NDArray[np.int64]]:
     """Places in `cost` in order of cost, cut so that a batch costs about `cap` at most (or is one crystal)."""
     order = np.argsort(cost, kind="stable")
-    return _cut(order, cost, cap)
+    return _split(order, _passed(cost[order], cap))
 
 
-def _cut(order: NDArray[np.int64], cost: NDArray[np.float64], cap: float) -> list[NDArray[np.int64]]:
-    before = np.cumsum(cost[order]) - cost[order]
-    borders = np.flatnonzero(np.diff((before / cap * (1 + 1e-12)).astype(np.int64))) + 1
-    return [part for part in np.split(order, borders) if len(part)]
+def _passed(cost: NDArray[np.float64], cap: float) -> NDArray[np.int64]:
+    """How many multiples of `cap` the summed cost has passed before each crystal, (n,)."""
+    before = np.cumsum(cost) - cost
+    return (before / cap * (1 + 1e-12)).astype(np.int64)
+
+
+def _split(order: NDArray[np.int64], batch: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    parts = np.split(order, np.flatnonzero(np.diff(batch)) + 1)
+    return [part for part in parts if len(part)]

@@ -52,7 +52,7 @@ class CrystalModel(CHGNet):
 
     def reference(self, batch: Batch) -> Tensor:
         """Per-element reference energy, (n,) eV/atom."""
-        site_reference = self.composition_model.fc.weight[0][batch.numbers - 1]  # (A,)
+        site_reference = self.composition_model.fc.weight[0].index_select(0, batch.numbers - 1)  # (A,)
         return crystal_sum(site_reference[:, None], batch)[:, 0] / batch.n_atoms
 
     def _scaled(self, energy_per_atom: Tensor, batch: Batch) -> Tensor:

@@ -42,7 +42,7 @@ def atom_features(net: Any, batch: Batch) -> Tensor:
     atom = net.atom_embedding(batch.numbers - 1)  # (A, D)
     bond_weight = net.bond_weights_ag(bond_basis)  # (B, D)
     short_weight = net.bond_weights_bg(short_basis)  # (S, D)
-    short_first = net.bond_embedding(bond_basis[batch.short_bond])  # (S, D) bond features before any update
+    short_first = net.bond_embedding(_rows(bond_basis, batch.short_bond))  # (S, D) bond features before any update
     short_gain: Tensor | None = None  # (S, D) what the bond convolutions have added
     shift = bond_weight.new_zeros(net.bond_fea_dim)  # (D,) what their output biases add to every bond
     center = batch.bond_atoms.reshape(-1)  # (2 B,) receiving atom of every direction
@@ -90,6 +90,11 @@ def fourier(cosine: Tensor, expansion: Any) -> Tensor:
     return torch.cat([constant, torch.sin(phase) * scale, torch.cos(phase) * scale], dim=1)
 
 
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """values[index], whose gradient is an index_add: that of plain indexing adds in no fixed order on a CPU."""
+    return torch.index_select(values, 0, index)
+
+
 def _first_linears(mlp: Any) -> tuple[Any, Any]:
     """The first Linear of a gated MLP's core and gate (after a Dropout where there is no hidden layer)."""
     place = 1 if len(mlp.mlp_core.layers) == 2 else 0
@@ -127,10 +132,10 @@ def _edge_term(mlp: Any, embedding: Tensor, bond_basis: Tensor, shift: Tensor) -
 
 def _atom_conv(conv: Any, atom: Tensor, edge: Tensor, weight: Tensor, center: Tensor, neighbor: Tensor) -> Tensor:
     w_center, _, w_neighbor = _blocks(conv.twoBody_atom, atom)
-    first = F.linear(atom, w_center)[center] + F.linear(atom, w_neighbor)[neighbor]  # (2 B, 2 H)
-    first = (first.view(2, len(edge), -1) + edge).view(len(first), -1)
+    first = _rows(F.linear(atom, w_center), center) + _rows(F.linear(atom, w_neighbor), neighbor)  # (2 B, 2 H)
+    first = (first.unflatten(0, (2, len(edge))) + edge).flatten(0, 1)
     message = _gated(conv.twoBody_atom, first)  # (2 B, D)
-    message = (message.view(2, len(edge), -1) * weight).view(len(first), -1)
+    message = (message.unflatten(0, (2, len(edge))) * weight).flatten(0, 1)
     received = torch.zeros_like(atom).index_add(0, center, message)
     out: Tensor = conv.mlp_out(received) + atom
     return out
@@ -142,9 +147,9 @@ def _angle_first_layer(
     """Merged first Linear over [left bond, right bond, angle, atom]: (G, 2 H)."""
     w_left, w_right, w_angle, w_atom = _blocks(mlp, atom)
     left = F.linear(short, w_left).repeat_interleave(2, dim=0)
-    left = left + F.linear(atom, w_atom, _bias(mlp))[half_atom]  # (2 S, 2 H)
+    left = left + _rows(F.linear(atom, w_atom, _bias(mlp)), half_atom)  # (2 S, 2 H)
     right = F.linear(short, w_right)  # (S, 2 H)
-    return left[halves[0]] + right[halves[1] >> 1] + F.linear(angle, w_angle)
+    return _rows(left, halves[0]) + _rows(right, halves[1] >> 1) + F.linear(angle, w_angle)
 
 
 def _bond_conv(
@@ -153,5 +158,5 @@ def _bond_conv(
     """Messages to each short bond before the output Linear: (S, D)."""
     mlp = conv.twoBody_bond
     message = _gated(mlp, _angle_first_layer(mlp, atom, short, angle, half_atom, halves))  # (G, D)
-    received = torch.zeros_like(short).index_add(0, halves[0] >> 1, message * weight[halves[1] >> 1])
+    received = torch.zeros_like(short).index_add(0, halves[0] >> 1, message * _rows(weight, halves[1] >> 1))
     return received * weight  # the left bond's weight is common to all its messages

@@ -30,7 +30,7 @@ def attention_pool(features: Tensor, scores: Tensor, batch: Batch) -> Tensor:
     highest = scores.new_full((len(batch), n_heads), -torch.inf)
     highest = highest.scatter_reduce(0, batch.atom_owner[:, None].expand_as(scores), scores.detach(), "amax")
     weight = torch.exp(scores - highest[batch.atom_owner])  # (A, heads)
-    weight = weight / crystal_sum(weight, batch)[batch.atom_owner]
+    weight = weight / crystal_sum(weight, batch).index_select(0, batch.atom_owner)
     return crystal_sum((weight[:, :, None] * features[:, None, :]).flatten(1), batch)
 
 
@@ -63,7 +63,7 @@ class PropertyHead(nn.Module):
     def set_scale(self, targets: Tensor) -> None:
         """Standardise by these targets (the training part's)."""
         self.mean.fill_(float(targets.mean()))
-        self.std.fill_(max(float(targets.std()), 1e-12))
+        self.std.fill_(max(float(targets.std(correction=0)), 1e-12))
 
     def forward(self, features: Tensor, batch: Batch) -> Tensor:
         """(A, D) -> (n,) in the target's unit."""

@@ -1,0 +1,237 @@
+"""The main job on small tables: files it leaves, resume, refusals, leaks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_data import tiny_dataset
+
+from orchestrator import train as train_module
+from orchestrator.datasets import Source
+from orchestrator.fold import FoldJob
+from orchestrator.predict import predict_file
+from orchestrator.submission import record_run
+from orchestrator.train import TrainOptions, baseline_run, parse_folds, train
+from trainables.errors import UserError
+from trainables.files import read_json
+
+SETTINGS = {"optim.epochs": 2, "optim.batch_size": 8, "data.val_share": 0.2}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A CSV table of 24 crystals as CIF text."""
+    data = tiny_dataset(24)
+    rows = [
+        {"id": row_id, "structure": crystal.to_structure().to(fmt="cif"), "y": target}
+        for row_id, crystal, target in zip(data.ids, data.structures, data.targets, strict=True)
+    ]
+    path = tmp_path / "table.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+def run(table: Path, out: Path, folds: tuple[int, ...] = (0, 1), **settings: Any) -> dict[str, Any]:
+    changes = SETTINGS | {key.replace("__", "."): value for key, value in settings.items()}
+    options = TrainOptions(folds, "cpu", processes=1)
+    return train(Source("tiny", table, unit="eV/atom", energy=True), out, settings=changes, options=options)
+
+
+def test_train_leaves_scores_and_predictions_of_every_test_row(table: Path, tmp_path: Path) -> None:
+    scores = run(table, tmp_path / "out")
+    assert scores == read_json(tmp_path / "out" / "scores.json")
+    assert set(scores["folds"]) == {"0", "1"}
+    for values in (*scores["folds"].values(), scores["mean"]):
+        assert {"mae", "rmse", "max_error", "n", "n_fallback"} <= set(values)
+    assert scores["task"] == "tiny"
+    assert scores["tier"] == "pretrained-overlap-unknown"
+    assert scores["partial"] is False
+    assert set(scores["baselines"]) == {"dummy", "linear", "zero-shot"}
+    predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    assert list(predictions.columns[:4]) == ["id", "fold", "target", "prediction"]
+    assert predictions["id"].is_unique
+    assert np.isfinite(predictions["prediction"]).all()
+    for fold, rows in predictions.groupby("fold"):
+        mae = (rows["prediction"] - rows["target"]).abs().mean()
+        assert scores["folds"][str(fold)]["mae"] == pytest.approx(mae)
+
+
+def test_workers_never_get_a_test_target(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[FoldJob] = []
+    inner = train_module.run_fold
+
+    def watched(job: FoldJob, *rest: Any) -> dict[str, Any]:
+        seen.append(job)
+        return inner(job, *rest)
+
+    monkeypatch.setattr(train_module, "run_fold", watched)
+    run(table, tmp_path / "out")
+    predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    assert len(seen) == 2
+    for job in seen:
+        test = set(predictions.loc[predictions["fold"] == job.config.fold, "id"])
+        assert job.split.test is None
+        assert set(job.test_ids) == test
+        assert not test & set(job.split.train.ids + job.split.val.ids)
+
+
+def test_two_processes_give_the_scores_of_one(table: Path, tmp_path: Path) -> None:
+    one = run(table, tmp_path / "one")
+    source = Source("tiny", table, unit="eV/atom", energy=True)
+    two = train(source, tmp_path / "two", settings=SETTINGS, options=TrainOptions((0, 1), "cpu", processes=2))
+    for fold in ("0", "1"):
+        assert two["folds"][fold]["mae"] == pytest.approx(one["folds"][fold]["mae"], abs=1e-4)
+
+
+def test_second_train_in_the_same_folder_trains_nothing_and_adds_folds(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run(table, tmp_path / "out", (0,))
+    monkeypatch.setattr(train_module, "run_fold", lambda *args: pytest.fail("a fold was trained again"))
+    assert run(table, tmp_path / "out", (0,))["mean"] == before["mean"]
+    monkeypatch.undo()
+    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path / "cache"))
+    after = run(table, tmp_path / "out", (1,))
+    assert set(after["folds"]) == {"0", "1"}
+    assert after["folds"]["0"] == before["folds"]["0"]
+
+
+def test_folder_of_another_run_is_refused_with_the_difference(table: Path, tmp_path: Path) -> None:
+    run(table, tmp_path / "out", (0,))
+    with pytest.raises(UserError, match=r"optim.lr was 0.001, is 0.002"):
+        run(table, tmp_path / "out", (0,), optim__lr=0.002)
+    changed = pd.read_csv(table)
+    changed.loc[0, "y"] += 1
+    changed.to_csv(table, index=False)
+    with pytest.raises(UserError, match="the data are others"):
+        run(table, tmp_path / "out", (0,))
+
+
+def test_second_process_in_the_same_folder_exits_at_once(table: Path, tmp_path: Path) -> None:
+    with (
+        train_module.only_process(tmp_path / "out"),
+        pytest.raises(UserError, match="another process is at work"),
+    ):
+        run(table, tmp_path / "out", (0,))
+
+
+def test_failed_fold_is_named_and_the_others_are_kept(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = train_module.run_fold
+
+    def fails_in_fold_1(job: FoldJob, *rest: Any) -> dict[str, Any]:
+        if job.config.fold == 1:
+            return {"status": "failed", "reason": "the loss became nan in epoch 0"}
+        return inner(job, *rest)
+
+    monkeypatch.setattr(train_module, "run_fold", fails_in_fold_1)
+    with pytest.raises(UserError, match=r"1 of 2 folds failed \(fold 1: the loss became nan"):
+        run(table, tmp_path / "out")
+    assert set(read_json(tmp_path / "out" / "scores.json")["folds"]) == {"0"}
+
+
+def test_rows_without_a_graph_end_in_a_counted_fallback(table: Path, tmp_path: Path) -> None:
+    content = pd.read_csv(table)
+    from pymatgen.core import Lattice, Structure
+
+    lonely = Structure(Lattice.cubic(9.0), ["O"], [[0, 0, 0]]).to(fmt="cif")
+    content.loc[content.index[:10], "structure"] = lonely
+    content.to_csv(table, index=False)
+    scores = run(table, tmp_path / "out", (0, 1, 2, 3, 4), optim__epochs=1)
+    predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    assert scores["mean"]["n_fallback"] == 10
+    assert set(predictions.loc[predictions["fallback"], "id"]) == {f"tiny-{i:03d}" for i in range(10)}
+    assert np.isfinite(predictions["prediction"]).all()
+
+
+def test_predict_averages_the_folds_in_the_order_of_the_file(table: Path, tmp_path: Path) -> None:
+    run(table, tmp_path / "out", optim__epochs=1)
+    shuffled = pd.read_csv(table).sample(frac=1, random_state=0).drop(columns="y")
+    shuffled.to_csv(tmp_path / "new.csv", index=False)
+    predicted, path = predict_file(tmp_path / "out", tmp_path / "new.csv", device="cpu")
+    assert list(predicted["id"]) == list(shuffled["id"])
+    assert pd.read_parquet(path).equals(predicted)
+    assert (predicted["std"] > 0).any()
+    own = pd.read_parquet(tmp_path / "out" / "predictions.parquet").set_index("id")["prediction"]
+    assert (predicted.set_index("id")["prediction"].loc[own.index] - own).abs().max() < 1.0
+    with pytest.raises(UserError, match="no trained fold"):
+        predict_file(tmp_path / "nowhere", tmp_path / "new.csv")
+
+
+def test_own_tables_have_no_record_and_say_why(table: Path, tmp_path: Path) -> None:
+    run(table, tmp_path / "out", (0,), optim__epochs=1)
+    with pytest.raises(UserError, match="no Matbench record"):
+        record_run(tmp_path / "out")
+    with pytest.raises(UserError, match="holds no finished run"):
+        record_run(tmp_path / "nowhere")
+
+
+def test_baselines_alone(table: Path) -> None:
+    scores = baseline_run(Source("tiny", table, energy=True), (0, 1))
+    data = tiny_dataset(24)
+    assert scores["baselines"]["dummy"]["mean"]["n"] == sum(scores["baselines"]["dummy"]["folds"][f]["n"] for f in "01")
+    assert scores["baselines"]["linear"]["mean"]["mae"] < np.abs(data.targets - data.targets.mean()).mean() * 2
+
+
+@pytest.mark.parametrize("text", ["5", "a", "0-9", "", "3-1", "-1"])
+def test_folds_that_do_not_exist_are_one_line(text: str) -> None:
+    with pytest.raises(UserError, match="--folds"):
+        parse_folds(text)
+
+
+def test_folds_are_ranges_and_lists() -> None:
+    assert parse_folds("0-4") == (0, 1, 2, 3, 4)
+    assert parse_folds("3,0-1") == (0, 1, 3)
+
+
+def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_numbers(table: Path, tmp_path: Path) -> None:
+    """SIGKILL of the whole command while both workers train; the same command again equals an uninterrupted run."""
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from orchestrator.datasets import Source\nfrom orchestrator.train import TrainOptions, train\n"
+        "if __name__ == '__main__':\n"
+        "    train(Source('tiny', Path(sys.argv[1]), energy=True), Path(sys.argv[2]),\n"
+        "          settings={'optim.epochs': 6, 'optim.batch_size': 4, 'data.val_share': 0.2},\n"
+        "          options=TrainOptions((0, 1), 'cpu', 2))\n"
+    )
+    (tmp_path / "job.py").write_text(script)
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+
+    def start(out: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(tmp_path / "job.py"), str(table), str(tmp_path / out)]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+    assert start("whole").wait() == 0
+    killed = start("cut")
+    while not list((tmp_path / "cut").glob("fold_*/checkpoints/epoch-0000[1-4].json")) and killed.poll() is None:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "cut" / "scores.json").exists()
+    assert start("cut").wait() == 0
+    whole, cut = (read_json(tmp_path / out / "scores.json") for out in ("whole", "cut"))
+    for scores in (whole, cut):
+        for values in scores["folds"].values():
+            values.pop("structures_per_s")
+    assert cut == whole
+    frames = [pd.read_parquet(tmp_path / out / "predictions.parquet") for out in ("whole", "cut")]
+    assert frames[0].equals(frames[1])
+    histories = [
+        json.loads((tmp_path / out / "fold_0" / "fit.json").read_text())["history"] for out in ("whole", "cut")
+    ]
+    assert [e["train_loss"] for e in histories[0]] == [e["train_loss"] for e in histories[1]]

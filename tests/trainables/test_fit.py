@@ -1,0 +1,186 @@
+"""fit and predict: resume, failure, leaks, scale."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_data import tiny_dataset, tiny_run
+
+from trainables.data.folds import make_split
+from trainables.errors import UserError
+from trainables.graphs.batch import collate
+from trainables.graphs.convert import Cutoffs
+from trainables.graphs.store import open_or_build
+from trainables.model.chgnet import build_model
+from trainables.model.reference import fit_reference
+from trainables.training import fit as fit_module
+from trainables.training.fit import fit, training_reference
+from trainables.training.predict import load_model, predict, with_graph
+
+
+def numbers(result: fit_module.FitResult) -> list[tuple[float, float]]:
+    return [(epoch.train_loss, epoch.val_mae) for epoch in result.history]
+
+
+@pytest.mark.parametrize("energy", [True, False])
+def test_fit_learns_and_its_model_can_be_loaded_alone(tmp_path: Path, energy: bool) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, energy=energy, optim__epochs=15, optim__lr=3e-3)
+    result = fit(config, split, store, dataset.task, tmp_path / "run")
+    assert result.status == "finished"
+    assert result.history[-1].train_loss < 0.6 * result.history[0].train_loss
+    assert result.best_val_mae == min(epoch.val_mae for epoch in result.history)
+    assert result.model is not None
+    model, loaded_config, task = load_model(result.model)
+    assert (loaded_config, task) == (config, dataset.task)
+    again = np.abs(predict(model, store, split.val.rows) - split.val.targets).mean()
+    assert again == pytest.approx(result.best_val_mae, rel=1e-6)
+    assert json.loads((tmp_path / "run" / "fit.json").read_text())["status"] == "finished"
+
+
+def test_interrupted_run_resumed_gives_the_losses_of_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=4)
+    whole = fit(config, split, store, dataset.task, tmp_path / "whole")
+    steps, inner = 0, fit_module._step
+
+    def dies_in_the_third_epoch(*args: object) -> float:
+        nonlocal steps
+        steps += 1
+        if steps == 2 * 3 + 2:  # three batches an epoch: in the middle of epoch 2
+            raise KeyboardInterrupt
+        return inner(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fit_module, "_step", dies_in_the_third_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, split, store, dataset.task, tmp_path / "cut")
+    monkeypatch.setattr(fit_module, "_step", inner)
+    resumed = fit(config, split, store, dataset.task, tmp_path / "cut")
+    assert numbers(resumed) == numbers(whole)
+    assert whole.model is not None
+    assert resumed.model is not None
+    first, second = load_model(whole.model)[0].state_dict(), load_model(resumed.model)[0].state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_finished_run_asked_for_again_trains_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2)
+    before = fit(config, split, store, dataset.task, tmp_path / "run")
+    monkeypatch.setattr(fit_module, "_step", lambda *args: pytest.fail("a step was taken"))
+    assert numbers(fit(config, split, store, dataset.task, tmp_path / "run")) == numbers(before)
+
+
+def test_same_seed_repeats_and_another_seed_differs(tmp_path: Path) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, energy=False, optim__epochs=2)
+    first = fit(config, split, store, dataset.task, tmp_path / "a")
+    assert numbers(fit(config, split, store, dataset.task, tmp_path / "b")) == numbers(first)
+    other = fit(config.changed({"seed": 1}), split, store, dataset.task, tmp_path / "c")
+    assert numbers(other) != numbers(first)
+
+
+def test_fit_refuses_a_split_with_test_rows(tmp_path: Path) -> None:
+    config, _, store, dataset = tiny_run(tmp_path)
+    split = make_split(dataset, 0, val_share=0.2, seed=0)
+    with pytest.raises(ValueError, match="without_test"):
+        fit(config, split, store, dataset.task, tmp_path / "run")
+
+
+def test_test_targets_change_nothing_of_a_fit(tmp_path: Path) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2)
+    first = fit(config, split, store, dataset.task, tmp_path / "a")
+    test = make_split(dataset, 0, val_share=0.2, seed=0).test
+    assert test is not None
+    dataset.targets[test.rows] += 1000.0
+    poisoned = make_split(dataset, 0, val_share=config.data.val_share, seed=0).without_test()
+    assert numbers(fit(config, poisoned, store, dataset.task, tmp_path / "b")) == numbers(first)
+
+
+def test_nan_loss_ends_the_run_as_failed_with_the_last_good_epoch_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=5)
+    inner, steps = fit_module.batch_loss, 0
+
+    def nan_in_the_third_epoch(*args: object, **kwargs: object) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        loss = inner(*args, **kwargs)  # type: ignore[arg-type]
+        return loss * math.nan if steps > 2 * 3 else loss
+
+    monkeypatch.setattr(fit_module, "batch_loss", nan_in_the_third_epoch)
+    result = fit(config, split, store, dataset.task, tmp_path / "run")
+    assert result.status == "failed"
+    assert "nan" in result.reason
+    assert "epoch 2" in result.reason
+    assert len(result.history) == 2
+    assert result.model is not None
+    assert np.isfinite(predict(load_model(result.model)[0], store, split.val.rows)).all()
+    assert json.loads((tmp_path / "run" / "fit.json").read_text())["status"] == "failed"
+
+
+def test_refit_trains_on_train_and_validation_for_the_chosen_epochs(tmp_path: Path) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=3, data__refit=True)
+    result = fit(config, split, store, dataset.task, tmp_path / "run")
+    assert result.refit_epochs == result.best_epoch + 1
+    refitted = result.history[3:]
+    assert len(refitted) == result.refit_epochs
+    assert all(epoch.structures == len(split.train) + len(split.val) for epoch in refitted)
+
+
+def test_stop_early_ends_after_the_epoch_it_says(tmp_path: Path) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=5)
+    result = fit(config, split, store, dataset.task, tmp_path / "run", stop_early=lambda epoch: epoch.epoch == 1)
+    assert len(result.history) == 2
+
+
+def test_frozen_parts_keep_their_starting_weights(tmp_path: Path) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, model__freeze=["embedding", "basis", "block_1"])
+    result = fit(config, split, store, dataset.task, tmp_path / "run")
+    assert result.model is not None
+    after = load_model(result.model)[0].state_dict()
+    before = build_model("0.3.0", dataset.task).state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith(("atom_embedding", "atom_conv_layers.0", "bond_basis"))} <= same
+    assert not {name for name in before if name.startswith("atom_conv_layers.1")} & same
+
+
+def test_predictions_come_in_the_order_of_the_rows_asked_for(tmp_path: Path) -> None:
+    _, _, store, dataset = tiny_run(tmp_path)
+    model = build_model("0.3.0", dataset.task)
+    rows = np.random.default_rng(0).permutation(len(dataset))
+    alone = np.array([float(model(collate(store, np.array([row])))[0].detach()) for row in rows])
+    assert np.allclose(predict(model, store, rows), alone, atol=1e-5)
+
+
+def test_reference_is_least_squares_on_the_training_rows_only(tmp_path: Path) -> None:
+    _, split, store, dataset = tiny_run(tmp_path)
+    model = build_model("0.3.0", dataset.task)
+    reference = training_reference(model, store, split.train, dataset.task)
+    energy = predict(model, store, split.train.rows, output="graph_energy")
+    composition = dataset.structures.composition[split.train.rows]
+    residual = split.train.targets - energy - composition @ reference
+    assert np.abs(composition.T @ residual).max() < 1e-8  # the normal equations
+
+
+def test_reference_of_an_unseen_element_is_the_mean_residual() -> None:
+    composition = np.zeros((3, 119))
+    composition[:, 8] = [1, 0.5, 0]
+    composition[:, 26] = [0, 0.5, 1]
+    reference = fit_reference(composition, np.zeros(3), np.array([1.0, 2.0, 3.0]))
+    assert np.allclose(reference[[8, 26, 79]], [1.0, 3.0, 2.0])
+
+
+def test_isolated_atoms_follow_the_named_policy(tmp_path: Path) -> None:
+    dataset = tiny_dataset()
+    store = open_or_build(dataset.structures, Cutoffs(atom=1.0, bond=0.9), tmp_path, workers=1)
+    config, split, _, _ = tiny_run(tmp_path)
+    rows = np.arange(len(dataset))
+    assert not with_graph(store, rows, config).any()
+    assert with_graph(store, rows, config.changed({"data.isolated_atoms": "keep"})).all()
+    with pytest.raises(UserError, match="isolated_atoms"):
+        fit(config, split, store, dataset.task, tmp_path / "run")
+    model = build_model("0.3.0", dataset.task)
+    assert np.isfinite(predict(model, store, rows)).all()

@@ -84,6 +84,11 @@ def training_batches(cost: NDArray[np.float64], batch_size: int, *, seed: int, e
 def prediction_batches(cost: NDArray[np.float64], cap: float) -> list[NDArray[np.int64]]:
     """Places in `cost` in order of cost, cut so that a batch costs about `cap` at most (or is one crystal)."""
     order = np.argsort(cost, kind="stable")
+    return cut_by_cost(order, cost, cap)
+
+
+def cut_by_cost(order: NDArray[np.int64], cost: NDArray[np.float64], cap: float) -> list[NDArray[np.int64]]:
+    """Cut `order` where its summed cost passes multiples of `cap`: no part costs more than `cap` plus one crystal."""
     return _split(order, _passed(cost[order], cap))
 
 

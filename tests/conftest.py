@@ -5,6 +5,8 @@ import json
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: on shared cores two threads mostly wait for each other
+
 import numpy as np
 import pytest
 import torch

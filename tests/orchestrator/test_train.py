@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pymatgen.core import Lattice, Structure
 from small_data import tiny_dataset
 
 from orchestrator import train as train_module
@@ -146,15 +147,13 @@ def test_failed_fold_is_named_and_the_others_are_kept(
 
 def test_rows_without_a_graph_end_in_a_counted_fallback(table: Path, tmp_path: Path) -> None:
     content = pd.read_csv(table)
-    from pymatgen.core import Lattice, Structure
-
-    lonely = Structure(Lattice.cubic(9.0), ["O"], [[0, 0, 0]]).to(fmt="cif")
-    content.loc[content.index[:10], "structure"] = lonely
+    for row, element in enumerate(("He", "Ne", "Ar", "Kr", "Xe")):
+        content.loc[row, "structure"] = Structure(Lattice.cubic(9.0), [element], [[0, 0, 0]]).to(fmt="cif")
     content.to_csv(table, index=False)
-    scores = run(table, tmp_path / "out", (0, 1, 2, 3, 4), optim__epochs=1)
+    scores = run(table, tmp_path / "out", (0, 1, 2, 3, 4), optim__epochs=1, data__val_share=0.4)
     predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
-    assert scores["mean"]["n_fallback"] == 10
-    assert set(predictions.loc[predictions["fallback"], "id"]) == {f"tiny-{i:03d}" for i in range(10)}
+    assert scores["mean"]["n_fallback"] == 5
+    assert set(predictions.loc[predictions["fallback"], "id"]) == {f"tiny-{i:03d}" for i in range(5)}
     assert np.isfinite(predictions["prediction"]).all()
 
 

@@ -143,17 +143,20 @@ def gradient_difference(start: Start, structures: Sequence[Structure], folder: P
 
 @pytest.mark.parametrize("start", STARTS)
 def test_gradients_are_stock_autograds(start: Start, made: dict[str, Structure], folder: Path) -> None:
-    assert gradient_difference(start, list(made.values()), folder, torch.float32) <= 1e-5
+    # stock 0.2.0's own gradient is 7e-6 from its float64 one on these crystals, that of the others 2e-6 at most
+    tolerance = 2e-5 if start == "0.2.0" else 1e-5
+    assert gradient_difference(start, list(made.values()), folder, torch.float32) <= tolerance
 
 
 def test_gradients_are_stock_autograds_on_real_crystals(real_bulk: list[Structure], folder: Path) -> None:
     assert gradient_difference("0.3.0", real_bulk[1::8], folder, torch.float32) <= 1e-5
 
 
+@pytest.mark.parametrize("start", STARTS)
 def test_gradients_are_stock_autograds_to_the_last_digits_in_double(
-    made: dict[str, Structure], folder: Path, in_double: None
+    start: Start, made: dict[str, Structure], folder: Path, in_double: None
 ) -> None:
-    assert gradient_difference("0.3.0", list(made.values()), folder, torch.float64) <= 1e-10
+    assert gradient_difference(start, list(made.values()), folder, torch.float64) <= 1e-10
 
 
 def test_020_adds_its_bond_bias_whether_or_not_the_batch_has_an_angle(
@@ -201,9 +204,29 @@ def test_an_energy_model_has_exactly_stocks_keys(start: Start) -> None:
 
 
 def test_a_property_model_has_stocks_keys_and_a_head() -> None:
-    extra = set(our_model("0.3.0", PROPERTY).state_dict()) - set(stock_model("0.3.0").state_dict())
-    assert extra
-    assert all(name.startswith("head.") for name in extra)
+    model = our_model("0.3.0", PROPERTY)
+    extra = set(model.state_dict()) - set(stock_model("0.3.0").state_dict())
+    assert extra == {f"head.{name}" for name in model.head.state_dict()}
+
+
+def test_a_property_is_predicted_by_its_head_and_an_energy_without_one(
+    made: dict[str, Structure], folder: Path
+) -> None:
+    batch = our_batch(list(made.values()), folder, Cutoffs())
+    energy, other = our_model("0.3.0"), our_model("0.3.0", PROPERTY)
+    assert energy.head is None
+    torch.nn.init.zeros_(other.head.mlp[-1].weight)
+    torch.nn.init.constant_(other.head.mlp[-1].bias, 0.5)
+    other.head.set_scale(torch.tensor([3.0, 5.0]))
+    assert our_energies(other, batch) == pytest.approx(np.full(len(batch), 4.5), abs=1e-6)
+
+
+def test_every_weight_of_a_head_is_trained(made: dict[str, Structure], folder: Path) -> None:
+    batch = our_batch(list(made.values()), folder, Cutoffs())
+    for pooling in ("mean", "attention"):
+        model = build_model("0.3.0", PROPERTY, pooling=pooling, seed=4)
+        (model(batch) - 1).square().mean().backward()
+        assert all(float(weight.grad.abs().sum()) > 0 for weight in model.head.parameters())
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -296,9 +319,7 @@ def test_atoms_without_neighbours_give_finite_values_and_gradients(
         assert all(bool(torch.isfinite(w.grad).all()) for w in model.parameters() if w.grad is not None)
 
 
-def test_a_crystal_whose_conversion_failed_gives_a_finite_value(
-    made: dict[str, Structure], tmp_path: Path
-) -> None:
+def test_a_crystal_whose_conversion_failed_gives_a_finite_value(made: dict[str, Structure], tmp_path: Path) -> None:
     needle = Crystal(np.diag([0.04, 10.0, 10.0]), np.array([1], dtype=np.uint8), np.zeros((1, 3)))
     store = open_or_build(CrystalTable.pack([needle, Crystal.from_structure(made["hcp"])]), Cutoffs(), tmp_path)
     assert store.failed.tolist() == [True, False]

@@ -36,7 +36,11 @@ class CrystalModel(CHGNet):
     """
 
     per_cell: bool = False
-    head: PropertyHead | None = None
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # An instance's: torch keeps modules apart from attributes, so a class attribute would hide the head for ever.
+        self.head: PropertyHead | None = None
 
     def forward(self, batch: Batch) -> Tensor:
         """Predictions (n,) in the task's unit."""

@@ -206,7 +206,7 @@ def _train(
             try:
                 epoch = _one_epoch(run, number, train, val, store, bar)
             except NonFiniteLoss as error:
-                raise _Failed(run, f"{error} in epoch {number}; the last good epoch is kept") from None
+                raise _Failed(run, f"{error} in epoch {number + 1}; the last good epoch is kept") from None
             run.history.append(epoch)
             checkpoints.save(number, _checkpoint(run))
             bar.advance(0, _note(run))

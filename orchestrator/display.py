@@ -94,6 +94,7 @@ class _LineBar:
         self._begin = self._last = time.monotonic()
         self._first: float | None = None  # what a resumed stage had already done: no part of the speed
         self._done = 0.0
+        self._printed = -1.0
         self._note = ""
 
     def advance(self, amount: float, note: str = "") -> None:
@@ -106,17 +107,19 @@ class _LineBar:
             self._print()
 
     def close(self) -> None:
-        if time.monotonic() - self._begin >= 1.0:
+        if time.monotonic() - self._begin >= 1.0 and self._printed != self._done:
             self._print()
 
     def _print(self) -> None:
+        self._printed = self._done
         seconds = time.monotonic() - self._begin
         speed = (self._done - (self._first or 0.0)) / max(seconds, 1e-9)
         parts = [self._name, f"{self._done:,.0f} {self._unit}", f"{speed:,.0f}/s"]
         if self._total:
-            left = (self._total - self._done) / max(speed, 1e-9)
             parts[1] = f"{self._done / self._total:.0%} of {self._total:,.0f} {self._unit}"
-            parts.append(f"ETA {int(left // 60)}:{int(left % 60):02d}")
+            if 0 < self._done < self._total and speed > 0:
+                left = (self._total - self._done) / speed
+                parts.append(f"ETA {int(left // 60)}:{int(left % 60):02d}")
         console.print(" | ".join([*parts, self._note]), soft_wrap=True)
 
 

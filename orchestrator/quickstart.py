@@ -8,7 +8,7 @@ from orchestrator.train import TrainOptions, train
 from trainables.data.tasks import SAMPLE_TASK
 from trainables.progress import Progress, silent
 
-SETTINGS: dict[str, Any] = {"optim": {"epochs": 12, "batch_size": 16}}
+SETTINGS: dict[str, Any] = {"optim": {"epochs": 20, "batch_size": 16}}
 
 
 def quickstart(out: Path, progress: Progress = silent) -> dict[str, Any]:

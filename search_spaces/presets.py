@@ -9,8 +9,8 @@ from trainables.config import RunConfig
 from trainables.data.tasks import Task
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "energy": {"optim": {"lr": 1e-3, "epochs": 30, "batch_size": 32}},
-    "property": {"optim": {"lr": 1e-3, "epochs": 60, "batch_size": 16}},
+    "energy": {"optim": {"lr": 1e-3, "epochs": 15, "batch_size": 32}},
+    "property": {"optim": {"lr": 1e-3, "epochs": 40, "batch_size": 16}},
 }
 
 

@@ -130,7 +130,7 @@ def test_a_gz_file_is_checked_even_if_its_text_ends_with_a_chunk(
     [
         ("[1, 2]", "is not a Matbench table: '['"),
         ('{"index": [0], "data": []}', "lacks columns"),
-        ("{}", "is not a Matbench table"),
+        ("{}", "is truncated or damaged"),
         ('{"index": {"0": 1}, "columns": [], "data": []}', "its index is no list"),
         ('{"index": [], "columns": "n", "data": []}', "its columns is no list"),
         ('{"index": [], "columns": [], "data": {"0": []}}', "is not a Matbench table: '{'"),

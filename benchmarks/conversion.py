@@ -1,0 +1,104 @@
+"""Stock CHGNet's graph conversion against crystaltune's, interleaved on the same crystals in one process.
+
+    uv run python benchmarks/conversion.py [--data FILE] [--limit N] [--json OUT]
+
+FILE is a Matbench table (json.gz); without it the embedded synthetic sample is used. Every crystal's graph is
+compared: bonds in order and the set of angles. Prints the median ratio of times by number of sites.
+"""
+
+import argparse
+import json
+import platform
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from chgnet.graph import CrystalGraphConverter
+
+from trainables.data.crystals import CrystalTable
+from trainables.data.dataset import read_matbench
+from trainables.data.sample import load_sample
+from trainables.data.tasks import find_task
+from trainables.graphs.convert import Cutoffs, Graph, convert
+
+SIZES = ((1, 9), (10, 19), (20, 39), (40, 79), (80, 1000))  # sites
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--task", default="mp_e_form", help="the task of FILE")
+    parser.add_argument("--limit", type=int, default=300)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    dataset = read_matbench(args.data, find_task(args.task)) if args.data else load_sample()
+    results = measure(dataset.limit(args.limit).structures)
+    for row in results["by_size"]:
+        print(
+            "{sites:>8} sites: {crystals:4d} crystals, {stock_ms:7.2f} ms -> {ours_ms:6.3f} ms, {ratio:5.1f}x".format(
+                **row
+            )
+        )
+    print(f"median ratio {results['conversion_ratio']:.1f}, at 20 and more sites {results['ratio_20_sites']:.1f}; "
+          f"{results['different_graphs']} graphs differ")  # fmt: skip
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def measure(crystals: CrystalTable) -> dict[str, object]:
+    converter, cutoffs = CrystalGraphConverter(on_isolated_atoms="ignore"), Cutoffs()
+    times, sites, different = [], [], 0
+    for crystal in crystals:
+        structure = crystal.to_structure()
+        begin = time.perf_counter()
+        stock = converter(structure)
+        middle = time.perf_counter()
+        ours = convert(crystal, cutoffs)
+        times.append((middle - begin, time.perf_counter() - middle))
+        sites.append(len(crystal.numbers))
+        different += not same_graph(stock, ours)
+    seconds, n_sites = np.array(times), np.array(sites)
+    ratio = seconds[:, 0] / seconds[:, 1]
+    by_size = []
+    for low, high in SIZES:
+        chosen = (n_sites >= low) & (n_sites <= high)
+        if chosen.any():
+            stock_ms, ours_ms = np.median(seconds[chosen], axis=0) * 1e3
+            name = f"{low}-{high}" if high < 1000 else f"{low}+"
+            by_size.append({"sites": name, "crystals": int(chosen.sum()), "stock_ms": float(stock_ms),
+                            "ours_ms": float(ours_ms), "ratio": float(np.median(ratio[chosen]))})  # fmt: skip
+    large = ratio[n_sites >= 20]
+    return {
+        "machine": f"{platform.processor() or platform.machine()}, 1 thread",
+        "conversion_ratio": float(np.median(ratio)),
+        "ratio_20_sites": float(np.median(large)) if len(large) else float("nan"),
+        "different_graphs": different,
+        "by_size": by_size,
+    }
+
+
+def same_graph(stock: object, ours: Graph) -> bool:
+    """The same directed bonds in the same order, and the same set of angles."""
+    bond, end = ours.directed >> 1, ours.directed & 1
+    atoms = np.where(end[:, None] == 0, ours.bond_atoms[bond], ours.bond_atoms[bond][:, ::-1])
+    image = np.where(end[:, None] == 0, ours.bond_image[bond], -ours.bond_image[bond])
+    place = np.empty(len(ours.directed), dtype=np.int64)
+    place[ours.directed] = np.arange(len(ours.directed))
+    halves = 2 * ours.short_bond[ours.angle_halves >> 1] + (ours.angle_halves & 1)
+    angles = {tuple(pair) for pair in place[halves].tolist()}
+    stock_angles = stock.bond_graph.numpy().reshape(-1, 5)[:, [2, 4]].tolist()  # type: ignore[attr-defined]
+    return (
+        np.array_equal(atoms, stock.atom_graph.numpy().reshape(-1, 2))  # type: ignore[attr-defined]
+        and np.array_equal(image, stock.neighbor_image.numpy().reshape(-1, 3))  # type: ignore[attr-defined]
+        and np.array_equal(bond, stock.directed2undirected.numpy())  # type: ignore[attr-defined]
+        and len(stock_angles) == len(angles)
+        and angles == {tuple(pair) for pair in stock_angles}
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,504 @@
+"""Tables of structures and targets: everything usable is read exactly, everything else is named and refused."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from trainables.data.crystals import Crystal, CrystalTable
+from trainables.data.dataset import Dataset, read_matbench, read_structures, read_table
+from trainables.data.structures import BadStructure, read_crystal
+from trainables.data.tasks import TASKS, custom_task
+from trainables.errors import UserError
+
+JDFT2D = TASKS["matbench_jdft2d"]
+OWN = custom_task("mine", "y", "", "property")
+
+
+@pytest.fixture
+def cells(made: dict[str, Structure]) -> list[Structure]:
+    return [made[name] for name in ("rocksalt", "perovskite", "hcp", "triclinic", "outside the cell")]
+
+
+def changed(structure: Structure, **sites: Any) -> dict[str, Any]:
+    """pymatgen's dictionary of the structure with its first site changed."""
+    content = structure.as_dict()
+    content["sites"][0] |= sites
+    return content
+
+
+CUBE = Structure(Lattice.cubic(4.0), ["Po"], [[0, 0, 0]])
+BAD_STRUCTURES: dict[str, tuple[Any, str]] = {
+    "partial occupancy": (
+        changed(CUBE, species=[{"element": "Cu", "occu": 0.5}, {"element": "Au", "occu": 0.5}]),
+        "partial occupancy",
+    ),
+    "vacancies": (changed(CUBE, species=[{"element": "Cu", "occu": 0.9}]), "partial occupancy"),
+    "too heavy": (changed(CUBE, species=[{"element": "Am", "occu": 1}]), "elements CHGNet does not know"),
+    "no element": (changed(CUBE, species=[{"element": "Qq", "occu": 1}]), "elements CHGNet does not know"),
+    "overlap": (Structure(Lattice.cubic(4.0), ["H", "H"], [[0, 0, 0], [0.05, 0, 0]]).as_dict(), "overlapping atoms"),
+    "overlap across the border": (
+        Structure(Lattice.cubic(4.0), ["H", "H"], [[0.01, 0, 0], [0.96, 0, 0]]).as_dict(),
+        "overlapping atoms",
+    ),
+    "overlap with its own image": (Structure(np.diag([0.4, 9, 9]), ["H"], [[0, 0, 0]]).as_dict(), "overlapping atoms"),
+    "two coordinates": (changed(CUBE, abc=[0.1, 0.2]), "wrong shapes"),
+    "no coordinates": (changed(CUBE, abc=None), "wrong shapes"),
+    "words for coordinates": (changed(CUBE, abc=["a", "b", "c"]), "wrong shapes"),
+    "lattice of 2 x 3": (CUBE.as_dict() | {"lattice": {"matrix": [[4, 0, 0], [0, 4, 0]]}}, "wrong shapes"),
+    "no atoms": (CUBE.as_dict() | {"sites": []}, "wrong shapes"),
+    "NaN coordinate": (changed(CUBE, abc=[0.1, float("nan"), 0]), "non-finite lattice or coordinates"),
+    "infinite lattice": (
+        CUBE.as_dict() | {"lattice": {"matrix": [[float("inf"), 0, 0], [0, 4, 0], [0, 0, 4]]}},
+        "non-finite lattice or coordinates",
+    ),
+    "flat lattice": (
+        CUBE.as_dict() | {"lattice": {"matrix": [[4, 0, 0], [0, 4, 0], [4, 4, 0]]}},
+        "a lattice without volume",
+    ),
+    "a slab": (
+        CUBE.as_dict() | {"lattice": {"matrix": (4 * np.eye(3)).tolist(), "pbc": [True, True, False]}},
+        "not periodic",
+    ),
+    "another dictionary": ({"a": 1}, "not a pymatgen structure dictionary"),
+    "a site that is text": (CUBE.as_dict() | {"sites": ["Po"]}, "not a pymatgen structure dictionary"),
+    "an occupancy that is text": (
+        changed(CUBE, species=[{"element": "Cu", "occu": "all"}]),
+        "not a pymatgen structure dictionary",
+    ),
+    "species as a dictionary": (changed(CUBE, species={"Cu": 1}), "not a pymatgen structure dictionary"),
+    "nothing": (None, "no structure"),
+    "empty text": ("  ", "no structure"),
+    "a number": (5, "no structure"),
+    "no CIF": ("data_x\n_cell_length_a nonsense\n", "a CIF pymatgen cannot read"),
+    "a disordered CIF": (
+        Structure(Lattice.cubic(4.0), [{"Cu": 0.5, "Au": 0.5}], [[0, 0, 0]]).to(fmt="cif"),
+        "partial occupancy",
+    ),
+    "a heavy CIF": (Structure(Lattice.cubic(4.0), ["Cm"], [[0, 0, 0]]).to(fmt="cif"), "elements CHGNet does not know"),
+    "broken JSON": ('{"lattice": ', "structure text that is no valid JSON"),
+    "an absent file": ("absent.cif", "a structure file that does not exist"),
+    "an absent file named like CIF text": ("data_1.cif", "a structure file that does not exist"),
+    "a folder": (".", "a structure file that does not exist"),
+    "a line too long for a name": ("x" * 5000, "a structure file that does not exist"),
+}
+
+
+def records(cells: list[Structure], **columns: Any) -> list[dict[str, Any]]:
+    """Rows of a table: an id, pymatgen's dictionary, a target."""
+    rows: list[dict[str, Any]] = [
+        {"id": f"row-{place}", "structure": cell.as_dict(), "y": place / 4} for place, cell in enumerate(cells)
+    ]
+    for name, values in columns.items():
+        for row, value in zip(rows, values, strict=True):
+            row[name] = value
+    return rows
+
+
+def saved(path: Path, rows: Any) -> Path:
+    text = json.dumps(rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def refusal(read: Callable[[], Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        read()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def assert_holds(dataset: Dataset, cells: list[Structure], tolerance: float = 0.0) -> None:
+    assert len(dataset) == len(cells)
+    for crystal, cell in zip(dataset.structures, cells, strict=True):
+        expected = Crystal.from_structure(cell)
+        np.testing.assert_array_equal(crystal.numbers, expected.numbers)
+        np.testing.assert_allclose(crystal.lattice, expected.lattice, atol=tolerance, rtol=0)
+        apart = crystal.frac - expected.frac
+        np.testing.assert_allclose(apart - np.round(apart) * (tolerance > 0), 0, atol=tolerance)
+
+
+# --- one structure -------------------------------------------------------------------------------------------------
+
+
+def test_a_pymatgen_dictionary_is_read_as_pymatgen_reads_it(made: dict[str, Structure]) -> None:
+    for structure in made.values():
+        content = json.loads(json.dumps(structure.as_dict()))
+        expected = Crystal.from_structure(Structure.from_dict(content))
+        for mine, theirs in zip(read_crystal(content, Path()), expected, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_oxidation_states_and_site_properties_do_not_matter() -> None:
+    rich = CUBE.copy().add_oxidation_state_by_element({"Po": -2}).add_site_property("magmom", [1.5])
+    for value in (rich, rich.as_dict(), json.dumps(rich.as_dict())):
+        assert read_crystal(value, Path()).numbers.tolist() == [84]
+
+
+@pytest.mark.parametrize("kind", BAD_STRUCTURES)
+def test_a_structure_that_cannot_be_used_is_refused_by_its_kind(kind: str, tmp_path: Path) -> None:
+    value, reason = BAD_STRUCTURES[kind]
+    with pytest.raises(BadStructure, match=reason):
+        read_crystal(value, tmp_path)
+
+
+def test_atoms_just_beyond_half_an_angstrom_are_accepted() -> None:
+    for x, fits in ((0.501 / 4, True), (0.499 / 4, False)):
+        pair = Structure(Lattice.cubic(4.0), ["H", "H"], [[0, 0, 0], [x, 0, 0]])
+        if fits:
+            assert len(read_crystal(pair, Path()).numbers) == 2
+        else:
+            with pytest.raises(BadStructure, match="overlapping"):
+                read_crystal(pair, Path())
+
+
+def test_plutonium_is_the_last_element_and_hydrogen_the_first() -> None:
+    for symbol, z in (("H", 1), ("Pu", 94)):
+        assert read_crystal(Structure(Lattice.cubic(4.0), [symbol], [[0, 0, 0]]), Path()).numbers.tolist() == [z]
+
+
+# --- tables of one's own --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["table.json", "table.json.gz"])
+def test_json_with_pymatgen_dictionaries_is_read_exactly(tmp_path: Path, cells: list[Structure], name: str) -> None:
+    dataset = read_table(saved(tmp_path / name, records(cells)), "mine", unit="eV")
+    assert_holds(dataset, cells)
+    assert dataset.ids == tuple(f"row-{place}" for place in range(5))
+    assert dataset.targets.tolist() == [0, 0.25, 0.5, 0.75, 1.0]
+    assert (dataset.task.name, dataset.task.target, dataset.task.unit) == ("mine", "y", "eV")
+    assert dataset.task.quantity == "property"
+    assert dataset.official_row is None
+    assert not dataset.partial
+
+
+@pytest.mark.filterwarnings("ignore:Issues encountered while parsing CIF")
+@pytest.mark.parametrize("name", ["table.csv", "table.csv.gz"])
+def test_csv_with_cif_text_is_read(tmp_path: Path, cells: list[Structure], name: str) -> None:
+    texts = [cell.to(fmt="cif") for cell in cells]
+    frame = pd.DataFrame({"material_id": [7, 8, 9, 10, 11], "cif": texts, "gap": [0.5, 1, 2, 3, 4]})
+    frame.to_csv(tmp_path / name, index=False)
+    dataset = read_table(tmp_path / name, "mine")
+    for crystal, text in zip(dataset.structures, texts, strict=True):
+        expected = Crystal.from_structure(Structure.from_str(text, fmt="cif"))
+        assert all(np.array_equal(mine, theirs) for mine, theirs in zip(crystal, expected, strict=True))
+    assert dataset.ids == ("7", "8", "9", "10", "11")
+    assert dataset.task.target == "gap"
+
+
+def test_csv_with_cif_paths_beside_it_is_read(
+    tmp_path: Path, cells: list[Structure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data_of_mine").mkdir()
+    for place, cell in enumerate(cells):
+        cell.to(filename=str(tmp_path / "data_of_mine" / f"{place}.cif"))
+    names = [f"data_of_mine/{place}.cif" for place in range(4)] + [str(tmp_path / "data_of_mine" / "4.cif")]
+    pd.DataFrame({"name": list("abcde"), "path": names, "y": range(5)}).to_csv(tmp_path / "t.csv", index=False)
+    monkeypatch.chdir(tmp_path.parent)  # relative paths belong to the table, not to the shell
+    dataset = read_table(tmp_path / "t.csv", "mine")
+    assert dataset.structures.n_atoms.tolist() == [len(cell) for cell in cells]
+    assert dataset.structures.reduced_formulas == CrystalTable.pack(map(Crystal.from_structure, cells)).reduced_formulas
+
+
+def test_csv_with_structures_as_json_text_is_read_exactly(tmp_path: Path, cells: list[Structure]) -> None:
+    texts = [json.dumps(cell.as_dict()) for cell in cells]
+    pd.DataFrame({"id": list("abcde"), "structure": texts, "y": range(5)}).to_csv(tmp_path / "t.csv", index=False)
+    assert_holds(read_table(tmp_path / "t.csv", "mine"), cells)
+
+
+def test_ids_keep_their_leading_zeros(tmp_path: Path) -> None:
+    pd.DataFrame({"id": ["007", "07"], "structure": [json.dumps(CUBE.as_dict())] * 2, "y": [1, 2]}).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    assert read_table(tmp_path / "t.csv", "mine").ids == ("007", "07")
+
+
+def test_a_named_target_is_taken_among_several(tmp_path: Path, cells: list[Structure]) -> None:
+    path = saved(tmp_path / "t.json", records(cells, bulk=[9.0, 8.0, 7.0, 6.0, 5.0], comment=list("abcde")))
+    dataset = read_table(path, "mine", "bulk", energy=True)
+    assert dataset.targets.tolist() == [9, 8, 7, 6, 5]
+    assert (dataset.task.target, dataset.task.quantity) == ("bulk", "energy_per_atom")
+
+
+def test_a_column_called_target_goes_before_other_numbers(tmp_path: Path, cells: list[Structure]) -> None:
+    path = saved(tmp_path / "t.json", records(cells, target=[9.0, 8.0, 7.0, 6.0, 5.0]))
+    assert read_table(path, "mine").task.target == "target"
+
+
+def test_the_only_numeric_column_is_the_target(tmp_path: Path, cells: list[Structure]) -> None:
+    path = saved(tmp_path / "t.json", records(cells, comment=list("abcde"), tags=[["a"]] * 5, more=[{"k": 1}] * 5))
+    assert read_table(path, "mine").task.target == "y"
+
+
+def test_two_numeric_columns_want_a_name(tmp_path: Path, cells: list[Structure]) -> None:
+    path = saved(tmp_path / "t.json", records(cells, bulk=[9.0] * 5))
+    message = refusal(lambda: read_table(path, "mine"))
+    assert "2 numeric columns (y, bulk); name one with --target" in message
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [("id", "one named id or"), ("structure", "one named structure or"), ("y", "0 numeric columns")],
+)
+def test_a_missing_column_is_named(tmp_path: Path, cells: list[Structure], missing: str, told: str) -> None:
+    rows = [{key: value for key, value in row.items() if key != missing} for row in records(cells)]
+    message = refusal(lambda: read_table(saved(tmp_path / "t.json", rows), "mine"))
+    assert told in message
+    assert str(tmp_path / "t.json") in message
+
+
+def test_a_target_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, cells: list[Structure]) -> None:
+    path = saved(tmp_path / "t.json", records(cells))
+    message = refusal(lambda: read_table(path, "mine", "gap"))
+    assert "has no column 'gap'; it has id, structure, y" in message
+
+
+@pytest.mark.parametrize("kind", BAD_STRUCTURES)
+def test_rows_with_unusable_structures_are_listed(tmp_path: Path, cells: list[Structure], kind: str) -> None:
+    value, reason = BAD_STRUCTURES[kind]
+    rows = records(cells)
+    rows[1]["structure"] = rows[3]["structure"] = value
+    message = refusal(lambda: read_table(saved(tmp_path / "t.json", rows), "mine"))
+    assert reason in message
+    assert message.endswith(": row-1, row-3")
+    assert str(tmp_path / "t.json") in message
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "unknown"])
+def test_rows_without_a_finite_target_are_listed(tmp_path: Path, cells: list[Structure], value: Any) -> None:
+    rows = records(cells)
+    rows[0]["y"] = rows[4]["y"] = value
+    message = refusal(lambda: read_table(saved(tmp_path / "t.json", rows), "mine", "y"))
+    assert message.endswith("missing or non-finite targets: row-0, row-4")
+
+
+def test_duplicate_ids_are_listed_once_each(tmp_path: Path, cells: list[Structure]) -> None:
+    rows = records(cells, id=["a", "b", "a", "c", "b"])
+    message = refusal(lambda: read_table(saved(tmp_path / "t.json", rows), "mine"))
+    assert message.endswith("duplicate ids: a, b")
+
+
+def test_a_number_and_its_text_are_the_same_id(tmp_path: Path, cells: list[Structure]) -> None:
+    rows = records(cells, id=["1", "b", 1, "c", "d"])
+    assert "duplicate ids: 1" in refusal(lambda: read_table(saved(tmp_path / "t.json", rows), "mine"))
+
+
+def test_rows_without_an_id_are_told_by_their_place(tmp_path: Path, cells: list[Structure]) -> None:
+    rows = records(cells, id=["a", None, "c", None, "e"])
+    message = refusal(lambda: read_table(saved(tmp_path / "t.json", rows), "mine"))
+    assert "no id in rows 1, 3" in message
+    frame = pd.DataFrame({"id": ["a", None], "structure": [json.dumps(CUBE.as_dict())] * 2, "y": [1, 2]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert "no id in rows 1 " in refusal(lambda: read_table(tmp_path / "t.csv", "mine"))
+
+
+def test_all_kinds_of_trouble_are_told_at_once_and_long_lists_are_cut(tmp_path: Path) -> None:
+    rows = records([CUBE] * 30)
+    rows[29]["structure"] = None
+    for row in rows[:20]:
+        row["y"] = None
+    message = refusal(lambda: read_table(saved(tmp_path / "t.json", rows), "mine"))
+    assert "row-7 (+12 more)" in message
+    assert "row-8" not in message
+    assert message.endswith("no structure: row-29")
+
+
+def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,structure,y\n")
+    assert "holds no rows" in refusal(lambda: read_table(tmp_path / "t.csv", "mine", "y"))
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.json.gz"])
+def test_a_truncated_or_damaged_gz_table_is_one_line(tmp_path: Path, name: str) -> None:
+    rows = records([CUBE] * 40)
+    for row in rows:
+        row["structure"] = json.dumps(row["structure"])
+    path = tmp_path / name
+    if ".csv" in name:
+        pd.DataFrame(rows).to_csv(path, index=False)
+    else:
+        saved(path, rows)
+    whole = path.read_bytes()
+    assert len(read_table(path, "mine")) == 40
+    flipped = [whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :] for place in range(60, len(whole), 9)]
+    for damaged in [whole[: len(whole) // 2], whole[:-5], *flipped]:
+        path.write_bytes(damaged)
+        message = refusal(lambda: read_table(path, "mine"))
+        assert f"{path} is truncated or not a CSV/JSON table" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b'"text"', b"5", bytes(range(256)), b'{"a": 1}'])
+@pytest.mark.parametrize("name", ["t.csv", "t.json"])
+def test_what_is_no_table_is_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert str(tmp_path / name) in refusal(lambda: read_table(tmp_path / name, "mine"))
+
+
+def test_a_missing_table_is_one_line(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(lambda: read_table(tmp_path / "nowhere.csv", "mine"))
+    assert "does not exist" in refusal(lambda: read_table(tmp_path, "mine"))
+
+
+# --- structures to predict ------------------------------------------------------------------------------------------
+
+
+def test_structures_to_predict_need_no_targets(tmp_path: Path, cells: list[Structure]) -> None:
+    rows = [{key: value for key, value in row.items() if key != "y"} for row in records(cells)]
+    dataset = read_structures(saved(tmp_path / "t.json", rows), OWN)
+    assert_holds(dataset, cells)
+    assert np.isnan(dataset.targets).all()
+    assert dataset.task is OWN
+
+
+@pytest.mark.parametrize("name", ["cell.cif", "data_1.cif", "My Cell.CIF"])
+def test_one_cif_file_is_one_structure_to_predict(tmp_path: Path, made: dict[str, Structure], name: str) -> None:
+    (tmp_path / name).write_text(made["perovskite"].to(fmt="cif"))
+    dataset = read_structures(tmp_path / name, OWN)
+    assert dataset.ids == (Path(name).stem,)
+    assert_holds(dataset, [made["perovskite"]], tolerance=1e-6)
+
+
+def test_bad_structures_to_predict_are_listed(tmp_path: Path, cells: list[Structure]) -> None:
+    rows = records(cells)
+    rows[2]["structure"] = BAD_STRUCTURES["overlap"][0]
+    message = refusal(lambda: read_structures(saved(tmp_path / "t.json", rows), OWN))
+    assert message.endswith(": row-2")
+    (tmp_path / "x.cif").write_text("no CIF")
+    assert refusal(lambda: read_structures(tmp_path / "x.cif", OWN)).endswith(": x")
+    assert refusal(lambda: read_structures(tmp_path / "absent.cif", OWN)).endswith(": absent")
+
+
+# --- Matbench's own tables ------------------------------------------------------------------------------------------
+
+
+def table_of(cells: list[Structure], **changes: Any) -> dict[str, Any]:
+    content = {
+        "index": [4, 0, 635, 7, 100][: len(cells)],
+        "columns": ["structure", "exfoliation_en"],
+        "data": [[cell.as_dict(), place * 10.5] for place, cell in enumerate(cells)],
+    }
+    return content | changes
+
+
+def test_a_part_of_a_matbench_task_has_official_ids_and_rows(tmp_path: Path, cells: list[Structure]) -> None:
+    dataset = read_matbench(saved(tmp_path / "t.json.gz", table_of(cells)), JDFT2D)
+    assert dataset.ids == tuple(f"mb-jdft2d-{row + 1:03d}" for row in (4, 0, 635, 7, 100))
+    assert dataset.official_row is not None
+    assert dataset.official_row.tolist() == [4, 0, 635, 7, 100]
+    assert dataset.targets.tolist() == [0, 10.5, 21, 31.5, 42]
+    assert dataset.partial
+    assert_holds(dataset, cells)
+
+
+def test_the_order_of_the_keys_and_of_the_columns_does_not_matter(tmp_path: Path, cells: list[Structure]) -> None:
+    content = table_of(cells)
+    expected = read_matbench(saved(tmp_path / "t.json", content), JDFT2D).digest
+    data_first = {key: content[key] for key in ("data", "columns", "index")}
+    assert read_matbench(saved(tmp_path / "t.json", data_first), JDFT2D).digest == expected
+    between = {key: content[key] for key in ("index", "data", "columns")}
+    assert read_matbench(saved(tmp_path / "t.json", between), JDFT2D).digest == expected
+    turned = content | {"columns": content["columns"][::-1], "data": [row[::-1] for row in content["data"]]}
+    assert read_matbench(saved(tmp_path / "t.json", turned), JDFT2D).digest == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"index": [0, 1, 2, 3, 636]}, "index entry 636 is not an official row of matbench_jdft2d (0 to 635)"),
+        ({"index": [0, 1, -1, 3, 4]}, "index entry -1 is not an official row"),
+        ({"index": [0, 1, "2", 3, 4]}, "index entry '2' is not an official row"),
+        ({"index": [0, 1, 2]}, "index entry None is not an official row"),
+        ({"index": [0, 1, 2, 3, 4, 5]}, "has 6 index entries but 5 rows"),
+        ({"index": [0, 1, 2, 1, 4]}, "duplicate ids: mb-jdft2d-002"),
+        ({"columns": ["structure", "gap"]}, "columns structure, gap; matbench_jdft2d wants 'structure' and 'exfol"),
+        ({"columns": ["cell", "exfoliation_en"]}, "columns cell, exfoliation_en"),
+        ({"data": [[None, 1.0]] * 5}, "no structure: mb-jdft2d-005, mb-jdft2d-001"),
+        ({"data": [5] * 5}, "row 0 is not a list of structure and target"),
+        ({"data": [[CUBE.as_dict()]] * 5}, "row 0 is not a list of structure and target"),
+        ({"data": [], "index": []}, "holds no rows"),
+    ],
+)
+def test_a_matbench_table_that_does_not_fit_its_task_is_one_line(
+    tmp_path: Path, cells: list[Structure], changes: dict[str, Any], told: str
+) -> None:
+    path = saved(tmp_path / "t.json", table_of(cells, **changes))
+    assert told in refusal(lambda: read_matbench(path, JDFT2D))
+
+
+def test_nan_targets_of_a_matbench_table_are_listed(tmp_path: Path, cells: list[Structure]) -> None:
+    content = table_of(cells)
+    content["data"][1][1], content["data"][3][1] = float("nan"), None
+    message = refusal(lambda: read_matbench(saved(tmp_path / "t.json", content), JDFT2D))
+    assert message.endswith("missing or non-finite targets: mb-jdft2d-001, mb-jdft2d-008")
+
+
+def test_a_truncated_matbench_table_is_one_line(tmp_path: Path, cells: list[Structure]) -> None:
+    path = saved(tmp_path / "t.json.gz", table_of(cells))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert f"{path} is truncated or damaged" in refusal(lambda: read_matbench(path, JDFT2D))
+
+
+def test_a_whole_task_is_not_partial_and_equals_the_official_targets(shared_data: Path) -> None:
+    dataset = read_matbench(shared_data / "matbench_full" / "matbench_jdft2d.json.gz", JDFT2D)
+    official = pd.read_csv(shared_data / "matbench_targets" / "matbench_jdft2d.csv.gz")
+    assert not dataset.partial
+    assert dataset.ids == tuple(official["mbid"])
+    np.testing.assert_allclose(dataset.targets, official["exfoliation_en"], atol=1e-9)
+    assert float(np.abs(dataset.targets - dataset.targets.mean()).mean()) == pytest.approx(67.2020, abs=1e-4)
+
+
+def test_a_real_part_of_a_task_is_partial_and_keeps_official_ids(shared_data: Path) -> None:
+    path = shared_data / "matbench_partial" / "matbench_mp_e_form_partial.json.gz"
+    dataset = read_matbench(path, TASKS["matbench_mp_e_form"])
+    official = pd.read_csv(shared_data / "matbench_targets" / "matbench_mp_e_form.csv.gz", index_col="mbid")
+    assert dataset.partial
+    assert len(dataset) == 871
+    np.testing.assert_allclose(dataset.targets, official.loc[list(dataset.ids), "e_form"], atol=1e-9)
+
+
+# --- the dataset itself ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, cells: list[Structure]) -> Dataset:
+    return read_matbench(saved(tmp_path / "t.json", table_of(cells)), JDFT2D)
+
+
+def test_taking_rows_takes_ids_structures_and_targets_together(dataset: Dataset, cells: list[Structure]) -> None:
+    taken = dataset.take(np.array([3, 0]))
+    assert taken.ids == ("mb-jdft2d-008", "mb-jdft2d-005")
+    assert taken.targets.tolist() == [31.5, 0]
+    assert taken.official_row is not None
+    assert taken.official_row.tolist() == [7, 4]
+    assert_holds(taken, [cells[3], cells[0]])
+
+
+def test_a_limit_is_a_seeded_choice_in_table_order(dataset: Dataset) -> None:
+    few = dataset.limit(3, seed=1)
+    places = [dataset.ids.index(row_id) for row_id in few.ids]
+    assert len(places) == 3
+    assert places == sorted(places)
+    assert dataset.limit(3, seed=1).ids == few.ids
+    assert len({dataset.limit(3, seed=seed).ids for seed in range(20)}) > 3
+    assert dataset.limit(None) is dataset
+    assert dataset.limit(5) is dataset
+
+
+def test_the_digest_sees_ids_structures_targets_and_task(dataset: Dataset) -> None:
+    parts = (dataset.ids, dataset.structures, dataset.targets, dataset.task, dataset.official_row)
+    variants = [
+        dataset,
+        Dataset(("x", *dataset.ids[1:]), *parts[1:]),
+        Dataset(dataset.ids, dataset.structures.take(np.array([1, 0, 2, 3, 4])), *parts[2:]),
+        Dataset(*parts[:2], dataset.targets + 1e-12, *parts[3:]),
+        Dataset(*parts[:3], OWN, None),
+    ]
+    assert len({variant.digest for variant in variants}) == len(variants)
+    assert dataset.take(np.arange(5)).digest == dataset.digest

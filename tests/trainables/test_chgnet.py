@@ -22,6 +22,7 @@ from trainables.graphs.convert import Cutoffs
 from trainables.graphs.store import open_or_build
 from trainables.model.chgnet import CrystalModel, Start, build_model, cutoffs_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # stock's own
 ENERGY, PROPERTY, PER_CELL = TASKS["matbench_mp_e_form"], TASKS["matbench_mp_gap"], TASKS["matbench_perovskites"]
 SHIPPED: tuple[Start, ...] = ("0.3.0", "r2scan", "0.2.0")
 STARTS: tuple[Start, ...] = (*SHIPPED, "scratch")
@@ -105,7 +106,7 @@ def test_made_crystals_have_stock_energies_to_the_last_digits_in_double(
 def test_real_crystals_have_stock_energies(
     start: Start, real_bulk: list[Structure], real_layers: list[Structure], folder: Path
 ) -> None:
-    assert largest_difference(start, [*real_bulk[::4], *real_layers[::3]], folder, torch.float32) <= 3e-5
+    assert largest_difference(start, [*real_bulk[::5], *real_layers[::3]], folder, torch.float32) <= 3e-5
 
 
 @pytest.mark.parametrize("start", SHIPPED)
@@ -284,7 +285,7 @@ def test_graph_energy_and_reference_add_up_to_the_energy(made: dict[str, Structu
     batch, model = our_batch(list(made.values()), folder, Cutoffs()), our_model("0.3.0").double()
     with torch.no_grad():
         graph, reference, total = model.graph_energy(batch), model.reference(batch), model(batch)
-    torch.testing.assert_close(graph + reference, total, atol=1e-12, rtol=0)
+    np.testing.assert_allclose((graph + reference).numpy(), total.numpy(), atol=1e-12, rtol=0)
     assert float(reference.abs().min()) > 0.01
     place = list(made).index("rocksalt")
     sodium, chlorine = model.composition_model.fc.weight[0][[10, 16]].tolist()

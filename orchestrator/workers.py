@@ -31,10 +31,7 @@ class Plan:
 
 
 def plan(n_jobs: int, device: str = "auto", processes: int | None = None) -> Plan:
-    """One process a core on a CPU (faster than one process with many threads), one a GPU otherwise.
-
-    Depends on the number of jobs asked for, not on those left, so that a resumed command computes with the
-    same number of threads.
+    """One process a core on a CPU, the cores shared out where there are fewer jobs; one a GPU otherwise.
 
     Raises:
         UserError: a device that is not there.

@@ -33,11 +33,12 @@ from trainables.training.optim import (
     make_optimiser,
     set_learning_rate,
 )
+from trainables.training.parallel import Map, parts_mapper
 from trainables.training.predict import predict, save_model, with_graph
 
 # Cost (directed bonds + 1.3 x angles) whose gradient is taken at once: on a CPU what its caches like, on a GPU
 # some 10 GB of activations.
-_PART_COST = defaultdict(lambda: 25_000.0, cuda=600_000.0)
+_PART_COST = defaultdict(lambda: 12_500.0, cuda=600_000.0)
 
 
 @dataclass
@@ -97,6 +98,7 @@ class _Run:
     optimiser: torch.optim.Optimizer
     scale: Tensor
     device: torch.device
+    over_parts: Map = map
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     best_epoch: int = -1
@@ -121,9 +123,9 @@ def fit(
 ) -> FitResult:
     """Train on split.train, choose the epoch on split.val, keep everything under `folder`.
 
-    A folder that holds checkpoints of this run is resumed after the last whole epoch; on the CPU, with the
-    same number of threads, its losses equal those of an uninterrupted run. Whoever shares folders between
-    configurations compares RunConfig.fingerprint() first, as orchestrator.run does.
+    A folder that holds checkpoints of this run is resumed after the last whole epoch; on the CPU its losses equal
+    those of an uninterrupted run, whatever the number of threads (torch.get_num_threads() are used). Whoever shares
+    folders between configurations compares RunConfig.fingerprint() first, as orchestrator.train does.
 
     Args:
         split: without test rows (FoldSplit.without_test()).
@@ -200,7 +202,8 @@ def _train(
     if restored is not None:
         _restore(run, restored)
     seen = sum(epoch.structures for epoch in run.history)
-    with progress.stage("train", config.optim.epochs * len(train), "structures") as bar:
+    total = config.optim.epochs * len(train)
+    with parts_mapper(device) as run.over_parts, progress.stage("train", total, "structures") as bar:
         bar.advance(seen, _note(run))
         for number in range(len(run.history), config.optim.epochs):
             try:
@@ -257,23 +260,31 @@ def _one_epoch(run: _Run, number: int, train: Part, val: Part | None, store: Gra
 def _step(run: _Run, store: GraphStore, rows: NDArray[np.int64], targets: NDArray[np.float64], rate: float) -> float:
     """One optimiser step; returns the batch's loss.
 
-    Gradients are summed over parts of bounded cost: memory stays bounded whatever the batch size, and on a CPU
-    the smaller arrays are faster.
+    Gradients are summed over parts of bounded cost: memory stays bounded whatever the batch size, on a CPU the
+    smaller arrays are faster, and the parts run in parallel.
     """
     optim = run.config.optim
-    run.optimiser.zero_grad(set_to_none=True)
-    batch_value = 0.0
-    for part in cut_by_cost(np.arange(len(rows)), store.cost[rows], _PART_COST[run.device.type]):
+    weights = [weight for weight in run.model.parameters() if weight.requires_grad]
+
+    def one_part(part: NDArray[np.int64]) -> tuple[float, tuple[Tensor | None, ...]]:
         prediction = run.model(collate(store, rows[part]).to(run.device))
         target = torch.from_numpy(targets[part]).to(prediction)
         loss = batch_loss(run.config.loss, prediction, target, scale=run.scale, batch_size=optim.batch_size)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NonFiniteLoss(f"the loss became {value}")
-        loss.backward()
+        return float(loss.detach()), torch.autograd.grad(loss, weights, allow_unused=True)
+
+    run.optimiser.zero_grad(set_to_none=True)
+    batch_value = 0.0
+    for value, gradients in run.over_parts(
+        one_part, cut_by_cost(np.arange(len(rows)), store.cost[rows], _PART_COST[run.device.type])
+    ):
         batch_value += value
+        for weight, gradient in zip(weights, gradients, strict=True):
+            if gradient is not None:
+                weight.grad = gradient if weight.grad is None else weight.grad + gradient
+    if not math.isfinite(batch_value):
+        raise NonFiniteLoss(f"the loss became {batch_value}")
     if optim.grad_clip:
-        torch.nn.utils.clip_grad_norm_(run.model.parameters(), optim.grad_clip)
+        torch.nn.utils.clip_grad_norm_(weights, optim.grad_clip)
     set_learning_rate(run.optimiser, rate)
     run.optimiser.step()
     run.averaged.update_parameters(run.model)

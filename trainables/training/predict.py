@@ -14,8 +14,9 @@ from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel, build_model
 from trainables.progress import Progress, silent
 from trainables.training.checkpoint import Checkpoint, read_checkpoint
+from trainables.training.parallel import parts_mapper
 
-BATCH_COST = 60_000.0  # directed bonds + 1.3 x angles: some 0.2 GB of activations
+BATCH_COST = 30_000.0  # directed bonds + 1.3 x angles: some 0.1 GB of activations
 
 
 def predict(
@@ -37,12 +38,19 @@ def predict(
     values = np.full(len(rows), np.nan)
     device = next(model.parameters()).device
     usable = np.flatnonzero(~store.failed[rows])
+    batches = [usable[places] for places in prediction_batches(store.cost[rows[usable]], BATCH_COST)]
     model.eval()
-    call = getattr(model, output)
-    with torch.inference_mode(), progress.stage("predict", len(usable), "crystals") as bar:
-        for places in prediction_batches(store.cost[rows[usable]], BATCH_COST):
-            chosen = usable[places]
-            values[chosen] = call(collate(store, rows[chosen]).to(device)).double().cpu().numpy()
+
+    def one_batch(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        with torch.inference_mode():  # a thread's own state
+            found: NDArray[np.float64] = (
+                getattr(model, output)(collate(store, rows[chosen]).to(device)).double().cpu().numpy()
+            )
+            return found
+
+    with parts_mapper(device) as over, progress.stage("predict", len(usable), "crystals") as bar:
+        for chosen, found in zip(batches, over(one_batch, batches), strict=True):
+            values[chosen] = found
             bar.advance(len(chosen))
     return values
 

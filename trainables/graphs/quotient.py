@@ -1,0 +1,182 @@
+"""Quotient graphs: symmetry-equivalent atoms, bonds and angles folded into one row each.
+
+CHGNet gives equivalent atoms, bonds and angles equal features in every layer, so one row a class with the number of
+messages it stands for computes the same energy. Classes come from colour refinement to an equitable partition
+(Weisfeiler-Leman on the graph CHGNet passes messages over), which needs no symmetry search and finds at least the
+orbits of the space group. Equal distances and angles are told by gaps between sorted values, not by rounding, which
+would split equal values at the edges of its bins.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.data.crystals import Crystal
+from trainables.graphs.convert import Graph
+
+GAP = 1e-4  # A or rad; a new class begins where sorted values lie further apart
+WIDEST_CLASS = 1e-3  # A or rad; a wider one is a chain of small gaps: that crystal keeps its full graph
+_COSINE_SHRINK = 1 - 1e-6  # as chgnet.model.encoders.AngleEncoder: angles near pi are compared as the model sees them
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Quotient:
+    """One crystal's folded graph: a atoms, b bonds, e edges, s short bonds, g angles.
+
+    An edge is a directed bond as an atom class receives it; `edge_count` and `angle_count` say how many equal messages
+    a row stands for. The full graph is the quotient by the finest partition, with all counts 1.
+    """
+
+    atom: Ints  # (a,) a representative's place in the crystal
+    atom_count: Ints  # (a,) atoms in the class
+    bond: Ints  # (b,) a representative's place among the graph's bonds
+    edge: Ints  # (e, 3) receiving atom class, sending atom class, bond class
+    edge_count: Ints  # (e,)
+    short: Ints  # (s,) bond classes that take part in angles
+    angle: Ints  # (g, 3) left short class (which receives), right short class, class of the common atom
+    angle_count: Ints  # (g,)
+    angle_halves: Ints  # (g, 2) a representative's half-bonds, as in Graph.angle_halves
+
+
+def fold(crystal: Crystal, graph: Graph) -> Quotient:
+    """The coarsest equitable partition's quotient, or the full graph where folding does not hold."""
+    length, theta = bond_lengths(crystal, graph), angles(crystal, graph)
+    length_class, length_width = gap_classes(length)
+    theta_class, theta_width = gap_classes(theta)
+    if max(length_width, theta_width) > WIDEST_CLASS:
+        return unfolded(crystal, graph)
+    colours = refine(crystal.numbers.astype(np.int64), graph, length_class, theta_class)
+    return _divide(graph, *colours) or unfolded(crystal, graph)
+
+
+def unfolded(crystal: Crystal, graph: Graph) -> Quotient:
+    """The full graph in the quotient's form: every atom, bond and angle is its own class."""
+    n_bonds = len(graph.bond_atoms)
+    folded = _divide(graph, np.arange(len(crystal.numbers)), np.arange(n_bonds), np.arange(len(graph.angle_halves)))
+    if folded is None:
+        raise AssertionError("the finest partition is equitable")
+    return folded
+
+
+def bond_vectors(crystal: Crystal, graph: Graph) -> NDArray[np.float64]:
+    """Vectors from the second to the first end of every bond, (n_bonds, 3) A."""
+    first, second = graph.bond_atoms.T
+    return (crystal.frac[first] - crystal.frac[second] - graph.bond_image) @ crystal.lattice
+
+
+def bond_lengths(crystal: Crystal, graph: Graph) -> NDArray[np.float64]:
+    """(n_bonds,) A."""
+    return np.linalg.norm(bond_vectors(crystal, graph), axis=1)
+
+
+def angles(crystal: Crystal, graph: Graph) -> NDArray[np.float64]:
+    """Angles between the half-bonds of every angle row, (n_angles,) rad, shrunk as the model shrinks them."""
+    vectors = bond_vectors(crystal, graph)[graph.short_bond]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    halves = np.stack([unit, -unit], axis=1).reshape(-1, 3)
+    cosine = (halves[graph.angle_halves[:, 0]] * halves[graph.angle_halves[:, 1]]).sum(axis=1)
+    return np.arccos(np.clip(cosine, -1, 1) * _COSINE_SHRINK)
+
+
+def gap_classes(values: NDArray[np.float64], gap: float = GAP) -> tuple[Ints, float]:
+    """Class of each value, and the width of the widest class; a class ends where the next value is over `gap` away."""
+    if len(values) == 0:
+        return np.empty(0, dtype=np.int64), 0.0
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    begins = np.concatenate([[True], np.diff(ordered) > gap])
+    number = np.cumsum(begins) - 1
+    classes = np.empty(len(values), dtype=np.int64)
+    classes[order] = number
+    first = np.flatnonzero(begins)
+    last = np.concatenate([first[1:], [len(values)]]) - 1
+    return classes, float((ordered[last] - ordered[first]).max())
+
+
+def refine(atom: Ints, graph: Graph, length_class: Ints, theta_class: Ints) -> tuple[Ints, Ints, Ints]:
+    """Refine colours of atoms, bonds and angles until no class splits; returns dense colours of each.
+
+    What an atom receives are its edges' bonds and senders; what a short bond receives are the angles it is the left
+    leg of, with their right legs and common atoms; an angle's next feature depends on its two legs and its atom.
+    """
+    center = graph.bond_atoms.T.reshape(-1)  # (2 n_bonds,) both directions
+    neighbor = graph.bond_atoms[:, ::-1].T.reshape(-1)
+    of_edge = np.tile(np.arange(len(graph.bond_atoms)), 2)
+    short_of = graph.short_bond[graph.angle_halves >> 1]  # (n_angles, 2) bonds of the two legs
+    middle = _half_atoms(graph)[graph.angle_halves[:, 0]]  # (n_angles,) common atom
+    bond, angle = length_class, theta_class
+    atom, bond, angle = _dense(atom), _dense(bond), _dense(angle)
+    while True:
+        before = _n_classes(atom, bond, angle)
+        received = _summed(_mix(bond[of_edge], 1) + _mix(atom[neighbor], 2), center, len(atom))
+        heard = _summed(
+            _mix(bond[short_of[:, 1]], 3) + _mix(angle, 4) + _mix(atom[middle], 5), short_of[:, 0], len(bond)
+        )
+        legs = _mix(bond[short_of[:, 0]], 6) + _mix(bond[short_of[:, 1]], 7) + _mix(atom[middle], 8)
+        atom = _dense(_mix(atom, 9) + received)
+        bond = _dense(_mix(bond, 10) + heard)
+        angle = _dense(_mix(angle, 11) + _scramble(legs))
+        if _n_classes(atom, bond, angle) == before:
+            return atom, bond, angle
+
+
+def _half_atoms(graph: Graph) -> Ints:
+    """Atom of every short half-bond, (2 n_short,)."""
+    return graph.bond_atoms[graph.short_bond].reshape(-1)
+
+
+def _divide(graph: Graph, atom: Ints, bond: Ints, angle: Ints) -> Quotient | None:
+    """The quotient by given colours, or None where the partition proves not to be equitable."""
+    n_atom, n_bond = (int(colour.max(initial=-1)) + 1 for colour in (atom, bond))
+    atom_count = np.bincount(atom, minlength=n_atom)
+    bond_count = np.bincount(bond, minlength=n_bond)
+    ends = graph.bond_atoms.T
+    rows = np.stack(
+        [atom[ends.reshape(-1)], atom[ends[::-1].reshape(-1)], np.tile(bond, 2)], axis=1
+    )  # (2 n_bonds, 3) receiver, sender, bond
+    key = (rows[:, 0] * max(n_atom, 1) + rows[:, 1]) * max(n_bond, 1) + rows[:, 2]
+    _, place, edge_total = np.unique(key, return_index=True, return_counts=True)
+    edge = rows[place]
+    short_classes, short_number = np.unique(bond[graph.short_bond], return_inverse=True)
+    left, right = short_number[graph.angle_halves >> 1].T
+    _, angle_place, angle_total = np.unique(angle, return_index=True, return_counts=True)
+    middle = atom[_half_atoms(graph)[graph.angle_halves[angle_place, 0]]]
+    legs = np.stack([left[angle_place], right[angle_place], middle], axis=1).reshape(-1, 3)
+    edge_count, edge_rest = np.divmod(edge_total, atom_count[edge[:, 0]])
+    angle_count, angle_rest = np.divmod(angle_total, bond_count[short_classes[legs[:, 0]]])
+    if edge_rest.any() or angle_rest.any():
+        return None
+    _, atom_place = np.unique(atom, return_index=True)
+    _, bond_place = np.unique(bond, return_index=True)
+    halves = graph.angle_halves[angle_place]
+    return Quotient(atom_place, atom_count, bond_place, edge, edge_count, short_classes, legs, angle_count, halves)
+
+
+def _n_classes(*colours: Ints) -> tuple[int, ...]:
+    return tuple(int(colour.max(initial=-1)) for colour in colours)
+
+
+def _dense(colour: NDArray[np.generic]) -> Ints:
+    return np.unique(colour, return_inverse=True)[1].astype(np.int64)
+
+
+def _summed(values: NDArray[np.uint64], owner: Ints, n_owners: int) -> NDArray[np.uint64]:
+    """Sum modulo 2**64 of the values of each owner: equal for equal multisets."""
+    total = np.zeros(n_owners, dtype=np.uint64)
+    np.add.at(total, owner, _scramble(values))
+    return total
+
+
+def _mix(colour: NDArray[np.generic], role: int) -> NDArray[np.uint64]:
+    """A 64-bit number for a colour in a role."""
+    return _scramble(colour.astype(np.uint64) + np.uint64((role * 0x9E3779B97F4A7C15) % 2**64))
+
+
+def _scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014): a bijection that looks random."""
+    mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

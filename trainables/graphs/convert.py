@@ -12,7 +12,7 @@ from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from trainables.data.crystals import Crystal
 
-CONVERTER_VERSION = 2  # part of every store's address: raise it when the arrays below change
+CONVERTER_VERSION = 3  # part of every store's address: raise it when the arrays below change
 _NUMERICAL_TOL = 1e-8  # what chgnet passes to the neighbour search
 
 
@@ -51,6 +51,12 @@ class Graph:
     angle_halves: NDArray[np.int64]  # (n_angles, 2) halves: 2 * place in short_bond + end
     directed: NDArray[np.int64]  # (2 * n_bonds,) half of each bond of the search, in the search's order
     n_isolated: int  # atoms without any bond
+    n_atoms: int
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Atoms, bonds, short bonds, angles."""
+        return self.n_atoms, len(self.bond_atoms), len(self.short_bond), len(self.angle_halves)
 
 
 def convert(crystal: Crystal, cutoffs: Cutoffs) -> Graph:
@@ -82,7 +88,7 @@ def convert(crystal: Crystal, cutoffs: Cutoffs) -> Graph:
     angle_halves = _angles(center, half, left_leg, right_leg, short_bond)
     n_isolated = len(coords) - len(np.unique(center))
     return Graph(
-        np.stack([center[first], neighbor[first]], axis=1), image[first], short_bond, angle_halves, half, n_isolated
+        np.stack([center[first], neighbor[first]], axis=1), image[first], short_bond, angle_halves, half, n_isolated, len(coords)
     )
 
 

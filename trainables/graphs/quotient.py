@@ -16,6 +16,7 @@ from trainables.data.crystals import Crystal
 from trainables.graphs.convert import Graph
 
 GAP = 1e-4  # A or rad; a new class begins where sorted values lie further apart
+PAYS_BELOW = 0.9  # share of the full graph's edges; a fold that keeps more is not worth its own rows' geometry
 WIDEST_CLASS = 1e-3  # A or rad; a wider one is a chain of small gaps: that crystal keeps its full graph
 _COSINE_SHRINK = 1 - 1e-6  # as chgnet.model.encoders.AngleEncoder: angles near pi are compared as the model sees them
 
@@ -39,46 +40,46 @@ class Quotient:
     angle: Ints  # (g, 3) left short class (which receives), right short class, class of the common atom
     angle_count: Ints  # (g,)
     angle_halves: Ints  # (g, 2) a representative's half-bonds, as in Graph.angle_halves
+    length: NDArray[np.float64]  # (b,) A, the representatives'
+    cosine: NDArray[np.float64]  # (g,) the representatives'
+
+    @property
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """Rows: atoms, bonds, edges, short bonds, angles."""
+        return len(self.atom), len(self.bond), len(self.edge), len(self.short), len(self.angle)
 
 
 def fold(crystal: Crystal, graph: Graph) -> Quotient:
-    """The coarsest equitable partition's quotient, or the full graph where folding does not hold."""
-    length, theta = bond_lengths(crystal, graph), angles(crystal, graph)
+    """The coarsest equitable partition's quotient, or the full graph where folding does not hold or does not pay."""
+    length, cosine = geometry(crystal, graph)
+    finest = [np.arange(n) for n in (graph.n_atoms, len(graph.bond_atoms), len(graph.angle_halves))]
     length_class, length_width = gap_classes(length)
-    theta_class, theta_width = gap_classes(theta)
-    if max(length_width, theta_width) > WIDEST_CLASS:
-        return unfolded(crystal, graph)
-    colours = refine(crystal.numbers.astype(np.int64), graph, length_class, theta_class)
-    return _divide(graph, *colours) or unfolded(crystal, graph)
-
-
-def unfolded(crystal: Crystal, graph: Graph) -> Quotient:
-    """The full graph in the quotient's form: every atom, bond and angle is its own class."""
-    n_bonds = len(graph.bond_atoms)
-    folded = _divide(graph, np.arange(len(crystal.numbers)), np.arange(n_bonds), np.arange(len(graph.angle_halves)))
-    if folded is None:
+    # Angles near pi are compared as the model sees them: shrunk.
+    theta_class, theta_width = gap_classes(np.arccos(np.clip(cosine, -1, 1) * _COSINE_SHRINK))
+    if max(length_width, theta_width) <= WIDEST_CLASS:
+        colours = refine(crystal.numbers.astype(np.int64), graph, length_class, theta_class)
+        folded = _divide(graph, *colours, length, cosine)
+        if folded is not None and len(folded.edge) < PAYS_BELOW * 2 * len(graph.bond_atoms):
+            return folded
+    full = _divide(graph, *finest, length, cosine)
+    if full is None:
         raise AssertionError("the finest partition is equitable")
-    return folded
+    return full
+
+
+def geometry(crystal: Crystal, graph: Graph) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bond lengths (n_bonds,) in A and angle cosines (n_angles,)."""
+    vectors = bond_vectors(crystal, graph)
+    length = np.linalg.norm(vectors, axis=1)
+    unit = vectors[graph.short_bond] / length[graph.short_bond, None]
+    halves = np.stack([unit, -unit], axis=1).reshape(-1, 3)
+    return length, (halves[graph.angle_halves[:, 0]] * halves[graph.angle_halves[:, 1]]).sum(axis=1)
 
 
 def bond_vectors(crystal: Crystal, graph: Graph) -> NDArray[np.float64]:
     """Vectors from the second to the first end of every bond, (n_bonds, 3) A."""
     first, second = graph.bond_atoms.T
     return (crystal.frac[first] - crystal.frac[second] - graph.bond_image) @ crystal.lattice
-
-
-def bond_lengths(crystal: Crystal, graph: Graph) -> NDArray[np.float64]:
-    """(n_bonds,) A."""
-    return np.linalg.norm(bond_vectors(crystal, graph), axis=1)
-
-
-def angles(crystal: Crystal, graph: Graph) -> NDArray[np.float64]:
-    """Angles between the half-bonds of every angle row, (n_angles,) rad, shrunk as the model shrinks them."""
-    vectors = bond_vectors(crystal, graph)[graph.short_bond]
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    halves = np.stack([unit, -unit], axis=1).reshape(-1, 3)
-    cosine = (halves[graph.angle_halves[:, 0]] * halves[graph.angle_halves[:, 1]]).sum(axis=1)
-    return np.arccos(np.clip(cosine, -1, 1) * _COSINE_SHRINK)
 
 
 def gap_classes(values: NDArray[np.float64], gap: float = GAP) -> tuple[Ints, float]:
@@ -128,7 +129,9 @@ def _half_atoms(graph: Graph) -> Ints:
     return graph.bond_atoms[graph.short_bond].reshape(-1)
 
 
-def _divide(graph: Graph, atom: Ints, bond: Ints, angle: Ints) -> Quotient | None:
+def _divide(
+    graph: Graph, atom: Ints, bond: Ints, angle: Ints, length: NDArray[np.float64], cosine: NDArray[np.float64]
+) -> Quotient | None:
     """The quotient by given colours, or None where the partition proves not to be equitable."""
     n_atom, n_bond = (int(colour.max(initial=-1)) + 1 for colour in (atom, bond))
     atom_count = np.bincount(atom, minlength=n_atom)
@@ -151,8 +154,19 @@ def _divide(graph: Graph, atom: Ints, bond: Ints, angle: Ints) -> Quotient | Non
         return None
     _, atom_place = np.unique(atom, return_index=True)
     _, bond_place = np.unique(bond, return_index=True)
-    halves = graph.angle_halves[angle_place]
-    return Quotient(atom_place, atom_count, bond_place, edge, edge_count, short_classes, legs, angle_count, halves)
+    return Quotient(
+        atom=atom_place,
+        atom_count=atom_count,
+        bond=bond_place,
+        edge=edge,
+        edge_count=edge_count,
+        short=short_classes,
+        angle=legs,
+        angle_count=angle_count,
+        angle_halves=graph.angle_halves[angle_place],
+        length=length[bond_place],
+        cosine=cosine[angle_place],
+    )
 
 
 def _n_classes(*colours: Ints) -> tuple[int, ...]:

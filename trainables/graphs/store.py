@@ -24,6 +24,7 @@ from trainables.data.crystals import Crystal, CrystalTable
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
 from trainables.graphs.convert import CONVERTER_VERSION, ConversionError, Cutoffs, Graph, convert, ragged_ranges
+from trainables.graphs.quotient import fold
 from trainables.progress import Progress, silent
 
 # name: (dtype, trailing shape, which count a crystal contributes)
@@ -35,9 +36,22 @@ _ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "bond_image": ("|i1", (3,), "bond"),
     "short_bond": ("<i4", (), "short"),  # place within the crystal's bonds
     "angle_halves": ("<i4", (2,), "angle"),  # 2 * place within the crystal's short bonds + end
-    "counts": ("<i4", (4,), "crystal"),  # atoms, bonds, short bonds, angles
+    # The folded graph (graphs.quotient): what every clean view is computed on.
+    "fold_atom": ("<u2", (), "fold_atom"),  # a representative's place within the crystal
+    "fold_atom_count": ("<i4", (), "fold_atom"),
+    "fold_bond": ("<i4", (), "fold_bond"),  # a representative's place within the crystal's bonds
+    "fold_length": ("<f8", (), "fold_bond"),  # A
+    "fold_edge": ("<i4", (3,), "fold_edge"),  # receiving atom class, sending atom class, bond class
+    "fold_edge_count": ("<i4", (), "fold_edge"),
+    "fold_short": ("<i4", (), "fold_short"),  # bond class
+    "fold_angle": ("<i4", (3,), "fold_angle"),  # left short class, right short class, atom class
+    "fold_angle_count": ("<i4", (), "fold_angle"),
+    "fold_halves": ("<i4", (2,), "fold_angle"),  # a representative's half-bonds
+    "fold_cosine": ("<f8", (), "fold_angle"),
+    "counts": ("<i4", (9,), "crystal"),  # of COUNTED, in that order
     "flags": ("<i4", (2,), "crystal"),  # isolated atoms; 1 where the conversion failed
 }
+COUNTED = ("atom", "bond", "short", "angle", "fold_atom", "fold_bond", "fold_edge", "fold_short", "fold_angle")
 _CHUNK = 64
 _PARALLEL_FROM = 1500  # crystals; below, starting workers costs more than it saves
 ANGLE_COST = 1.3  # time of an angle in units of a directed bond's
@@ -47,10 +61,11 @@ class GraphStore:
     """A built store, opened read-only.
 
     Attributes:
-        counts: (n, 4) atoms, bonds, short bonds and angles of each crystal.
+        counts: (n, 9) rows of each crystal, in the order of COUNTED.
         n_isolated: (n,) atoms without a neighbour within the cutoff.
         failed: (n,) True where no graph could be built.
-        cost: (n,) directed bonds + 1.3 x angles: what a crystal costs to train on, relative to others.
+        cost: (n,) edges + 1.3 x angles of the folded graph: what a crystal costs, relative to others.
+        full_cost: (n,) the same of the full graph.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,11 +76,12 @@ class GraphStore:
             name: _map(folder / f"{name}.bin", name, meta["rows"][name]) for name in _ARRAYS
         }
         self.counts: NDArray[np.int64] = self.arrays["counts"].astype(np.int64)
-        zero = np.zeros((1, 4), dtype=np.int64)
-        self.offsets = np.concatenate([zero, np.cumsum(self.counts, axis=0)])  # (n + 1, 4)
+        zero = np.zeros((1, len(COUNTED)), dtype=np.int64)
+        self.offsets = np.concatenate([zero, np.cumsum(self.counts, axis=0)])  # (n + 1, 9)
         self.n_isolated = self.arrays["flags"][:, 0]
         self.failed = self.arrays["flags"][:, 1] > 0
-        self.cost = 1.0 + 2 * self.counts[:, 1] + ANGLE_COST * self.counts[:, 3]
+        self.cost = 1.0 + self.counts[:, 6] + ANGLE_COST * self.counts[:, 8]
+        self.full_cost = 1.0 + 2 * self.counts[:, 1] + ANGLE_COST * self.counts[:, 3]
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -200,7 +216,7 @@ def _pack(crystal: Crystal, cutoffs: Cutoffs) -> dict[str, NDArray[np.generic]]:
             raise ConversionError("a cell too small or too large for the store's integers")
     except (ConversionError, MemoryError):
         graph, failed = _no_graph(len(crystal.numbers)), True
-    counts = [len(crystal.numbers), len(graph.bond_atoms), len(graph.short_bond), len(graph.angle_halves)]
+    folded = fold(crystal, graph)
     return {
         "lattice": crystal.lattice,
         "numbers": crystal.numbers,
@@ -209,11 +225,22 @@ def _pack(crystal: Crystal, cutoffs: Cutoffs) -> dict[str, NDArray[np.generic]]:
         "bond_image": graph.bond_image,
         "short_bond": graph.short_bond,
         "angle_halves": graph.angle_halves,
-        "counts": np.array(counts),
+        "fold_atom": folded.atom,
+        "fold_atom_count": folded.atom_count,
+        "fold_bond": folded.bond,
+        "fold_length": folded.length,
+        "fold_edge": folded.edge,
+        "fold_edge_count": folded.edge_count,
+        "fold_short": folded.short,
+        "fold_angle": folded.angle,
+        "fold_angle_count": folded.angle_count,
+        "fold_halves": folded.angle_halves,
+        "fold_cosine": folded.cosine,
+        "counts": np.array([*graph.counts, *folded.counts]),
         "flags": np.array([graph.n_isolated, int(failed)]),
     }
 
 
 def _no_graph(n_atoms: int) -> Graph:
     none = np.empty(0, dtype=np.int64)
-    return Graph(none.reshape(0, 2), none.reshape(0, 3), none, none.reshape(0, 2), none, n_atoms)
+    return Graph(none.reshape(0, 2), none.reshape(0, 3), none, none.reshape(0, 2), none, n_atoms, n_atoms)

@@ -4,11 +4,12 @@ What differs from chgnet.model.CHGNet._compute, none of it in the result:
 
 - the first Linear of every gated MLP is split by input block and multiplied before the gather: a row an atom
   or bond instead of a row a message; its core and gate halves are one product;
-- both directions of a bond share its bond term;
+- the bonds' share of an atom convolution is computed once a bond, for both directions;
 - bond convolutions and angle updates run on the bonds within the 3 A cutoff only: other bonds' features never
   change, so their share of the next atom convolution comes straight from the radial basis;
 - the last angle update, which nothing reads, is left out;
-- geometry and bases are computed once a batch, the geometry in float64.
+- bases are computed once a batch from geometry in float64;
+- rows that are equal by symmetry are computed once and counted (graphs.quotient).
 """
 
 import math
@@ -35,29 +36,26 @@ def atom_features(net: Any, batch: Batch) -> Tensor:
         (A, atom_fea_dim)
     """
     dtype = net.bond_embedding.weight.dtype
-    bond_length, cosine = geometry(batch)
-    bond_basis = net.bond_basis_expansion.rbf_expansion_ag(bond_length.to(dtype))  # (B, radial)
-    short_basis = net.bond_basis_expansion.rbf_expansion_bg(bond_length[batch.short_bond].to(dtype))  # (S, radial)
-    angle = net.angle_embedding(fourier(cosine.to(dtype), net.angle_basis_expansion.fourier_expansion))  # (G, D)
+    bond_basis = net.bond_basis_expansion.rbf_expansion_ag(batch.length.to(dtype))  # (B, radial)
+    short_basis = net.bond_basis_expansion.rbf_expansion_bg(batch.length[batch.short].to(dtype))  # (S, radial)
+    angle = net.angle_embedding(fourier(batch.cosine.to(dtype), net.angle_basis_expansion.fourier_expansion))  # (G, D)
     atom = net.atom_embedding(batch.numbers - 1)  # (A, D)
-    bond_weight = net.bond_weights_ag(bond_basis)  # (B, D)
+    edge_weight = _rows(net.bond_weights_ag(bond_basis), batch.bond) * batch.edge_count[:, None]  # (E, D)
     short_weight = net.bond_weights_bg(short_basis)  # (S, D)
-    short_first = net.bond_embedding(_rows(bond_basis, batch.short_bond))  # (S, D) bond features before any update
+    angle_weight = _rows(short_weight, batch.right) * batch.angle_count[:, None]  # (G, D)
+    short_first = net.bond_embedding(_rows(bond_basis, batch.short))  # (S, D) bond features before any update
     short_gain: Tensor | None = None  # (S, D) what the bond convolutions have added
-    shift = bond_weight.new_zeros(net.bond_fea_dim)  # (D,) what their output biases add to every bond
-    center = batch.bond_atoms.reshape(-1)  # (2 B,) receiving atom of every direction
-    neighbor = batch.bond_atoms.flip(0).reshape(-1)  # (2 B,)
-    half_atom = batch.bond_atoms[:, batch.short_bond].T.reshape(-1)  # (2 S,) atom of each short half-bond
+    shift = short_weight.new_zeros(net.bond_fea_dim)  # (D,) what their output biases add to every bond
     for index, conv in enumerate(net.atom_conv_layers):
-        edge = _edge_term(conv.twoBody_atom, net.bond_embedding.weight, bond_basis, shift)
+        bond_term = _bond_term(conv.twoBody_atom, net.bond_embedding.weight, bond_basis, shift)
         if short_gain is not None:
-            edge = edge.index_add(0, batch.short_bond, F.linear(short_gain, _blocks(conv.twoBody_atom, atom)[1]))
-        atom = _atom_conv(conv, atom, edge, bond_weight, center, neighbor)
+            bond_term = bond_term.index_add(0, batch.short, F.linear(short_gain, _blocks(conv.twoBody_atom, atom)[1]))
+        atom = _atom_conv(conv, atom, bond_term, edge_weight, batch)
         if index == len(net.atom_conv_layers) - 1:
             break
         bond_conv = net.bond_conv_layers[index]
         short = short_first + shift if short_gain is None else short_first + shift + short_gain
-        update = _bond_conv(bond_conv, atom, short, angle, short_weight, half_atom, batch.angle_halves)
+        update = _bond_conv(bond_conv, atom, short, angle, short_weight, angle_weight, batch)
         gain = F.linear(update, bond_conv.mlp_out.layers[1].weight)
         short_gain = gain if short_gain is None else short_gain + gain
         if bond_conv.mlp_out.layers[1].bias is not None:  # 0.2.0
@@ -65,20 +63,8 @@ def atom_features(net: Any, batch: Batch) -> Tensor:
         if index < len(net.atom_conv_layers) - 2:
             short = short_first + shift + short_gain
             mlp = net.angle_layers[index].twoBody_bond
-            angle = angle + _gated(mlp, _angle_first_layer(mlp, atom, short, angle, half_atom, batch.angle_halves))
+            angle = angle + _gated(mlp, _angle_first_layer(mlp, atom, short, angle, batch))
     return atom if net.readout_norm is None else net.readout_norm(atom)
-
-
-def geometry(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Bond lengths (B,) in A and angle cosines (G,), in float64."""
-    position = torch.bmm(batch.frac[:, None], batch.lattice[batch.atom_owner])[:, 0]  # (A, 3)
-    image = torch.bmm(batch.bond_image[:, None], batch.lattice[batch.bond_owner])[:, 0]  # (B, 3)
-    vector = position[batch.bond_atoms[0]] - position[batch.bond_atoms[1]] - image  # (B, 3)
-    length = torch.linalg.vector_norm(vector, dim=1)
-    unit = (vector / length[:, None])[batch.short_bond]  # (S, 3)
-    halves = torch.stack([unit, -unit], dim=1).reshape(-1, 3)  # (2 S, 3)
-    left, right = halves[batch.angle_halves[0]], halves[batch.angle_halves[1]]
-    return length, (left * right).sum(dim=1)
 
 
 def fourier(cosine: Tensor, expansion: Any) -> Tensor:
@@ -124,39 +110,33 @@ def _gated(mlp: Any, first: Tensor) -> Tensor:
     return F.silu(core) * torch.sigmoid(gate)
 
 
-def _edge_term(mlp: Any, embedding: Tensor, bond_basis: Tensor, shift: Tensor) -> Tensor:
+def _bond_term(mlp: Any, embedding: Tensor, bond_basis: Tensor, shift: Tensor) -> Tensor:
     """The bonds' share of an atom convolution's first Linear, from the radial basis alone: (B, 2 H)."""
     block = _blocks(mlp, embedding.T)[1]  # (2 H, D)
     return F.linear(bond_basis, block @ embedding, _bias(mlp) + block @ shift)
 
 
-def _atom_conv(conv: Any, atom: Tensor, edge: Tensor, weight: Tensor, center: Tensor, neighbor: Tensor) -> Tensor:
-    w_center, _, w_neighbor = _blocks(conv.twoBody_atom, atom)
-    first = _rows(F.linear(atom, w_center), center) + _rows(F.linear(atom, w_neighbor), neighbor)  # (2 B, 2 H)
-    first = (first.unflatten(0, (2, len(edge))) + edge).flatten(0, 1)
-    message = _gated(conv.twoBody_atom, first)  # (2 B, D)
-    message = (message.unflatten(0, (2, len(edge))) * weight).flatten(0, 1)
-    received = torch.zeros_like(atom).index_add(0, center, message)
+def _atom_conv(conv: Any, atom: Tensor, bond_term: Tensor, weight: Tensor, batch: Batch) -> Tensor:
+    w_receiver, _, w_sender = _blocks(conv.twoBody_atom, atom)
+    first = _rows(F.linear(atom, w_receiver), batch.receiver) + _rows(F.linear(atom, w_sender), batch.sender)
+    message = _gated(conv.twoBody_atom, first + _rows(bond_term, batch.bond)) * weight  # (E, D)
+    received = torch.zeros_like(atom).index_add(0, batch.receiver, message)
     out: Tensor = conv.mlp_out(received) + atom
     return out
 
 
-def _angle_first_layer(
-    mlp: Any, atom: Tensor, short: Tensor, angle: Tensor, half_atom: Tensor, halves: Tensor
-) -> Tensor:
+def _angle_first_layer(mlp: Any, atom: Tensor, short: Tensor, angle: Tensor, batch: Batch) -> Tensor:
     """Merged first Linear over [left bond, right bond, angle, atom]: (G, 2 H)."""
     w_left, w_right, w_angle, w_atom = _blocks(mlp, atom)
-    left = F.linear(short, w_left).repeat_interleave(2, dim=0)
-    left = left + _rows(F.linear(atom, w_atom, _bias(mlp)), half_atom)  # (2 S, 2 H)
-    right = F.linear(short, w_right)  # (S, 2 H)
-    return _rows(left, halves[0]) + _rows(right, halves[1] >> 1) + F.linear(angle, w_angle)
+    legs = _rows(F.linear(short, w_left, _bias(mlp)), batch.left) + _rows(F.linear(short, w_right), batch.right)
+    return legs + _rows(F.linear(atom, w_atom), batch.middle) + F.linear(angle, w_angle)
 
 
 def _bond_conv(
-    conv: Any, atom: Tensor, short: Tensor, angle: Tensor, weight: Tensor, half_atom: Tensor, halves: Tensor
+    conv: Any, atom: Tensor, short: Tensor, angle: Tensor, weight: Tensor, angle_weight: Tensor, batch: Batch
 ) -> Tensor:
     """Messages to each short bond before the output Linear: (S, D)."""
     mlp = conv.twoBody_bond
-    message = _gated(mlp, _angle_first_layer(mlp, atom, short, angle, half_atom, halves))  # (G, D)
-    received = torch.zeros_like(short).index_add(0, halves[0] >> 1, message * _rows(weight, halves[1] >> 1))
+    message = _gated(mlp, _angle_first_layer(mlp, atom, short, angle, batch)) * angle_weight  # (G, D)
+    received = torch.zeros_like(short).index_add(0, batch.left, message)
     return received * weight  # the left bond's weight is common to all its messages

@@ -11,8 +11,9 @@ ATTENTION_HEADS = 3
 
 
 def crystal_sum(values: Tensor, batch: Batch) -> Tensor:
-    """Sum atom rows of each crystal: (A, k) -> (n, k)."""
-    return values.new_zeros(len(batch), values.shape[1]).index_add(0, batch.atom_owner, values)
+    """Sum over the atoms of each crystal: (A, k) -> (n, k)."""
+    every = values * batch.atom_count[:, None]
+    return values.new_zeros(len(batch), values.shape[1]).index_add(0, batch.atom_owner, every)
 
 
 def mean_pool(features: Tensor, batch: Batch) -> Tensor:

@@ -49,9 +49,7 @@ def collate(store: GraphStore, rows: NDArray[np.int64]) -> Batch:
     arrays = store.arrays
     counts, begin = store.counts[rows], store.offsets[rows]  # (n, 9) each, in the order of COUNTED
     shift = np.cumsum(counts, axis=0) - counts  # (n, 9) first place of each crystal in the batch
-    atom, bond, edge, short, angle = (
-        _Rows(begin[:, k], counts[:, k], shift[:, k]) for k in range(_FOLD, len(COUNTED))
-    )
+    atom, bond, edge, short, angle = (_Rows(begin[:, k], counts[:, k], shift[:, k]) for k in range(_FOLD, len(COUNTED)))
     receiver_sender_bond = arrays["fold_edge"][edge.flat].astype(np.int64)  # (E, 3)
     left_right_middle = arrays["fold_angle"][angle.flat].astype(np.int64)  # (G, 3)
     atoms_before = np.repeat(begin[:, 0], atom.counts)

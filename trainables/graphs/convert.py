@@ -86,9 +86,14 @@ def convert(crystal: Crystal, cutoffs: Cutoffs) -> Graph:
     left_leg, right_leg = distance[first] <= limit, distance < limit
     short_bond = np.flatnonzero(left_leg | right_leg[second])
     angle_halves = _angles(center, half, left_leg, right_leg, short_bond)
-    n_isolated = len(coords) - len(np.unique(center))
     return Graph(
-        np.stack([center[first], neighbor[first]], axis=1), image[first], short_bond, angle_halves, half, n_isolated, len(coords)
+        bond_atoms=np.stack([center[first], neighbor[first]], axis=1),
+        bond_image=image[first],
+        short_bond=short_bond,
+        angle_halves=angle_halves,
+        directed=half,
+        n_isolated=len(coords) - len(np.unique(center)),
+        n_atoms=len(coords),
     )
 
 

@@ -52,7 +52,6 @@ class Quotient:
 def fold(crystal: Crystal, graph: Graph) -> Quotient:
     """The coarsest equitable partition's quotient, or the full graph where folding does not hold or does not pay."""
     length, cosine = geometry(crystal, graph)
-    finest = [np.arange(n) for n in (graph.n_atoms, len(graph.bond_atoms), len(graph.angle_halves))]
     length_class, length_width = gap_classes(length)
     # Angles near pi are compared as the model sees them: shrunk.
     theta_class, theta_width = gap_classes(np.arccos(np.clip(cosine, -1, 1) * _COSINE_SHRINK))
@@ -61,7 +60,13 @@ def fold(crystal: Crystal, graph: Graph) -> Quotient:
         folded = _divide(graph, *colours, length, cosine)
         if folded is not None and len(folded.edge) < PAYS_BELOW * 2 * len(graph.bond_atoms):
             return folded
-    full = _divide(graph, *finest, length, cosine)
+    return unfolded(graph, length, cosine)
+
+
+def unfolded(graph: Graph, length: NDArray[np.float64], cosine: NDArray[np.float64]) -> Quotient:
+    """The full graph in the quotient's form: every atom, bond and angle is its own class."""
+    atom, bond, angle = (np.arange(n) for n in (graph.n_atoms, len(graph.bond_atoms), len(graph.angle_halves)))
+    full = _divide(graph, atom, bond, angle, length, cosine)
     if full is None:
         raise AssertionError("the finest partition is equitable")
     return full

@@ -243,4 +243,5 @@ def _pack(crystal: Crystal, cutoffs: Cutoffs) -> dict[str, NDArray[np.generic]]:
 
 def _no_graph(n_atoms: int) -> Graph:
     none = np.empty(0, dtype=np.int64)
-    return Graph(none.reshape(0, 2), none.reshape(0, 3), none, none.reshape(0, 2), none, n_atoms, n_atoms)
+    pairs = none.reshape(0, 2)
+    return Graph(pairs, none.reshape(0, 3), none, pairs, none, n_isolated=n_atoms, n_atoms=n_atoms)

@@ -20,6 +20,8 @@ PAYS_BELOW = 0.9  # share of the full graph's edges; a fold that keeps more is n
 WIDEST_CLASS = 1e-3  # A or rad; a wider one is a chain of small gaps: that crystal keeps its full graph
 _COSINE_SHRINK = 1 - 1e-6  # as chgnet.model.encoders.AngleEncoder: angles near pi are compared as the model sees them
 
+_ROUNDS_A_COUNT = 2
+
 Ints = NDArray[np.int64]
 
 
@@ -113,20 +115,21 @@ def refine(atom: Ints, graph: Graph, length_class: Ints, theta_class: Ints) -> t
     of_edge = np.tile(np.arange(len(graph.bond_atoms)), 2)
     short_of = graph.short_bond[graph.angle_halves >> 1]  # (n_angles, 2) bonds of the two legs
     middle = _half_atoms(graph)[graph.angle_halves[:, 0]]  # (n_angles,) common atom
-    bond, angle = length_class, theta_class
-    atom, bond, angle = _dense(atom), _dense(bond), _dense(angle)
+    by_center, by_left = _Owners(center, len(atom)), _Owners(short_of[:, 0], len(graph.bond_atoms))
+    colours = _mix(atom, 1), _mix(length_class, 2), _mix(theta_class, 3)  # of atoms, bonds, angles
+    n_classes: tuple[int, ...] = ()
     while True:
-        before = _n_classes(atom, bond, angle)
-        received = _summed(_mix(bond[of_edge], 1) + _mix(atom[neighbor], 2), center, len(atom))
-        heard = _summed(
-            _mix(bond[short_of[:, 1]], 3) + _mix(angle, 4) + _mix(atom[middle], 5), short_of[:, 0], len(bond)
-        )
-        legs = _mix(bond[short_of[:, 0]], 6) + _mix(bond[short_of[:, 1]], 7) + _mix(atom[middle], 8)
-        atom = _dense(_mix(atom, 9) + received)
-        bond = _dense(_mix(bond, 10) + heard)
-        angle = _dense(_mix(angle, 11) + _scramble(legs))
-        if _n_classes(atom, bond, angle) == before:
-            return atom, bond, angle
+        # Counting classes costs as much as a round, so a few rounds go by between counts.
+        for _ in range(_ROUNDS_A_COUNT):
+            atoms, bonds, angles = colours
+            received = by_center.sum(_scramble(_mix(bonds[of_edge], 4) + _mix(atoms[neighbor], 5)))
+            right, common = _mix(bonds[short_of[:, 1]], 6), _mix(atoms[middle], 7)
+            heard = by_left.sum(_scramble(right + common + _mix(angles, 8)))
+            legs = _scramble(right + common + _mix(bonds[short_of[:, 0]], 9))
+            colours = _scramble(_mix(atoms, 10) + received), _scramble(_mix(bonds, 11) + heard), _mix(angles, 12) + legs
+        before, n_classes = n_classes, tuple(len(np.unique(colour)) for colour in colours)
+        if n_classes == before:
+            return _dense(colours[0]), _dense(colours[1]), _dense(colours[2])
 
 
 def _half_atoms(graph: Graph) -> Ints:
@@ -174,19 +177,24 @@ def _divide(
     )
 
 
-def _n_classes(*colours: Ints) -> tuple[int, ...]:
-    return tuple(int(colour.max(initial=-1)) for colour in colours)
-
-
-def _dense(colour: NDArray[np.generic]) -> Ints:
+def _dense(colour: NDArray[np.uint64]) -> Ints:
     return np.unique(colour, return_inverse=True)[1].astype(np.int64)
 
 
-def _summed(values: NDArray[np.uint64], owner: Ints, n_owners: int) -> NDArray[np.uint64]:
-    """Sum modulo 2**64 of the values of each owner: equal for equal multisets."""
-    total = np.zeros(n_owners, dtype=np.uint64)
-    np.add.at(total, owner, _scramble(values))
-    return total
+class _Owners:
+    """Sums over the rows that share an owner, the order of owners found once."""
+
+    def __init__(self, owner: Ints, n_owners: int) -> None:
+        self._order = np.argsort(owner, kind="stable")
+        self._present, self._begin = np.unique(owner[self._order], return_index=True)
+        self._n_owners = n_owners
+
+    def sum(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Sum modulo 2**64 of the values of each owner: equal for equal multisets."""
+        total = np.zeros(self._n_owners, dtype=np.uint64)
+        if len(values):
+            total[self._present] = np.add.reduceat(values[self._order], self._begin)
+        return total
 
 
 def _mix(colour: NDArray[np.generic], role: int) -> NDArray[np.uint64]:

@@ -1,6 +1,7 @@
 """Collating and batching: crystals side by side, every row once."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from types import FrameType
 from typing import Any
@@ -11,17 +12,24 @@ import torch
 from pymatgen.core import Structure
 
 from trainables.data.crystals import Crystal, CrystalTable
-from trainables.graphs.batch import Batch, collate, prediction_batches, training_batches
+from trainables.graphs.batch import Batch, View, collate, full_view, prediction_batches, training_batches
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.store import GraphStore, open_or_build
 
 # What is counted on from crystal to crystal when batches are put side by side, and the fields with two long rows.
 SHIFTED_BY = {
-    "atom_owner": "crystals",
-    "bond_owner": "crystals",
-    "bond_atoms": "atoms",
-    "short_bond": "bonds",
-    "angle_halves": "short halves",
+    Batch: {
+        "atom_owner": "crystals",
+        **dict.fromkeys(("receiver", "sender", "middle"), "atoms"),
+        **dict.fromkeys(("bond", "short"), "bonds"),
+        **dict.fromkeys(("left", "right"), "shorts"),
+    },
+    View: {
+        **dict.fromkeys(("atom_owner", "bond_owner"), "crystals"),
+        "bond_atoms": "atoms",
+        "short": "bonds",
+        "angle_halves": "short halves",
+    },
 }
 ALONG_COLUMNS = ("bond_atoms", "angle_halves")
 
@@ -32,56 +40,73 @@ def store(made: dict[str, Structure], tmp_path_factory: pytest.TempPathFactory) 
     return open_or_build(table, Cutoffs(), tmp_path_factory.mktemp("stores"))
 
 
-def side_by_side(batches: list[Batch]) -> dict[str, torch.Tensor]:
+def side_by_side(batches: Sequence[Batch | View]) -> dict[str, torch.Tensor]:
     """Concatenate whole batches by hand, one after the other."""
-    parts: dict[str, list[torch.Tensor]] = {field.name: [] for field in fields(Batch)}
-    passed = {"crystals": 0, "atoms": 0, "bonds": 0, "short halves": 0}
+    kind = type(batches[0])
+    parts: dict[str, list[torch.Tensor]] = {field.name: [] for field in fields(kind)}
+    passed = dict.fromkeys(("crystals", "atoms", "bonds", "shorts", "short halves"), 0)
     for batch in batches:
-        for field in fields(Batch):
+        for field in fields(kind):
             value = getattr(batch, field.name)
-            shift = SHIFTED_BY.get(field.name)
+            shift = SHIFTED_BY[kind].get(field.name)
             parts[field.name].append(value if shift is None else value + passed[shift])
-        passed["crystals"] += len(batch)
+        passed["crystals"] += len(batch.n_atoms)
         passed["atoms"] += len(batch.numbers)
-        passed["bonds"] += batch.bond_atoms.shape[1]
-        passed["short halves"] += 2 * len(batch.short_bond)
+        passed["bonds"] += len(batch.length) if isinstance(batch, Batch) else batch.bond_atoms.shape[1]
+        passed["shorts"] += len(batch.short)
+        passed["short halves"] += 2 * len(batch.short)
     return {name: torch.cat(values, dim=1 if name in ALONG_COLUMNS else 0) for name, values in parts.items()}
 
 
+@pytest.mark.parametrize("gather", [collate, full_view])
 @pytest.mark.parametrize("rows", [[0], [2, 0], [14, 3, 3, 13, 1], list(range(15))])
-def test_a_batch_is_its_crystals_one_after_the_other(store: GraphStore, rows: list[int]) -> None:
-    whole = collate(store, np.array(rows))
-    expected = side_by_side([collate(store, np.array([row])) for row in rows])
-    assert len(whole) == len(rows)
+def test_a_batch_is_its_crystals_one_after_the_other(store: GraphStore, rows: list[int], gather: Any) -> None:
+    whole = gather(store, np.array(rows))
+    expected = side_by_side([gather(store, np.array([row])) for row in rows])
+    assert len(whole.n_atoms) == len(rows)
     for name, value in expected.items():
         assert getattr(whole, name).dtype == value.dtype
         assert torch.equal(getattr(whole, name), value), name
 
 
-def test_the_batch_of_one_crystal_is_what_the_store_holds(made: dict[str, Structure], store: GraphStore) -> None:
+def test_the_view_of_one_crystal_is_what_the_store_holds(made: dict[str, Structure], store: GraphStore) -> None:
     place = list(made).index("perovskite")
-    batch, cell = collate(store, np.array([place])), made["perovskite"]
+    view, cell = full_view(store, np.array([place])), made["perovskite"]
     begin, end = store.offsets[place], store.offsets[place + 1]
-    assert batch.n_atoms.tolist() == [len(cell)]
-    assert batch.numbers.tolist() == [site.specie.Z for site in cell]
-    np.testing.assert_array_equal(batch.frac.numpy(), cell.frac_coords)
-    np.testing.assert_array_equal(batch.lattice[0].numpy(), cell.lattice.matrix)
-    np.testing.assert_array_equal(batch.bond_atoms.numpy().T, store.arrays["bond_atoms"][begin[1] : end[1]])
-    np.testing.assert_array_equal(batch.bond_image.numpy(), store.arrays["bond_image"][begin[1] : end[1]])
-    np.testing.assert_array_equal(batch.short_bond.numpy(), store.arrays["short_bond"][begin[2] : end[2]])
-    np.testing.assert_array_equal(batch.angle_halves.numpy().T, store.arrays["angle_halves"][begin[3] : end[3]])
+    assert view.n_atoms.tolist() == [len(cell)]
+    assert view.numbers.tolist() == [site.specie.Z for site in cell]
+    np.testing.assert_array_equal(view.frac.numpy(), cell.frac_coords)
+    np.testing.assert_array_equal(view.lattice[0].numpy(), cell.lattice.matrix)
+    np.testing.assert_array_equal(view.bond_atoms.numpy().T, store.arrays["bond_atoms"][begin[1] : end[1]])
+    np.testing.assert_array_equal(view.bond_image.numpy(), store.arrays["bond_image"][begin[1] : end[1]])
+    np.testing.assert_array_equal(view.short.numpy(), store.arrays["short_bond"][begin[2] : end[2]])
+    np.testing.assert_array_equal(view.angle_halves.numpy().T, store.arrays["angle_halves"][begin[3] : end[3]])
 
 
-def test_indices_of_a_batch_stay_within_their_crystal(store: GraphStore) -> None:
-    batch = collate(store, np.arange(len(store))[::-1].copy())
-    owner_of_end = batch.atom_owner[batch.bond_atoms]  # (2, B)
-    assert (owner_of_end == batch.bond_owner).all()
-    owner_of_half = batch.bond_owner[batch.short_bond].repeat_interleave(2)  # (2 S,)
-    left, right = owner_of_half[batch.angle_halves]
-    assert torch.equal(left, right)
-    end = batch.bond_atoms[:, batch.short_bond].T.reshape(-1)[batch.angle_halves]  # (2, G) atom at the angle
-    assert torch.equal(end[0], end[1])
-    assert bool((batch.angle_halves[0].diff() >= 0).all())
+@pytest.mark.parametrize("folded", [True, False])
+def test_indices_of_a_batch_stay_within_their_crystal(store: GraphStore, folded: bool) -> None:
+    rows = np.arange(len(store))[::-1].copy()
+    batch = collate(store, rows) if folded else full_view(store, rows).batch()
+    owner = batch.atom_owner
+    assert torch.equal(owner[batch.receiver], owner[batch.sender])
+    owner_of_bond = torch.full((len(batch.length),), -1).scatter(0, batch.bond, owner[batch.receiver])
+    assert torch.equal(owner_of_bond[batch.bond], owner[batch.receiver])
+    owner_of_short = owner_of_bond[batch.short]
+    assert torch.equal(owner_of_short[batch.left], owner[batch.middle])
+    assert torch.equal(owner_of_short[batch.right], owner[batch.middle])
+
+
+def test_folded_rows_count_every_atom_bond_and_angle(store: GraphStore) -> None:
+    rows = np.arange(len(store))
+    folded, full = collate(store, rows), full_view(store, rows).batch()
+
+    def per_crystal(owner: torch.Tensor, count: torch.Tensor) -> list[int]:
+        return torch.zeros(len(rows), dtype=torch.int64).index_add(0, owner, count).tolist()
+
+    assert per_crystal(folded.atom_owner, folded.atom_count) == full.n_atoms.tolist()
+    received = folded.edge_count * folded.atom_count[folded.receiver]
+    assert per_crystal(folded.atom_owner[folded.receiver], received) == (2 * store.counts[:, 1]).tolist()
+    assert len(folded.receiver) < 0.5 * len(full.receiver)
 
 
 def test_a_batch_moves_as_a_whole(store: GraphStore) -> None:

@@ -1,6 +1,7 @@
 """Predictions that depend on the crystal alone: not on its cell, orientation, order of atoms or batch mates."""
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,8 @@ def hand_made_batch(n_atoms: list[int]) -> Batch:
     """A batch of which only the atoms' owners matter."""
     counts, none = torch.tensor(n_atoms), torch.empty(0, dtype=torch.int64)
     owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
-    return Batch(counts, none, owner, none, none, none, none, none, none, none)
+    rows = {field.name: none for field in fields(Batch)}
+    return Batch(**rows | {"n_atoms": counts, "atom_owner": owner, "atom_count": torch.ones_like(owner)})
 
 
 def test_mean_pooling_is_the_mean_of_each_crystals_atoms() -> None:
@@ -119,6 +121,20 @@ def test_attention_pooling_is_a_softmax_over_each_crystals_atoms() -> None:
     for row, feature, score in zip(pooled, features.split(counts), scores.split(counts), strict=True):
         expected = torch.cat([score.softmax(dim=0)[:, head] @ feature for head in range(3)])
         np.testing.assert_allclose(row.numpy(), expected.numpy(), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("pool", ["mean", "attention"])
+def test_a_counted_row_pools_as_that_many_equal_atoms(pool: str) -> None:
+    torch.manual_seed(0)
+    features, scores, counts = torch.randn(3, 5), torch.randn(3, 2), torch.tensor([2, 1, 4])
+    every = torch.repeat_interleave(torch.arange(3), counts)
+    folded = replace(hand_made_batch([3, 4]), atom_owner=torch.tensor([0, 0, 1]), atom_count=counts)
+    full = hand_made_batch([3, 4])
+    if pool == "mean":
+        found, expected = mean_pool(features, folded), mean_pool(features[every], full)
+    else:
+        found, expected = attention_pool(features, scores, folded), attention_pool(features[every], scores[every], full)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-6)
 
 
 def test_attention_weights_add_up_to_one_however_many_atoms_and_however_large_the_scores() -> None:

@@ -51,8 +51,8 @@ def test_what_is_read_back_equals_what_convert_gives(table: CrystalTable, tmp_pa
         np.testing.assert_array_equal(store.arrays["frac"][begin:end], crystal.frac)
         np.testing.assert_array_equal(store.arrays["lattice"][place], crystal.lattice)
         sizes = [len(crystal.numbers), len(graph.bond_atoms), len(graph.short_bond), len(graph.angle_halves)]
-        assert store.counts[place].tolist() == sizes
-        assert store.cost[place] == pytest.approx(1 + 2 * sizes[1] + ANGLE_COST * sizes[3])
+        assert store.counts[place, :4].tolist() == sizes
+        assert store.full_cost[place] == pytest.approx(1 + 2 * sizes[1] + ANGLE_COST * sizes[3])
         assert store.n_isolated[place] == graph.n_isolated
     assert not store.failed.any()
 
@@ -148,7 +148,7 @@ def test_a_crystal_that_cannot_be_converted_is_flagged_and_the_others_kept(
     monkeypatch.setattr(store_module, "convert", fails_once)
     store = open_or_build(table[:3], Cutoffs(), tmp_path)
     assert store.failed.tolist() == [False, True, False]
-    assert store.counts[1].tolist() == [len(bad.numbers), 0, 0, 0]
+    assert store.counts[1, :4].tolist() == [len(bad.numbers), 0, 0, 0]
     assert store.n_isolated[1] == len(bad.numbers)
     assert (store.counts[[0, 2], 1] > 0).all()
 
@@ -172,7 +172,7 @@ def test_isolated_atoms_are_counted_crystal_by_crystal(made: dict[str, Structure
 def test_crystals_without_any_bond_make_a_store(made: dict[str, Structure], tmp_path: Path) -> None:
     lonely = CrystalTable.pack([Crystal.from_structure(made["no bonds at all"])] * 2)
     store = open_or_build(lonely, Cutoffs(), tmp_path)
-    assert store.counts.tolist() == [[1, 0, 0, 0]] * 2
+    assert store.counts.tolist() == [[1, 0, 0, 0, 1, 0, 0, 0, 0]] * 2
     assert store.arrays["bond_image"].shape == (0, 3)
 
 

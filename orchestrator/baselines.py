@@ -12,8 +12,9 @@ from trainables.config import RunConfig
 from trainables.data.composition import CompositionModel
 from trainables.data.dataset import Dataset
 from trainables.data.folds import fold_of_rows
+from trainables.errors import UserError
 from trainables.graphs.store import GraphStore
-from trainables.model.chgnet import build_model
+from trainables.model.chgnet import SCRATCH_ARCHITECTURE, build_model
 from trainables.model.reference import fit_reference
 from trainables.progress import Progress
 from trainables.training.predict import predict, with_graph
@@ -22,7 +23,7 @@ Predictor = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]
 
 
 def baseline_predictions(
-    dataset: Dataset, folds: Sequence[int], store: GraphStore | None, progress: Progress, start: str = "0.3.0"
+    dataset: Dataset, folds: Sequence[int], store: GraphStore | None, progress: Progress, config: RunConfig
 ) -> dict[str, pd.DataFrame]:
     """Predictions of every baseline that the task allows, by name; columns id, fold, target, prediction.
 
@@ -32,8 +33,12 @@ def baseline_predictions(
     """
     predictors: dict[str, Predictor] = {"dummy": _dummy(dataset), "linear": _linear(dataset)}
     if dataset.task.is_energy and store is not None:
-        predictors["zero-shot"] = _zero_shot(dataset, store, start if start != "scratch" else "0.3.0", progress)
-    return {name: _over_folds(dataset, folds, predictor) for name, predictor in predictors.items()}
+        predictors["zero-shot"] = _zero_shot(dataset, store, config, progress)
+    tables = {name: _over_folds(dataset, folds, predictor) for name, predictor in predictors.items()}
+    if store is not None and "zero-shot" in tables:
+        usable = dict(zip(dataset.ids, with_graph(store, np.arange(len(dataset)), config), strict=True))
+        tables["zero-shot"]["fallback"] = [not usable[row_id] for row_id in tables["zero-shot"]["id"]]
+    return tables
 
 
 def baseline_scores(predictions: dict[str, pd.DataFrame]) -> dict[str, dict[str, object]]:
@@ -45,6 +50,8 @@ def _over_folds(dataset: Dataset, folds: Sequence[int], predictor: Predictor) ->
     tables = []
     for fold in folds:
         train, test = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        if min(len(train), len(test)) == 0:
+            raise UserError(f"fold {fold} of {dataset.task.name} has {len(train)} training and {len(test)} test rows")
         tables.append(
             pd.DataFrame(
                 {
@@ -71,9 +78,9 @@ def _linear(dataset: Dataset) -> Predictor:
     return predictor
 
 
-def _zero_shot(dataset: Dataset, store: GraphStore, start: str, progress: Progress) -> Predictor:
-    config = RunConfig(task=dataset.task.name).changed({"model.start": start})
-    model = build_model(config.model.start, dataset.task)
+def _zero_shot(dataset: Dataset, store: GraphStore, config: RunConfig, progress: Progress) -> Predictor:
+    start = config.model.start
+    model = build_model(SCRATCH_ARCHITECTURE if start == "scratch" else start, dataset.task)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     rows = np.arange(len(dataset))
     progress.message("zero-shot baseline: energies of the untouched CHGNet")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from click.exceptions import ClickException, UsageError
 from rich.console import Console
 
 # Set before anything imports ray: under `uv run` its workers never start otherwise.
@@ -23,10 +22,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out_console = Console(highlight=False, soft_wrap=False)
+out_console = Console(highlight=False, markup=False)
 
 TaskName = Annotated[
-    str, typer.Argument(help="A Matbench task (see `crystaltune tasks`), or a name for your own table.")
+    str, typer.Argument(metavar="TASK", help="A Matbench task (see `crystaltune tasks`), or a name for your own table.")
 ]
 DataFile = Annotated[
     Path | None,
@@ -35,7 +34,7 @@ DataFile = Annotated[
 Target = Annotated[str | None, typer.Option(help="Target column of your own table.")]
 Unit = Annotated[str, typer.Option(help="Unit of that target, for the tables.")]
 Energy = Annotated[bool, typer.Option("--energy", help="The target is an energy in eV/atom: use CHGNet's energy head.")]
-Limit = Annotated[int | None, typer.Option(help="Keep this many rows, chosen at random with a fixed seed.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Keep this many rows, chosen at random with a fixed seed.")]
 Folds = Annotated[str, typer.Option(help="Folds to train: 0-4, 0, or 0,2.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Published = Annotated[
@@ -81,13 +80,16 @@ def train(
     folds: Folds = "0-4",
     config: Annotated[Path | None, typer.Option(help="YAML with settings, over the task's defaults.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, for example optim.lr=3e-4; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, for example optim.lr=3e-4; may be repeated."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; resumed if it exists. Default: runs/TASK.")
     ] = None,
     device: Device = "auto",
-    processes: Annotated[int | None, typer.Option(help="Folds at once. Default: one a core, or one a GPU.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Folds at once. Default: one a core, or one a GPU.")
+    ] = None,
     published: Published = None,
 ) -> None:
     """Train and test the folds of a task, resuming what is there; write scores, predictions and the record.
@@ -169,29 +171,30 @@ def quickstart(
 
 
 def _show(scores: dict[str, object], folder: Path) -> None:
-    from orchestrator.submission import record_run, refusal_of
     from orchestrator.tables import score_table
 
     out_console.print(score_table(scores))
-    refusal = refusal_of(scores)
-    if refusal:
-        out_console.print(f"No Matbench record: {refusal}", soft_wrap=True)
+    if scores["record"]:
+        out_console.print(f"Matbench has validated {folder / str(scores['record'])}", soft_wrap=True)
     else:
-        out_console.print(f"Matbench has validated {record_run(folder)}", soft_wrap=True)
+        out_console.print(f"No Matbench record: {scores['no_record_because']}", soft_wrap=True)
     out_console.print(f"Everything is in {folder} (scores.json, predictions.parquet).", soft_wrap=True)
 
 
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
+    code: object = 0
     try:
         code = app(standalone_mode=False)
     except UserError as error:
         _end(str(error), 2)
-    except UsageError as error:
-        where = error.ctx.command_path if error.ctx else "crystaltune"
-        _end(f"{error.format_message()} (see `{where} --help`)", 2)
-    except ClickException as error:
-        _end(error.format_message(), 2)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        if not error.format_message().strip():  # no arguments: the help has been shown
+            sys.exit(2)
+        _end(f"{error.format_message()} (see `{context.command_path if context else 'crystaltune'} --help`)", 2)
+    except OSError as error:
+        _end(f"{error.filename or 'a file'}: {error.strerror or error}; mend that and run the command again", 2)
     except (KeyboardInterrupt, typer.Abort):
         _end("stopped; the same command goes on where this one ended", 130)
     sys.exit(code if isinstance(code, int) else 0)

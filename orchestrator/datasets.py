@@ -8,7 +8,7 @@ from trainables.data.dataset import Dataset, read_matbench, read_table
 from trainables.data.locate import cache_home, matbench_file
 from trainables.data.matbench_file import is_matbench_layout
 from trainables.data.sample import load_sample
-from trainables.data.tasks import TASKS, find_task
+from trainables.data.tasks import SAMPLE_TASK, TASKS, find_task
 from trainables.errors import UserError
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.store import GraphStore, open_or_build
@@ -53,6 +53,8 @@ def _read(source: Source, progress: Progress) -> Dataset:
         return read_matbench(matbench_file(task, progress), task, progress)
     if not source.file.is_file():
         raise UserError(f"--data {source.file}: there is no such file")
+    if source.task in (SAMPLE_TASK.name, "sample"):
+        raise UserError(f"'{source.task}' names the synthetic sample; give your table another task name")
     official = source.task in TASKS or f"matbench_{source.task}" in TASKS or source.task.startswith("matbench_")
     if official:
         task = find_task(source.task)

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.queues import Queue
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from trainables.progress import Bar, Progress
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False)
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -31,12 +31,12 @@ class BarDisplay:
 
     def __init__(self) -> None:
         self._bars = RichProgress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f}%"),
             _Rate(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=console,
         )
 
@@ -53,7 +53,7 @@ class BarDisplay:
         try:
             yield _RichBar(self._bars, key)
         finally:
-            if total is not None and total < 200 and name == "predict":
+            if name.endswith("predict"):
                 self._bars.remove_task(key)
 
     def message(self, text: str) -> None:
@@ -179,18 +179,26 @@ def relay(queue: "Queue[Any]", shown: Progress) -> Iterator[None]:
     finally:
         queue.put(None)
         thread.join(timeout=5)
+        queue.cancel_join_thread()  # a killed worker may hold the pipe: never wait for it
 
 
 def _replay(queue: "Queue[Any]", shown: Progress) -> None:
     stages: dict[tuple[str, int], tuple[AbstractContextManager[Bar], Bar]] = {}
     while (event := queue.get()) is not None:
-        kind, *rest = event
-        if kind == "begin":
-            stage = shown.stage(*rest[1:])
-            stages[rest[0]] = (stage, stage.__enter__())
-        elif kind == "advance":
-            stages[rest[0]][1].advance(*rest[1:])
-        elif kind == "end":
-            stages.pop(rest[0])[0].__exit__(None, None, None)
-        else:
-            shown.message(*rest)
+        with suppress(Exception):  # whatever the display does, the queue must be drained: workers wait on it
+            _show_event(event, stages, shown)
+
+
+def _show_event(
+    event: tuple[Any, ...], stages: dict[tuple[str, int], tuple[AbstractContextManager[Bar], Bar]], shown: Progress
+) -> None:
+    kind, *rest = event
+    if kind == "begin":
+        stage = shown.stage(*rest[1:])
+        stages[rest[0]] = (stage, stage.__enter__())
+    elif kind == "advance":
+        stages[rest[0]][1].advance(*rest[1:])
+    elif kind == "end":
+        stages.pop(rest[0])[0].__exit__(None, None, None)
+    else:
+        shown.message(*rest)

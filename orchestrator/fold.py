@@ -48,8 +48,9 @@ def run_fold(job: FoldJob, device: str, progress: Progress) -> dict[str, Any]:
         The content of done.json: status, reason, and what the fit reported.
     """
     with _alone(job.folder):
-        if (job.folder / DONE).is_file():
-            return finished(job.folder) or {}
+        before = finished(job.folder)
+        if before is not None:
+            return before
         store = GraphStore(job.store)
         job.config.save(job.folder / "config.yaml")
         result = fit(job.config, job.split, store, job.task, job.folder, device=device, progress=progress)
@@ -72,9 +73,10 @@ def finished(folder: Path) -> dict[str, Any] | None:
     """What a finished fold reported, or None."""
     try:
         summary: dict[str, Any] = read_json(folder / DONE)
-        return summary if (folder / "predictions.parquet").is_file() else None
+        pd.read_parquet(folder / "predictions.parquet", columns=["id"])
     except (OSError, ValueError):
         return None
+    return summary
 
 
 def predict_with_fallback(

@@ -46,7 +46,7 @@ def predict_file(
     if fallback.any():
         progress.message(f"{int(fallback.sum())} rows have isolated atoms or no graph: their composition model is used")
     table = pd.DataFrame({"id": dataset.ids, "prediction": values.mean(0), "std": values.std(0), "fallback": fallback})
-    path = out or run / f"predict-{file.name.split('.')[0]}.parquet"
+    path = out or run / f"predict-{file.name.removesuffix('.gz').rsplit('.', 1)[0]}.parquet"
     write_parquet(path, table)
     return table, path
 

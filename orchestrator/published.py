@@ -1,5 +1,6 @@
 """Published Matbench predictions on the same test rows."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pandas as pd
 from orchestrator.scores import fold_scores
 from trainables.errors import UserError
 
-_NOT_ALGORITHMS = 3  # mbid, fold, target
+_NOT_ALGORITHMS = 3
 
 
 def published_scores(file: Path, predictions: pd.DataFrame) -> dict[str, Any]:
@@ -21,21 +22,33 @@ def published_scores(file: Path, predictions: pd.DataFrame) -> dict[str, Any]:
     Raises:
         UserError: not such a table, or a row that it lacks.
     """
-    try:
-        table = pd.read_csv(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--published {file} cannot be read as CSV: {error}") from None
-    if "mbid" not in table.columns or "fold" not in table.columns:
-        raise UserError(f"--published {file} has no columns mbid and fold; it has {', '.join(table.columns[:6])}")
+    table = read_published(file)
     joined = predictions[["id", "fold", "target"]].merge(
         table.drop(columns="fold"), left_on="id", right_on="mbid", how="left", suffixes=("", "_published")
     )
     if joined["mbid"].isna().any():
         missing = joined.loc[joined["mbid"].isna(), "id"].iloc[0]
         raise UserError(f"--published {file} lacks {missing}; is it the table of this task?")
-    algorithms = list(table.columns[_NOT_ALGORITHMS:])
+    algorithms = list(table.columns[_NOT_ALGORITHMS:])  # mbid, fold and target come first
     return {
         name: fold_scores(joined[["fold", "target"]].assign(prediction=joined[name]))
         for name in algorithms
         if joined[name].notna().all()
     }
+
+
+def read_published(file: Path) -> pd.DataFrame:
+    """Read such a table.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        table = pd.read_csv(file)
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise UserError(f"--published {file} cannot be read as CSV: {' '.join(str(error).split())[:120]}") from None
+    if list(table.columns[:2]) != ["mbid", "fold"]:
+        raise UserError(
+            f"--published {file} does not begin with the columns mbid and fold but {list(table.columns[:3])}"
+        )
+    return table

@@ -1,5 +1,7 @@
 """`crystaltune record`: from a run's folder to the Matbench submission folder in it."""
 
+import json
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,8 @@ def refusal_of(scores: dict[str, Any]) -> str | None:
         scores["task"], scores["target"], scores["unit"], "property", scores["tier"], synthetic=scores["synthetic"]
     )
     folds = [int(fold) for fold in scores.get("folds", {})]
-    return why_no_record(task, partial=scores["partial"], n_rows=scores["n_rows"], folds=folds)
+    n_fallback = scores["mean"]["n_fallback"] if folds else 0
+    return why_no_record(task, partial=scores["partial"], n_rows=scores["n_rows"], folds=folds, n_fallback=n_fallback)
 
 
 def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
@@ -62,12 +65,9 @@ def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
 
 def _command(settings: dict[str, Any]) -> str:
     """The command that repeats the run."""
-    chosen = " ".join(f"--set {key}={value}" for key, value in _flat(settings["config"]).items() if _told(key))
+    told = {key: value for key, value in _flat(settings["config"]).items() if key not in ("task", "fold")}
+    chosen = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in told.items())
     return f"crystaltune train {settings['config']['task']} {chosen}"
-
-
-def _told(key: str) -> bool:
-    return key not in ("task", "fold")
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,9 +14,9 @@ import pandas as pd
 from orchestrator.baselines import baseline_predictions, baseline_scores
 from orchestrator.datasets import Source, graph_store, load_dataset
 from orchestrator.fold import FoldJob, finished, run_fold
-from orchestrator.published import published_scores
+from orchestrator.published import published_scores, read_published
 from orchestrator.scores import fold_scores
-from orchestrator.workers import Plan, plan, run_jobs
+from orchestrator.workers import plan, run_jobs
 from search_spaces.presets import preset
 from trainables.config import RunConfig, dotted_names, merged, parse_config
 from trainables.data.dataset import Dataset
@@ -30,7 +30,7 @@ from trainables.progress import Progress, silent
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Where and how a run is carried out; nothing here changes what is computed."""
+    """Which folds, and where; on a CPU nothing here changes a fold's numbers."""
 
     folds: tuple[int, ...] = tuple(range(N_FOLDS))
     device: str = "auto"
@@ -59,14 +59,17 @@ def train(
     """
     options = options or TrainOptions()
     parse_config(merged({"task": source.task}, settings or {}), "configuration")  # before minutes of reading
+    if options.published is not None:
+        read_published(options.published)
     dataset = load_dataset(source, progress)
     config = task_config(dataset, settings or {})
     with only_process(out):
         _same_run_or_refuse(out, config, dataset)
         store = graph_store(dataset, cutoffs_of(config.model.start), progress)
-        where = plan(len(options.folds), options.device, options.processes)
-        failed = _train_folds(_jobs(dataset, config, store, options.folds, out), where, progress)
-        scores = _score(dataset, config, store, options, out, progress)
+        failed = _train_folds(_jobs(dataset, config, store, options.folds, out), options, progress)
+        scores = _score(dataset, config, store, options, out, progress, failed)
+        scores |= _record(scores, out)
+        write_json(out / "scores.json", scores)
     if failed:
         reasons = "; ".join(f"fold {fold}: {reason}" for fold, reason in failed.items())
         raise UserError(f"{len(failed)} of {len(options.folds)} folds failed ({reasons}); the rest is kept in {out}")
@@ -100,7 +103,8 @@ def baseline_run(
     """
     dataset = load_dataset(source, progress)
     store = graph_store(dataset, cutoffs_of("0.3.0"), progress) if dataset.task.is_energy else None
-    predictions = baseline_predictions(dataset, folds, store, progress)
+    config = task_config(dataset, {})
+    predictions = baseline_predictions(dataset, folds, store, progress, config)
     content = _description(dataset, "0.3.0") | {"baselines": baseline_scores(predictions)}
     if published is not None:
         content["published"] = published_scores(published, predictions["dummy"])
@@ -210,9 +214,10 @@ def _jobs(
     return jobs
 
 
-def _train_folds(jobs: list[tuple[str, FoldJob]], where: Plan, progress: Progress) -> dict[int, str]:
+def _train_folds(jobs: list[tuple[str, FoldJob]], options: TrainOptions, progress: Progress) -> dict[int, str]:
     """Run the folds that are not finished; returns the reasons of those that failed."""
     left = [(name, job) for name, job in jobs if finished(job.folder) is None]
+    where = plan(len(left), options.device, options.processes)
     if len(left) < len(jobs):
         progress.message(f"{len(jobs) - len(left)} of {len(jobs)} folds are finished already")
     fold_of = {name: job.config.fold for name, job in left}
@@ -251,19 +256,30 @@ def _score(
     options: TrainOptions,
     out: Path,
     progress: Progress,
+    failed: Mapping[int, str],
 ) -> dict[str, Any]:
-    """Write predictions.parquet and scores.json for every fold that is finished, asked for now or before."""
+    """Write predictions.parquet and score every fold that is finished, asked for now or before."""
     predictions = collect_predictions(dataset, range(N_FOLDS), out)
     write_parquet(out / "predictions.parquet", predictions)
     scores = _description(dataset, config.model.start) | {"fingerprint": config.fingerprint(dataset.digest)}
     if len(predictions):
         folds = sorted(int(fold) for fold in np.unique(predictions["fold"]))
         scores |= fold_scores(predictions)
-        baselines = baseline_predictions(dataset, folds, store, progress, start=config.model.start)
+        baselines = baseline_predictions(dataset, folds, store, progress, config)
         scores["baselines"] = baseline_scores(baselines)
         for fold in folds:
             scores["folds"][str(fold)]["structures_per_s"] = (finished(out / f"fold_{fold}") or {})["structures_per_s"]
         if options.published is not None:
             scores["published"] = published_scores(options.published, predictions)
-    write_json(out / "scores.json", scores)
+    scores["failed"] = {str(fold): reason for fold, reason in failed.items()}
     return scores
+
+
+def _record(scores: dict[str, Any], out: Path) -> dict[str, str | None]:
+    """Write the Matbench record where there can be one; its path within `out`, or a plain sentence why not."""
+    write_json(out / "scores.json", scores)
+    from orchestrator.submission import record_run, refusal_of  # matbench takes seconds to import
+
+    refusal = refusal_of(scores)
+    record = None if refusal else str(record_run(out).relative_to(out))
+    return {"record": record, "no_record_because": refusal}

@@ -1,9 +1,6 @@
 """Jobs over processes: one process a core on a CPU, one a GPU where there are several."""
 
 import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +11,7 @@ import torch
 
 from orchestrator.display import NamedProgress, QueueProgress, relay
 from trainables.errors import UserError
+from trainables.processes import end_with_parent, n_cores
 from trainables.progress import Progress
 
 Job = TypeVar("Job")
@@ -39,7 +37,7 @@ def plan(n_jobs: int, device: str = "auto", processes: int | None = None) -> Pla
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
-        cores = len(os.sched_getaffinity(0))
+        cores = n_cores()
         count = min(processes or cores, max(n_jobs, 1))
         return Plan(count, max(1, cores // count), ("cpu",))
     if device != "cuda":
@@ -91,16 +89,9 @@ _queue: Any = None
 def _begin_worker(queue: Any, threads: int) -> None:
     global _queue
     _queue = queue
+    queue.cancel_join_thread()  # what was not shown yet must not keep a worker from ending
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker must not go on writing once its parent was killed and the command may run again."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+    end_with_parent()
 
 
 def _in_worker(work: Callable[[Job, str, Progress], Result], job: Job, device: str, name: str) -> Result:

@@ -4,6 +4,7 @@ Where a run executes (device, threads, folders) is no part of it. A new lever ge
 between `data` and the end of RunConfig: augmentation, consistency, tta, distillation and multi-task are next.
 """
 
+import copy
 import difflib
 import hashlib
 import json
@@ -75,7 +76,7 @@ class RunConfig(_Section):
 
     task: str
     fold: int = Field(0, ge=0, le=4)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     loss: LossConfig = LossConfig()
@@ -118,7 +119,7 @@ def load_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error.strerror}); a YAML configuration was wanted") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:160]}") from None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path} holds no mapping of keys to values; see `crystaltune train --help`")
     return content
 
@@ -155,7 +156,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 def merged(base: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings laid over each other; dotted keys reach into sections."""
-    content: dict[str, Any] = json.loads(json.dumps(base))
+    content: dict[str, Any] = copy.deepcopy(dict(base))
     for layer in layers:
         for key, value in layer.items():
             if isinstance(value, Mapping) and isinstance(content.get(key), dict):

@@ -7,7 +7,7 @@ class UserError(Exception):
     """A mistake the user can mend: what came, what was wanted, what to do, in one line (exit code 2)."""
 
 
-def listed(items: Iterable[object], most: int = 8) -> str:
+def listed(items: Iterable[object], most: int = 50) -> str:
     """Join at most `most` items with commas and say how many were left out."""
     everything = [str(item) for item in items]
     shown = ", ".join(everything[:most])

@@ -54,7 +54,9 @@ class Dataset:
     def digest(self) -> str:
         """SHA-256 over ids, crystals and targets."""
         sha = hashlib.sha256(self.structures.digest.encode())
-        sha.update(json.dumps([self.task.name, self.task.target, *self.ids]).encode())
+        sha.update(
+            json.dumps([self.task.name, self.task.target, self.task.quantity, self.task.unit, *self.ids]).encode()
+        )
         sha.update(np.ascontiguousarray(self.targets).tobytes())
         return sha.hexdigest()
 
@@ -109,7 +111,7 @@ class _Builder:
 def _number(value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("nan")
 
 
@@ -183,7 +185,7 @@ def read_table(path: Path, name: str, target: str | None = None, *, unit: str = 
 
 
 def read_structures(path: Path, task: Task) -> Dataset:
-    """Read structures to predict (targets are not needed and become NaN): a table, or one CIF file.
+    """Read structures to predict: a table (its targets, if any, become NaN), a Matbench table, or one CIF file.
 
     Raises:
         UserError: unreadable file, missing columns, or unusable structures (ids listed).
@@ -193,6 +195,8 @@ def read_structures(path: Path, task: Task) -> Dataset:
         builder.add(path.stem, path.name, None, needs_target=False)
         return builder.finish(task)
     if is_matbench_layout(path):
+        if not task.is_matbench:
+            raise UserError(f"{path} is a Matbench table, the model predicts '{task.name}'; give a CSV or JSON table")
         return read_matbench(path, task)
     table = read_frame(path)
     id_column = _column(table, ID_COLUMNS, "id", path)
@@ -211,7 +215,7 @@ def _cells(table: pd.DataFrame, path: Path, *columns: str) -> Iterator[tuple[str
 
 
 def read_frame(path: Path) -> pd.DataFrame:
-    """Read CSV (plain or gzipped) or JSON (a list of records, or pandas' own layouts)."""
+    """Read CSV or JSON (a list of records, or a mapping of columns), plain or gzipped."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; a CSV or JSON table was wanted")
     name = path.name.lower().removesuffix(".gz")
@@ -220,7 +224,7 @@ def read_frame(path: Path) -> pd.DataFrame:
             return pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str))
         with open_text(path) as handle:
             return pd.DataFrame(json.load(handle))
-    except (ValueError, EOFError, OSError, KeyError, zlib.error) as error:
+    except (ValueError, EOFError, OSError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(f"{path} is truncated or not a CSV/JSON table: {reason}") from None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pymatgen.core import Element, Structure
+from pymatgen.core import DummySpecies, Element, Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from trainables.data.crystals import MAX_ATOMIC_NUMBER, Crystal
@@ -70,6 +70,8 @@ def _overlaps(crystal: Crystal) -> bool:
 def _from_structure(structure: Structure) -> Crystal:
     if not structure.is_ordered:
         raise BadStructure("partial occupancy")
+    if any(isinstance(site.specie, DummySpecies) for site in structure):
+        raise BadStructure("elements CHGNet does not know (no such element)")
     return Crystal.from_structure(structure)
 
 

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ from trainables.errors import UserError
 from trainables.files import read_json, write_json
 from trainables.graphs.convert import CONVERTER_VERSION, ConversionError, Cutoffs, Graph, convert, ragged_ranges
 from trainables.graphs.quotient import fold
+from trainables.processes import end_with_parent, n_cores
 from trainables.progress import Progress, silent
 
 # name: (dtype, trailing shape, which count a crystal contributes)
@@ -116,14 +118,18 @@ def open_or_build(
     Args:
         workers: converting processes; by default one a core.
     """
-    root.mkdir(parents=True, exist_ok=True)
     address = store_address(crystals, cutoffs)
     folder = root / address
+    if _is_whole(folder):  # no lock, so that a cache somebody else keeps can be read-only
+        return GraphStore(folder)
+    root.mkdir(parents=True, exist_ok=True)
     with _exclusively(root / f"{address}.lock"):
         if folder.exists() and not _is_whole(folder):
             shutil.rmtree(folder)
+        for left_over in root.glob(f".{address}.*.tmp"):  # of a build that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
         if not folder.exists():
-            _build(crystals, cutoffs, folder, workers or os.cpu_count() or 1, progress)
+            _build(crystals, cutoffs, folder, workers or n_cores(), progress)
     return GraphStore(folder)
 
 
@@ -172,6 +178,8 @@ def _build(crystals: CrystalTable, cutoffs: Cutoffs, folder: Path, workers: int,
             handle.close()
         write_json(temporary / "meta.json", {"cutoffs": asdict(cutoffs), "rows": rows, "converter": CONVERTER_VERSION})
         temporary.rename(folder)
+    except BrokenProcessPool:
+        raise UserError("a converting process was killed (out of memory, most likely); run the command again") from None
     except OSError as error:
         raise UserError(
             f"the graph store at {folder} cannot be written ({error.strerror}): free space there or set "
@@ -189,7 +197,8 @@ def _converted_chunks(
         yield from (_convert_chunk(chunk, cutoffs) for chunk in chunks)
         return
     # spawn: a fork would copy torch's thread pools in an unknown state
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         waiting = []
         for chunk in chunks:
             waiting.append(pool.submit(_convert_chunk, chunk, cutoffs))

@@ -16,13 +16,12 @@ from trainables.model.engine import atom_features
 from trainables.model.heads import PropertyHead, crystal_sum
 
 Start = Literal["0.3.0", "r2scan", "0.2.0", "scratch"]
-# The element of the sum over atoms that a crystal's number is made from.
 WEIGHT_FILES = {
     "0.3.0": "0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar",
     "0.2.0": "0.2.0/chgnet_0.2.0_e30f77s348m32.pth.tar",
     "r2scan": "r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
 }
-SCRATCH_ARCHITECTURE = "0.3.0"
+SCRATCH_ARCHITECTURE: Start = "0.3.0"
 
 
 class CrystalModel(CHGNet):

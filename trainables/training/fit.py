@@ -149,12 +149,14 @@ def fit(
     result = FitResult("finished", None, -1, math.inf, [], len(train), len(val), left_out)
     try:
         run = _train(config, train, val, store, task, folder, torch.device(device), progress, stop_early)
-        _keep(result, run, folder / "model")
-        if config.data.refit and not result.reason:
-            _refit(result, config, Part.join(train, val), store, task, folder, torch.device(device), progress)
     except _Failed as failure:
-        _keep(result, failure.run, folder / "model")
-        result.status, result.reason = "failed", failure.reason
+        run, result.status, result.reason = failure.run, "failed", failure.reason
+    _keep(result, run, folder / "model")
+    if config.data.refit and result.status == "finished":
+        try:
+            _refit(result, config, Part.join(train, val), store, task, folder, torch.device(device), progress)
+        except _Failed as failure:  # the model chosen by validation stays
+            result.status, result.reason = "failed", f"refit: {failure.reason}"
     write_json(folder / "fit.json", _summary(result))
     return result
 
@@ -250,6 +252,8 @@ def _one_epoch(run: _Run, number: int, train: Part, val: Part | None, store: Gra
         loss_sum += _step(run, store, train.rows[places], train.targets[places], rate)
         bar.advance(len(places))
     train_loss = loss_sum * config.optim.batch_size / len(train)
+    if not all(bool(weight.isfinite().all()) for weight in run.kept.parameters()):
+        raise NonFiniteLoss("a weight became nan or infinite")
     val_mae = math.nan if val is None else _validate(run, val, store)
     if val is None or val_mae < run.best_val_mae:
         run.best = {name: tensor.detach().clone() for name, tensor in run.kept.state_dict().items()}

@@ -51,6 +51,11 @@ def test_tasks_lists_all_eight() -> None:
         (("predict", "missing", "missing.csv"), "no trained fold"),
         (("record", "missing"), "holds no finished run"),
         (("trian",), "trian"),
+        (("train",), "TASK"),
+        (("train", "jdft2d", "--limit", "x"), "--limit"),
+        (("train", "jdft2d", "--processes", "0"), "--processes"),
+        (("train", "sample", "--data", "README.md"), "another task name"),
+        (("train", "mine", "--data", "tests"), "no such file"),
         (("prepare", "sample", "--start", "0.4"), "one of 0.3.0"),
     ],
 )

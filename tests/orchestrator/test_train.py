@@ -60,6 +60,8 @@ def test_train_leaves_scores_and_predictions_of_every_test_row(table: Path, tmp_
     assert scores["task"] == "tiny"
     assert scores["tier"] == "pretrained-overlap-unknown"
     assert scores["partial"] is False
+    assert scores["record"] is None
+    assert "tiny" in scores["no_record_because"]
     assert set(scores["baselines"]) == {"dummy", "linear", "zero-shot"}
     predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
     assert list(predictions.columns[:4]) == ["id", "fold", "target", "prediction"]
@@ -121,6 +123,29 @@ def test_folder_of_another_run_is_refused_with_the_difference(table: Path, tmp_p
         run(table, tmp_path / "out", (0,))
 
 
+def test_the_same_numbers_as_an_energy_are_another_run(table: Path, tmp_path: Path) -> None:
+    run(table, tmp_path / "out", (0,))
+    source = Source("tiny", table, unit="eV/atom", energy=False)
+    with pytest.raises(UserError, match="the data are others"):
+        train(source, tmp_path / "out", settings=SETTINGS, options=TrainOptions((0,), "cpu", processes=1))
+
+
+@pytest.mark.parametrize("lost", ["predictions.parquet", "done.json"])
+def test_a_fold_that_lost_a_file_is_finished_again_without_training(table: Path, tmp_path: Path, lost: str) -> None:
+    before = run(table, tmp_path / "out", (0,))
+    file = tmp_path / "out" / "fold_0" / lost
+    file.write_text("{")
+    assert run(table, tmp_path / "out", (0,))["mean"] == before["mean"]
+    file.unlink()
+    assert run(table, tmp_path / "out", (0,))["mean"] == before["mean"]
+
+
+def test_a_wrong_published_table_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    options = TrainOptions((0,), published=tmp_path / "missing.csv")
+    with pytest.raises(UserError, match="--published"):
+        train(Source("tiny", tmp_path / "missing too.csv"), tmp_path / "out", options=options)
+
+
 def test_second_process_in_the_same_folder_exits_at_once(table: Path, tmp_path: Path) -> None:
     with (
         train_module.only_process(tmp_path / "out"),
@@ -142,7 +167,9 @@ def test_failed_fold_is_named_and_the_others_are_kept(
     monkeypatch.setattr(train_module, "run_fold", fails_in_fold_1)
     with pytest.raises(UserError, match=r"1 of 2 folds failed \(fold 1: the loss became nan"):
         run(table, tmp_path / "out")
-    assert set(read_json(tmp_path / "out" / "scores.json")["folds"]) == {"0"}
+    scores = read_json(tmp_path / "out" / "scores.json")
+    assert set(scores["folds"]) == {"0"}
+    assert "nan" in scores["failed"]["1"]
 
 
 def test_rows_without_a_graph_end_in_a_counted_fallback(table: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sized
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,24 @@ def test_refit_trains_on_train_and_validation_for_the_chosen_epochs(tmp_path: Pa
     refitted = result.history[3:]
     assert len(refitted) == result.refit_epochs
     assert all(epoch.structures == len(split.train) + len(split.val) for epoch in refitted)
+
+
+def test_a_refit_that_fails_keeps_the_model_validation_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2, data__refit=True)
+    inner, n_rows = fit_module._one_epoch, len(split.train)
+
+    def fails_in_the_refit(run: object, number: int, train: Sized, *rest: object) -> fit_module.Epoch:
+        if len(train) > n_rows:
+            raise fit_module.NonFiniteLoss("the loss became nan")
+        return inner(run, number, train, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fit_module, "_one_epoch", fails_in_the_refit)
+    result = fit(config, split, store, dataset.task, tmp_path / "run")
+    assert result.status == "failed"
+    assert result.reason.startswith("refit: the loss became nan")
+    assert result.model is not None
+    error = np.abs(predict(load_model(result.model)[0], store, split.val.rows) - split.val.targets).mean()
+    assert error == pytest.approx(result.best_val_mae, rel=1e-6)
 
 
 def test_stop_early_ends_after_the_epoch_it_says(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over ids, crystals and targets."""
+        """SHA-256 over ids, crystals, targets and what the task says of them."""
         sha = hashlib.sha256(self.structures.digest.encode())
         sha.update(
             json.dumps([self.task.name, self.task.target, self.task.quantity, self.task.unit, *self.ids]).encode()

@@ -95,3 +95,8 @@ def _made() -> dict[str, Structure]:
 def made() -> dict[str, Structure]:
     """Small crystals by name, from a single atom in a box to low symmetry."""
     return _made()
+
+
+@pytest.fixture
+def cells(made: dict[str, Structure]) -> list[Structure]:
+    return [made[name] for name in ("rocksalt", "perovskite", "hcp", "triclinic", "outside the cell")]

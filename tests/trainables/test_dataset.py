@@ -1,8 +1,6 @@
-"""Tables of structures and targets: everything usable is read exactly, everything else is named and refused."""
+"""The user's own tables: everything usable is read exactly, everything else is named and refused."""
 
-import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,120 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
+from table_data import BAD_STRUCTURES, CUBE, OWN, assert_holds, records, refusal, saved
 
 from trainables.data.crystals import Crystal, CrystalTable
-from trainables.data.dataset import Dataset, read_matbench, read_structures, read_table
+from trainables.data.dataset import read_structures, read_table
 from trainables.data.structures import BadStructure, read_crystal
-from trainables.data.tasks import TASKS, custom_task
-from trainables.errors import UserError
-
-JDFT2D = TASKS["matbench_jdft2d"]
-OWN = custom_task("mine", "y", "", "property")
-
-
-@pytest.fixture
-def cells(made: dict[str, Structure]) -> list[Structure]:
-    return [made[name] for name in ("rocksalt", "perovskite", "hcp", "triclinic", "outside the cell")]
-
-
-def changed(structure: Structure, **sites: Any) -> dict[str, Any]:
-    """pymatgen's dictionary of the structure with its first site changed."""
-    content = structure.as_dict()
-    content["sites"][0] |= sites
-    return content
-
-
-CUBE = Structure(Lattice.cubic(4.0), ["Po"], [[0, 0, 0]])
-BAD_STRUCTURES: dict[str, tuple[Any, str]] = {
-    "partial occupancy": (
-        changed(CUBE, species=[{"element": "Cu", "occu": 0.5}, {"element": "Au", "occu": 0.5}]),
-        "partial occupancy",
-    ),
-    "vacancies": (changed(CUBE, species=[{"element": "Cu", "occu": 0.9}]), "partial occupancy"),
-    "too heavy": (changed(CUBE, species=[{"element": "Am", "occu": 1}]), "elements CHGNet does not know"),
-    "no element": (changed(CUBE, species=[{"element": "Qq", "occu": 1}]), "elements CHGNet does not know"),
-    "overlap": (Structure(Lattice.cubic(4.0), ["H", "H"], [[0, 0, 0], [0.05, 0, 0]]).as_dict(), "overlapping atoms"),
-    "overlap across the border": (
-        Structure(Lattice.cubic(4.0), ["H", "H"], [[0.01, 0, 0], [0.96, 0, 0]]).as_dict(),
-        "overlapping atoms",
-    ),
-    "overlap with its own image": (Structure(np.diag([0.4, 9, 9]), ["H"], [[0, 0, 0]]).as_dict(), "overlapping atoms"),
-    "two coordinates": (changed(CUBE, abc=[0.1, 0.2]), "wrong shapes"),
-    "no coordinates": (changed(CUBE, abc=None), "wrong shapes"),
-    "words for coordinates": (changed(CUBE, abc=["a", "b", "c"]), "wrong shapes"),
-    "lattice of 2 x 3": (CUBE.as_dict() | {"lattice": {"matrix": [[4, 0, 0], [0, 4, 0]]}}, "wrong shapes"),
-    "no atoms": (CUBE.as_dict() | {"sites": []}, "wrong shapes"),
-    "NaN coordinate": (changed(CUBE, abc=[0.1, float("nan"), 0]), "non-finite lattice or coordinates"),
-    "infinite lattice": (
-        CUBE.as_dict() | {"lattice": {"matrix": [[float("inf"), 0, 0], [0, 4, 0], [0, 0, 4]]}},
-        "non-finite lattice or coordinates",
-    ),
-    "flat lattice": (
-        CUBE.as_dict() | {"lattice": {"matrix": [[4, 0, 0], [0, 4, 0], [4, 4, 0]]}},
-        "a lattice without volume",
-    ),
-    "a slab": (
-        CUBE.as_dict() | {"lattice": {"matrix": (4 * np.eye(3)).tolist(), "pbc": [True, True, False]}},
-        "not periodic",
-    ),
-    "another dictionary": ({"a": 1}, "not a pymatgen structure dictionary"),
-    "a site that is text": (CUBE.as_dict() | {"sites": ["Po"]}, "not a pymatgen structure dictionary"),
-    "an occupancy that is text": (
-        changed(CUBE, species=[{"element": "Cu", "occu": "all"}]),
-        "not a pymatgen structure dictionary",
-    ),
-    "species as a dictionary": (changed(CUBE, species={"Cu": 1}), "not a pymatgen structure dictionary"),
-    "nothing": (None, "no structure"),
-    "empty text": ("  ", "no structure"),
-    "a number": (5, "no structure"),
-    "no CIF": ("data_x\n_cell_length_a nonsense\n", "a CIF pymatgen cannot read"),
-    "a disordered CIF": (
-        Structure(Lattice.cubic(4.0), [{"Cu": 0.5, "Au": 0.5}], [[0, 0, 0]]).to(fmt="cif"),
-        "partial occupancy",
-    ),
-    "a heavy CIF": (Structure(Lattice.cubic(4.0), ["Cm"], [[0, 0, 0]]).to(fmt="cif"), "elements CHGNet does not know"),
-    "broken JSON": ('{"lattice": ', "structure text that is no valid JSON"),
-    "an absent file": ("absent.cif", "a structure file that does not exist"),
-    "an absent file named like CIF text": ("data_1.cif", "a structure file that does not exist"),
-    "a folder": (".", "a structure file that does not exist"),
-    "a line too long for a name": ("x" * 5000, "a structure file that does not exist"),
-}
-
-
-def records(cells: list[Structure], **columns: Any) -> list[dict[str, Any]]:
-    """Rows of a table: an id, pymatgen's dictionary, a target."""
-    rows: list[dict[str, Any]] = [
-        {"id": f"row-{place}", "structure": cell.as_dict(), "y": place / 4} for place, cell in enumerate(cells)
-    ]
-    for name, values in columns.items():
-        for row, value in zip(rows, values, strict=True):
-            row[name] = value
-    return rows
-
-
-def saved(path: Path, rows: Any) -> Path:
-    text = json.dumps(rows)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path
-
-
-def refusal(read: Callable[[], Any]) -> str:
-    with pytest.raises(UserError) as caught:
-        read()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def assert_holds(dataset: Dataset, cells: list[Structure], tolerance: float = 0.0) -> None:
-    assert len(dataset) == len(cells)
-    for crystal, cell in zip(dataset.structures, cells, strict=True):
-        expected = Crystal.from_structure(cell)
-        np.testing.assert_array_equal(crystal.numbers, expected.numbers)
-        np.testing.assert_allclose(crystal.lattice, expected.lattice, atol=tolerance, rtol=0)
-        apart = crystal.frac - expected.frac
-        np.testing.assert_allclose(apart - np.round(apart) * (tolerance > 0), 0, atol=tolerance)
-
 
 # --- one structure -------------------------------------------------------------------------------------------------
 
@@ -300,14 +189,14 @@ def test_rows_without_an_id_are_told_by_their_place(tmp_path: Path, cells: list[
 
 
 def test_all_kinds_of_trouble_are_told_at_once_and_long_lists_are_cut(tmp_path: Path) -> None:
-    rows = records([CUBE] * 30)
-    rows[29]["structure"] = None
-    for row in rows[:20]:
+    rows = records([CUBE] * 80)
+    rows[79]["structure"] = None
+    for row in rows[:62]:
         row["y"] = None
     message = refusal(lambda: read_table(saved(tmp_path / "t.json", rows), "mine"))
-    assert "row-7 (+12 more)" in message
+    assert "row-49 (+12 more)" in message
     assert "row-8" not in message
-    assert message.endswith("no structure: row-29")
+    assert message.endswith("no structure: row-79")
 
 
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
@@ -373,132 +262,3 @@ def test_bad_structures_to_predict_are_listed(tmp_path: Path, cells: list[Struct
     (tmp_path / "x.cif").write_text("no CIF")
     assert refusal(lambda: read_structures(tmp_path / "x.cif", OWN)).endswith(": x")
     assert refusal(lambda: read_structures(tmp_path / "absent.cif", OWN)).endswith(": absent")
-
-
-# --- Matbench's own tables ------------------------------------------------------------------------------------------
-
-
-def table_of(cells: list[Structure], **changes: Any) -> dict[str, Any]:
-    content = {
-        "index": [4, 0, 635, 7, 100][: len(cells)],
-        "columns": ["structure", "exfoliation_en"],
-        "data": [[cell.as_dict(), place * 10.5] for place, cell in enumerate(cells)],
-    }
-    return content | changes
-
-
-def test_a_part_of_a_matbench_task_has_official_ids_and_rows(tmp_path: Path, cells: list[Structure]) -> None:
-    dataset = read_matbench(saved(tmp_path / "t.json.gz", table_of(cells)), JDFT2D)
-    assert dataset.ids == tuple(f"mb-jdft2d-{row + 1:03d}" for row in (4, 0, 635, 7, 100))
-    assert dataset.official_row is not None
-    assert dataset.official_row.tolist() == [4, 0, 635, 7, 100]
-    assert dataset.targets.tolist() == [0, 10.5, 21, 31.5, 42]
-    assert dataset.partial
-    assert_holds(dataset, cells)
-
-
-def test_the_order_of_the_keys_and_of_the_columns_does_not_matter(tmp_path: Path, cells: list[Structure]) -> None:
-    content = table_of(cells)
-    expected = read_matbench(saved(tmp_path / "t.json", content), JDFT2D).digest
-    data_first = {key: content[key] for key in ("data", "columns", "index")}
-    assert read_matbench(saved(tmp_path / "t.json", data_first), JDFT2D).digest == expected
-    between = {key: content[key] for key in ("index", "data", "columns")}
-    assert read_matbench(saved(tmp_path / "t.json", between), JDFT2D).digest == expected
-    turned = content | {"columns": content["columns"][::-1], "data": [row[::-1] for row in content["data"]]}
-    assert read_matbench(saved(tmp_path / "t.json", turned), JDFT2D).digest == expected
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"index": [0, 1, 2, 3, 636]}, "index entry 636 is not an official row of matbench_jdft2d (0 to 635)"),
-        ({"index": [0, 1, -1, 3, 4]}, "index entry -1 is not an official row"),
-        ({"index": [0, 1, "2", 3, 4]}, "index entry '2' is not an official row"),
-        ({"index": [0, 1, 2]}, "index entry None is not an official row"),
-        ({"index": [0, 1, 2, 3, 4, 5]}, "has 6 index entries but 5 rows"),
-        ({"index": [0, 1, 2, 1, 4]}, "duplicate ids: mb-jdft2d-002"),
-        ({"columns": ["structure", "gap"]}, "columns structure, gap; matbench_jdft2d wants 'structure' and 'exfol"),
-        ({"columns": ["cell", "exfoliation_en"]}, "columns cell, exfoliation_en"),
-        ({"data": [[None, 1.0]] * 5}, "no structure: mb-jdft2d-005, mb-jdft2d-001"),
-        ({"data": [5] * 5}, "row 0 is not a list of structure and target"),
-        ({"data": [[CUBE.as_dict()]] * 5}, "row 0 is not a list of structure and target"),
-        ({"data": [], "index": []}, "holds no rows"),
-    ],
-)
-def test_a_matbench_table_that_does_not_fit_its_task_is_one_line(
-    tmp_path: Path, cells: list[Structure], changes: dict[str, Any], told: str
-) -> None:
-    path = saved(tmp_path / "t.json", table_of(cells, **changes))
-    assert told in refusal(lambda: read_matbench(path, JDFT2D))
-
-
-def test_nan_targets_of_a_matbench_table_are_listed(tmp_path: Path, cells: list[Structure]) -> None:
-    content = table_of(cells)
-    content["data"][1][1], content["data"][3][1] = float("nan"), None
-    message = refusal(lambda: read_matbench(saved(tmp_path / "t.json", content), JDFT2D))
-    assert message.endswith("missing or non-finite targets: mb-jdft2d-001, mb-jdft2d-008")
-
-
-def test_a_truncated_matbench_table_is_one_line(tmp_path: Path, cells: list[Structure]) -> None:
-    path = saved(tmp_path / "t.json.gz", table_of(cells))
-    path.write_bytes(path.read_bytes()[:-100])
-    assert f"{path} is truncated or damaged" in refusal(lambda: read_matbench(path, JDFT2D))
-
-
-def test_a_whole_task_is_not_partial_and_equals_the_official_targets(shared_data: Path) -> None:
-    dataset = read_matbench(shared_data / "matbench_full" / "matbench_jdft2d.json.gz", JDFT2D)
-    official = pd.read_csv(shared_data / "matbench_targets" / "matbench_jdft2d.csv.gz")
-    assert not dataset.partial
-    assert dataset.ids == tuple(official["mbid"])
-    np.testing.assert_allclose(dataset.targets, official["exfoliation_en"], atol=1e-9)
-    assert float(np.abs(dataset.targets - dataset.targets.mean()).mean()) == pytest.approx(67.2020, abs=1e-4)
-
-
-def test_a_real_part_of_a_task_is_partial_and_keeps_official_ids(shared_data: Path) -> None:
-    path = shared_data / "matbench_partial" / "matbench_mp_e_form_partial.json.gz"
-    dataset = read_matbench(path, TASKS["matbench_mp_e_form"])
-    official = pd.read_csv(shared_data / "matbench_targets" / "matbench_mp_e_form.csv.gz", index_col="mbid")
-    assert dataset.partial
-    assert len(dataset) == 871
-    np.testing.assert_allclose(dataset.targets, official.loc[list(dataset.ids), "e_form"], atol=1e-9)
-
-
-# --- the dataset itself ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def dataset(tmp_path: Path, cells: list[Structure]) -> Dataset:
-    return read_matbench(saved(tmp_path / "t.json", table_of(cells)), JDFT2D)
-
-
-def test_taking_rows_takes_ids_structures_and_targets_together(dataset: Dataset, cells: list[Structure]) -> None:
-    taken = dataset.take(np.array([3, 0]))
-    assert taken.ids == ("mb-jdft2d-008", "mb-jdft2d-005")
-    assert taken.targets.tolist() == [31.5, 0]
-    assert taken.official_row is not None
-    assert taken.official_row.tolist() == [7, 4]
-    assert_holds(taken, [cells[3], cells[0]])
-
-
-def test_a_limit_is_a_seeded_choice_in_table_order(dataset: Dataset) -> None:
-    few = dataset.limit(3, seed=1)
-    places = [dataset.ids.index(row_id) for row_id in few.ids]
-    assert len(places) == 3
-    assert places == sorted(places)
-    assert dataset.limit(3, seed=1).ids == few.ids
-    assert len({dataset.limit(3, seed=seed).ids for seed in range(20)}) > 3
-    assert dataset.limit(None) is dataset
-    assert dataset.limit(5) is dataset
-
-
-def test_the_digest_sees_ids_structures_targets_and_task(dataset: Dataset) -> None:
-    parts = (dataset.ids, dataset.structures, dataset.targets, dataset.task, dataset.official_row)
-    variants = [
-        dataset,
-        Dataset(("x", *dataset.ids[1:]), *parts[1:]),
-        Dataset(dataset.ids, dataset.structures.take(np.array([1, 0, 2, 3, 4])), *parts[2:]),
-        Dataset(*parts[:2], dataset.targets + 1e-12, *parts[3:]),
-        Dataset(*parts[:3], OWN, None),
-    ]
-    assert len({variant.digest for variant in variants}) == len(variants)
-    assert dataset.take(np.arange(5)).digest == dataset.digest

@@ -87,6 +87,11 @@ def why_no_record(task: Task, *, partial: bool, n_rows: int, folds: Collection[i
     return None
 
 
+def official_mad(task: Task) -> float:
+    """Mean absolute deviation of the task's official targets, as matbench's metadata give it."""
+    return float(mbv01_metadata[task.name]["mad"])
+
+
 def submission_folder(parent: Path, name: str) -> Path:
     """The folder Matbench wants for an algorithm called `name`."""
     return parent / f"matbench_v0.1_{re.sub(r'[^A-Za-z0-9.+-]+', '_', name).strip('_')}"

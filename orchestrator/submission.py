@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.record import submission_folder, why_no_record, write_record
+from orchestrator.record import official_mad, submission_folder, why_no_record, write_record
 from trainables.data.tasks import TASKS, Task
 from trainables.errors import UserError
 from trainables.files import read_json
@@ -27,6 +27,7 @@ def record_run(run: Path) -> Path:
     if refusal:
         raise UserError(f"no Matbench record of {run}: {refusal}")
     task = TASKS[scores["task"]]
+    _check_targets(task, predictions)
     about = {
         "name": NAME,
         "authors": "crystaltune",
@@ -37,6 +38,20 @@ def record_run(run: Path) -> Path:
     }
     params = {int(fold): _flat(settings["config"] | {"fold": int(fold)}) for fold in scores["folds"]}
     return write_record(predictions, task, submission_folder(run, NAME), about=about, params=params)
+
+
+def _check_targets(task: Task, predictions: pd.DataFrame) -> None:
+    """Matbench ships no targets to compare with, but their mean absolute deviation.
+
+    Raises:
+        UserError: the run's targets have another one, so they are not the official ones.
+    """
+    found, official = float((predictions["target"] - predictions["target"].mean()).abs().mean()), official_mad(task)
+    if abs(found - official) > 1e-3 * official:
+        raise UserError(
+            f"the targets of this run have a mean absolute deviation of {found:.6g}, {task.name}'s official ones "
+            f"{official:.6g}: its data file is not Matbench's; fetch that and train again"
+        )
 
 
 def refusal_of(scores: dict[str, Any]) -> str | None:

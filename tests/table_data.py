@@ -74,6 +74,12 @@ BAD_STRUCTURES: dict[str, tuple[Any, str]] = {
         Structure(Lattice.cubic(4.0), [{"Cu": 0.5, "Au": 0.5}], [[0, 0, 0]]).to(fmt="cif"),
         "partial occupancy",
     ),
+    "a CIF with a site of no element": (
+        Structure(Lattice.cubic(4.2), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+        .to(fmt="cif")
+        .replace("Cl  Cl1", "?  X1"),
+        "a CIF with sites pymatgen leaves out",
+    ),
     "a heavy CIF": (Structure(Lattice.cubic(4.0), ["Cm"], [[0, 0, 0]]).to(fmt="cif"), "elements CHGNet does not know"),
     "broken JSON": ('{"lattice": ', "structure text that is no valid JSON"),
     "an absent file": ("absent.cif", "a structure file that does not exist"),

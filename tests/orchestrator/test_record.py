@@ -10,6 +10,7 @@ from matbench.bench import MatbenchBenchmark
 from matbench.task import MatbenchTask
 
 from orchestrator import record
+from orchestrator.submission import _check_targets
 from trainables.data.folds import N_FOLDS, official_test_folds
 from trainables.data.tasks import SAMPLE_TASK, TASKS, custom_task
 from trainables.errors import UserError
@@ -270,3 +271,12 @@ def test_a_whole_matbench_task_with_all_folds_can_be_recorded(task: Any) -> None
 def test_why_no_record_names_the_reason(task: Any, changes: dict[str, Any], sentence: str) -> None:
     given = {"partial": False, "n_rows": 636, "folds": range(N_FOLDS), "n_fallback": 0, **changes}
     assert sentence in record.why_no_record(task, **given)
+
+
+def test_targets_that_are_not_the_official_ones_are_refused_before_a_record(shared_data: Path) -> None:
+    table = pd.read_csv(shared_data / "matbench_targets" / "matbench_jdft2d.csv.gz")
+    table = table.rename(columns={"exfoliation_en": "target"})
+    _check_targets(TASKS["matbench_jdft2d"], table)
+    table["target"] *= 1.01
+    with pytest.raises(UserError, match="mean absolute deviation"):
+        _check_targets(TASKS["matbench_jdft2d"], table)

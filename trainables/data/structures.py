@@ -126,10 +126,15 @@ def _read_cif_file(name: str, folder: Path) -> str:
 
 
 def _from_cif(text: str) -> Crystal:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pymatgen warns of rounded coordinates in nearly every CIF
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         try:
             structure = Structure.from_str(text, fmt="cif")
         except Exception:  # pymatgen's CIF reader raises what its parser happens to meet
             raise BadStructure("a CIF pymatgen cannot read") from None
+    # Most warnings are of rounded coordinates; these two mean that atoms were left out or occupancies rescaled.
+    if any(
+        "missing elements" in text or "occupanc" in text for text in (str(warning.message).lower() for warning in told)
+    ):
+        raise BadStructure("a CIF with sites pymatgen leaves out or rescales")
     return _from_structure(structure)

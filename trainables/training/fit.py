@@ -38,7 +38,7 @@ from trainables.training.predict import predict, save_model, with_graph
 
 # Cost (directed bonds + 1.3 x angles) whose gradient is taken at once: on a CPU what its caches like, on a GPU
 # some 10 GB of activations.
-_PART_COST = defaultdict(lambda: 12_500.0, cuda=600_000.0)
+_PART_COST = defaultdict(lambda: 6_000.0, cuda=600_000.0)
 
 
 @dataclass

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from trainables.data.crystals import Crystal
 from trainables.graphs.convert import Graph
 
-GAP = 1e-4  # A or rad; a new class begins where sorted values lie further apart
-PAYS_BELOW = 0.9  # share of the full graph's edges; a fold that keeps more is not worth its own rows' geometry
-WIDEST_CLASS = 1e-3  # A or rad; a wider one is a chain of small gaps: that crystal keeps its full graph
+# Measured on 600 crystals each of mp_e_form and jdft2d: with 1e-4 folded energies are up to 6e-5 eV/atom from the full
+# graph's, with 3e-5 up to 2e-5, at the same compression (4.4 times) on mp_e_form.
+GAP = 3e-5  # A or rad; a new class begins where sorted values lie further apart
+PAYS_BELOW = 0.9  # share of the full graph's edges; a fold that keeps more gains nothing worth its approximation
+WIDEST_CLASS = 1e-4  # A or rad; a wider one is a chain of small gaps: that crystal keeps its full graph
 _COSINE_SHRINK = 1 - 1e-6  # as chgnet.model.encoders.AngleEncoder: angles near pi are compared as the model sees them
 
 _ROUNDS_A_COUNT = 2

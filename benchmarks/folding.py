@@ -22,10 +22,11 @@ from trainables.data.crystals import Crystal
 from trainables.data.dataset import read_matbench
 from trainables.data.sample import load_sample
 from trainables.data.tasks import TASKS, find_task
-from trainables.graphs.batch import collate, full_view, prediction_batches
+from trainables.graphs.batch import collate, prediction_batches
 from trainables.graphs.convert import Cutoffs, convert
 from trainables.graphs.quotient import fold
 from trainables.graphs.store import COUNTED, GraphStore, open_or_build
+from trainables.graphs.view import full_view
 from trainables.model.chgnet import build_model
 
 SIZES = ((1, 9), (10, 19), (20, 39), (40, 79), (80, 10_000))  # sites

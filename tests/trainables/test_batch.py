@@ -1,8 +1,10 @@
 """Collating and batching: crystals side by side, every row once."""
 
+import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -12,26 +14,24 @@ import torch
 from pymatgen.core import Structure
 
 from trainables.data.crystals import Crystal, CrystalTable
-from trainables.graphs.batch import Batch, View, collate, full_view, prediction_batches, training_batches
+from trainables.graphs.batch import Batch, collate, prediction_batches, training_batches
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.store import GraphStore, open_or_build
+from trainables.graphs.view import View, folded_view, full_view
 
 # What is counted on from crystal to crystal when batches are put side by side, and the fields with two long rows.
 SHIFTED_BY = {
-    Batch: {
-        "atom_owner": "crystals",
-        **dict.fromkeys(("receiver", "sender", "middle"), "atoms"),
-        **dict.fromkeys(("bond", "short"), "bonds"),
-        **dict.fromkeys(("left", "right"), "shorts"),
-    },
-    View: {
-        **dict.fromkeys(("atom_owner", "bond_owner"), "crystals"),
-        "bond_atoms": "atoms",
-        "short": "bonds",
-        "angle_halves": "short halves",
-    },
+    "atom_owner": "crystals",
+    **dict.fromkeys(("receiver", "sender", "middle"), "atoms"),
+    **dict.fromkeys(("bond", "short"), "bonds"),
+    **dict.fromkeys(("left", "right"), "shorts"),
+    **dict.fromkeys(("view.atom_owner", "view.owner"), "crystals"),
+    **dict.fromkeys(("view.ends", "view.site"), "all atoms"),
+    "view.bond": "vectors",
+    "view.legs": "half-vectors",
 }
-ALONG_COLUMNS = ("bond_atoms", "angle_halves")
+EDGES = ("receiver", "sender", "bond", "edge_count")
+ALONG_COLUMNS = ("view.ends", "view.legs")
 
 
 @pytest.fixture(scope="module")
@@ -40,47 +40,91 @@ def store(made: dict[str, Structure], tmp_path_factory: pytest.TempPathFactory) 
     return open_or_build(table, Cutoffs(), tmp_path_factory.mktemp("stores"))
 
 
-def side_by_side(batches: Sequence[Batch | View]) -> dict[str, torch.Tensor]:
+def flat(gathered: Batch | View) -> dict[str, torch.Tensor]:
+    """Every tensor of a batch or view under its name."""
+    if isinstance(gathered, Batch):
+        return {field.name: getattr(gathered, field.name) for field in fields(Batch)}
+    found = flat(gathered.rows)
+    if gathered.symmetry is None:  # a full view's edges are all bonds one way, then all the other: `ends` says it all
+        assert torch.equal(found["receiver"], gathered.ends.flatten())
+        assert torch.equal(found["sender"], gathered.ends.flip(0).flatten())
+        found = {name: value for name, value in found.items() if name not in EDGES}
+    for holder in (gathered, gathered.symmetry):
+        for field in fields(holder) if holder is not None else ():
+            if isinstance(getattr(holder, field.name), torch.Tensor):
+                found[f"view.{field.name}"] = getattr(holder, field.name)
+    return found
+
+
+def side_by_side(batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Concatenate whole batches by hand, one after the other."""
-    kind = type(batches[0])
-    parts: dict[str, list[torch.Tensor]] = {field.name: [] for field in fields(kind)}
-    passed = dict.fromkeys(("crystals", "atoms", "bonds", "shorts", "short halves"), 0)
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in batches[0]}
+    passed = dict.fromkeys((*SHIFTED_BY.values(), "vectors"), 0)
     for batch in batches:
-        for field in fields(kind):
-            value = getattr(batch, field.name)
-            shift = SHIFTED_BY[kind].get(field.name)
-            parts[field.name].append(value if shift is None else value + passed[shift])
-        passed["crystals"] += len(batch.n_atoms)
-        passed["atoms"] += len(batch.numbers)
-        passed["bonds"] += len(batch.length) if isinstance(batch, Batch) else batch.bond_atoms.shape[1]
-        passed["shorts"] += len(batch.short)
-        passed["short halves"] += 2 * len(batch.short)
+        for name, value in batch.items():
+            shift = SHIFTED_BY.get(name)
+            parts[name].append(value if shift is None else value + passed[shift])
+        passed["crystals"] += len(batch["n_atoms"])
+        passed["atoms"] += len(batch["numbers"])
+        passed["bonds"] += len(batch.get("view.bond", batch["length"]))
+        passed["shorts"] += len(batch["short"])
+        if "view.owner" in batch:
+            passed["all atoms"] += len(batch["view.frac"])
+            passed["vectors"] += len(batch["view.owner"])
+            passed["half-vectors"] += 2 * len(batch["view.owner"])
     return {name: torch.cat(values, dim=1 if name in ALONG_COLUMNS else 0) for name, values in parts.items()}
 
 
 @pytest.mark.parametrize("gather", [collate, full_view])
 @pytest.mark.parametrize("rows", [[0], [2, 0], [14, 3, 3, 13, 1], list(range(15))])
 def test_a_batch_is_its_crystals_one_after_the_other(store: GraphStore, rows: list[int], gather: Any) -> None:
-    whole = gather(store, np.array(rows))
-    expected = side_by_side([gather(store, np.array([row])) for row in rows])
-    assert len(whole.n_atoms) == len(rows)
+    whole = flat(gather(store, np.array(rows)))
+    expected = side_by_side([flat(gather(store, np.array([row]))) for row in rows])
+    assert len(whole["n_atoms"]) == len(rows)
     for name, value in expected.items():
-        assert getattr(whole, name).dtype == value.dtype
-        assert torch.equal(getattr(whole, name), value), name
+        assert whole[name].dtype == value.dtype
+        assert torch.equal(whole[name], value), name
+
+
+def test_folded_views_lie_side_by_side(made: dict[str, Structure], tmp_path: Path) -> None:
+    """The vectors of a folded view are bonds first, then legs, so they are compared as what is measured on them."""
+    table = CrystalTable.pack(Crystal.from_structure(structure) for structure in made.values())
+    store, rows = open_or_build(table, Cutoffs(skin=0.1), tmp_path), [14, 3, 3, 13, 1]
+    whole, alone = folded_view(store, np.array(rows)), [folded_view(store, np.array([row])) for row in rows]
+    expected = side_by_side([flat(view.batch()) for view in alone])
+    for name, value in flat(whole.batch()).items():
+        assert torch.equal(value, expected[name]), name
+    assert whole.symmetry is not None
+    moved = whole.symmetry.site.tolist()
+    assert moved == side_by_side([flat(view) for view in alone])["view.site"].tolist()
 
 
 def test_the_view_of_one_crystal_is_what_the_store_holds(made: dict[str, Structure], store: GraphStore) -> None:
     place = list(made).index("perovskite")
     view, cell = full_view(store, np.array([place])), made["perovskite"]
     begin, end = store.offsets[place], store.offsets[place + 1]
-    assert view.n_atoms.tolist() == [len(cell)]
-    assert view.numbers.tolist() == [site.specie.Z for site in cell]
+    assert view.rows.n_atoms.tolist() == [len(cell)]
+    assert view.rows.numbers.tolist() == [site.specie.Z for site in cell]
     np.testing.assert_array_equal(view.frac.numpy(), cell.frac_coords)
     np.testing.assert_array_equal(view.lattice[0].numpy(), cell.lattice.matrix)
-    np.testing.assert_array_equal(view.bond_atoms.numpy().T, store.arrays["bond_atoms"][begin[1] : end[1]])
-    np.testing.assert_array_equal(view.bond_image.numpy(), store.arrays["bond_image"][begin[1] : end[1]])
-    np.testing.assert_array_equal(view.short.numpy(), store.arrays["short_bond"][begin[2] : end[2]])
-    np.testing.assert_array_equal(view.angle_halves.numpy().T, store.arrays["angle_halves"][begin[3] : end[3]])
+    np.testing.assert_array_equal(view.ends.numpy().T, store.arrays["bond_atoms"][begin[1] : end[1]])
+    np.testing.assert_array_equal(view.image.numpy(), store.arrays["bond_image"][begin[1] : end[1]])
+    np.testing.assert_array_equal(view.rows.short.numpy(), store.arrays["short_bond"][begin[2] : end[2]])
+    left, right = store.arrays["angle_halves"][begin[3] : end[3]].T
+    np.testing.assert_array_equal(view.rows.left.numpy(), left >> 1)
+    np.testing.assert_array_equal(view.rows.right.numpy(), right >> 1)
+
+
+def test_what_a_store_holds_in_memory_elsewhere_gathers_the_same(store: GraphStore) -> None:
+    """A store that is copied to a device serves its copies, not its files."""
+    elsewhere = copy.copy(store)
+    elsewhere._tensors = {name: store.tensor(name).clone() for name in store.arrays}
+    for name in list(elsewhere.arrays):
+        elsewhere.arrays = {**elsewhere.arrays, name: None}
+    for gather in (collate, full_view):
+        expected = flat(gather(store, np.array([4, 1])))
+        for name, value in flat(gather(elsewhere, np.array([4, 1]))).items():
+            assert torch.equal(value, expected[name]), name
 
 
 @pytest.mark.parametrize("folded", [True, False])

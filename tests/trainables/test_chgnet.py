@@ -17,9 +17,10 @@ from torch import Tensor
 
 from trainables.data.crystals import Crystal, CrystalTable
 from trainables.data.tasks import TASKS, Task
-from trainables.graphs.batch import Batch, collate, full_view
+from trainables.graphs.batch import Batch, collate
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.store import open_or_build
+from trainables.graphs.view import full_view
 from trainables.model.chgnet import CrystalModel, Start, build_model, cutoffs_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # stock's own

@@ -9,10 +9,11 @@ from pymatgen.core import Structure
 
 from trainables.data.crystals import Crystal, CrystalTable
 from trainables.data.tasks import TASKS
-from trainables.graphs.batch import full_view
+
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.perturb import SkinTooThin, needed_skin, perturbed
 from trainables.graphs.store import GraphStore, open_or_build
+from trainables.graphs.view import full_view
 from trainables.model.chgnet import build_model
 
 STRAIN, DISPLACEMENT = 0.01, 0.03  # spectral norm; A

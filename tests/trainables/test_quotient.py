@@ -11,10 +11,11 @@ from pymatgen.core import Structure
 from trainables.data.crystals import Crystal, CrystalTable
 from trainables.data.tasks import TASKS
 from trainables.graphs import quotient as quotient_module
-from trainables.graphs.batch import Batch, collate, full_view
+from trainables.graphs.batch import Batch, collate
 from trainables.graphs.convert import Cutoffs, convert
 from trainables.graphs.quotient import fold, gap_classes, geometry, unfolded
 from trainables.graphs.store import open_or_build
+from trainables.graphs.view import full_view
 from trainables.model.chgnet import build_model, cutoffs_of
 
 ENERGY, PROPERTY = TASKS["matbench_mp_e_form"], TASKS["matbench_mp_gap"]
@@ -36,6 +37,7 @@ def test_gap_classes_split_where_sorted_values_lie_apart() -> None:
     classes, widest = gap_classes(values, 1e-4)
     assert classes.tolist() == [1, 0, 0, 0, 2, 1]
     assert widest == pytest.approx(1.8e-4)
+    assert gap_classes(values, 1e-4, np.array([0, 0, 0, 1, 1, 1]))[0].tolist() == [1, 0, 0, 2, 4, 3]
     assert gap_classes(np.empty(0))[0].tolist() == []
 
 
@@ -87,7 +89,7 @@ def test_a_crystal_without_symmetry_keeps_its_full_graph(made: dict[str, Structu
 def test_a_chain_of_small_gaps_is_not_folded(made: dict[str, Structure], monkeypatch: pytest.MonkeyPatch) -> None:
     crystal = Crystal.from_structure(made["rocksalt"])
     graph = convert(crystal, Cutoffs())
-    monkeypatch.setattr(quotient_module, "gap_classes", lambda values: (np.zeros(len(values), dtype=np.int64), 1.0))
+    monkeypatch.setattr(quotient_module, "gap_classes", lambda values, *_: (np.zeros(len(values), dtype=np.int64), 1.0))
     folded = fold(crystal, graph)
     assert folded.counts == unfolded(graph, *geometry(crystal, graph)).counts
     assert len(folded.bond) == len(graph.bond_atoms)

@@ -70,7 +70,10 @@ def test_real_crystals_fit_the_stores_integers(real_bulk: list[Structure], tmp_p
 def test_arrays_are_memory_mapped_and_read_only(table: CrystalTable, tmp_path: Path) -> None:
     store = open_or_build(table, Cutoffs(), tmp_path)
     assert len(store.arrays) == len(store_module._ARRAYS)
-    for array in store.arrays.values():
+    for name, array in store.arrays.items():
+        if name in ("site", "motion", "strain_projector"):
+            assert len(array) == 0  # symmetries are a skinned store's
+            continue
         assert isinstance(array, np.memmap)
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0

@@ -1,6 +1,6 @@
 """Batches: which crystals go together, and their arrays side by side.
 
-Collating is a fixed number of array operations, whatever the number of crystals.
+Collating is a fixed number of tensor operations, whatever the number of crystals, on the device the store lies on.
 """
 
 from dataclasses import dataclass, fields
@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.graphs.convert import ragged_ranges
 from trainables.graphs.store import COUNTED, GraphStore
 
 
@@ -46,123 +45,81 @@ class Batch:
 
 def collate(store: GraphStore, rows: NDArray[np.int64]) -> Batch:
     """Gather the folded graphs of the crystals `rows`: the clean views of these crystals."""
-    arrays = store.arrays
-    counts, begin = store.counts[rows], store.offsets[rows]  # (n, 9) each, in the order of COUNTED
-    shift = np.cumsum(counts, axis=0) - counts  # (n, 9) first place of each crystal in the batch
-    atom, bond, edge, short, angle = (_Rows(begin[:, k], counts[:, k], shift[:, k]) for k in range(_FOLD, len(COUNTED)))
-    receiver_sender_bond = arrays["fold_edge"][edge.flat].astype(np.int64)  # (E, 3)
-    left_right_middle = arrays["fold_angle"][angle.flat].astype(np.int64)  # (G, 3)
-    atoms_before = np.repeat(begin[:, 0], atom.counts)
+    gather = Gather(store, rows)
+    atom, bond, edge, short, angle = (gather.rows(kind) for kind in COUNTED[4:])
+    receiver, sender, edge_bond = edge.take("fold_edge").T.contiguous()
+    left, right, middle = angle.take("fold_angle").T.contiguous()
+    to_atom, to_short = edge.shift("fold_atom"), angle.shift("fold_short")
     return Batch(
-        n_atoms=torch.from_numpy(counts[:, 0].copy()),
-        numbers=_integers(arrays["numbers"][arrays["fold_atom"][atom.flat] + atoms_before]),
-        atom_count=_integers(arrays["fold_atom_count"][atom.flat]),
-        atom_owner=torch.from_numpy(np.repeat(np.arange(len(rows)), atom.counts)),
-        length=torch.from_numpy(arrays["fold_length"][bond.flat]),
-        receiver=torch.from_numpy(receiver_sender_bond[:, 0] + edge.of(atom)),
-        sender=torch.from_numpy(receiver_sender_bond[:, 1] + edge.of(atom)),
-        bond=torch.from_numpy(receiver_sender_bond[:, 2] + edge.of(bond)),
-        edge_count=_integers(arrays["fold_edge_count"][edge.flat]),
-        short=torch.from_numpy(arrays["fold_short"][short.flat].astype(np.int64) + short.of(bond)),
-        left=torch.from_numpy(left_right_middle[:, 0] + angle.of(short)),
-        right=torch.from_numpy(left_right_middle[:, 1] + angle.of(short)),
-        middle=torch.from_numpy(left_right_middle[:, 2] + angle.of(atom)),
-        angle_count=_integers(arrays["fold_angle_count"][angle.flat]),
-        cosine=torch.from_numpy(arrays["fold_cosine"][angle.flat]),
+        n_atoms=gather.counts("atom"),
+        numbers=gather.take("numbers", atom.take("fold_atom") + atom.begin("atom")).long(),
+        atom_count=atom.take("fold_atom_count"),
+        atom_owner=atom.owner,
+        length=bond.take("fold_length"),
+        receiver=receiver + to_atom,
+        sender=sender + to_atom,
+        bond=edge_bond + edge.shift("fold_bond"),
+        edge_count=edge.take("fold_edge_count"),
+        short=short.take("fold_short") + short.shift("fold_bond"),
+        left=left + to_short,
+        right=right + to_short,
+        middle=middle + angle.shift("fold_atom"),
+        angle_count=angle.take("fold_angle_count"),
+        cosine=angle.take("fold_cosine"),
     )
 
 
-_FOLD = COUNTED.index("fold_atom")
+class Gather:
+    """The crystals `rows` of a store: where their rows of every kind lie there, and where they begin in the batch."""
 
+    def __init__(self, store: GraphStore, rows: NDArray[np.int64]) -> None:
+        counts, begin = store.counts[rows], store.offsets[rows]  # (n, kinds) each, in the order of COUNTED
+        shift = np.cumsum(counts, axis=0) - counts
+        self._store, self._totals = store, counts.sum(axis=0).tolist()
+        # One transfer for all kinds: (4, kinds, n).
+        table = torch.from_numpy(np.stack([counts, begin, shift, begin - shift]).swapaxes(1, 2).copy())
+        self._counts, self._begin, self._shift, self._places = table.to(store.device, non_blocking=True)
 
-class _Rows:
-    """Rows of one kind: where they lie in the store, and where each crystal's begin in the batch."""
+    def counts(self, kind: str) -> Tensor:
+        """(n,) rows of each crystal."""
+        return self._counts[COUNTED.index(kind)]
 
-    def __init__(self, begin: NDArray[np.int64], counts: NDArray[np.int64], shift: NDArray[np.int64]) -> None:
-        self.flat, self.counts, self._shift = ragged_ranges(begin, counts), counts, shift
+    def rows(self, kind: str) -> "Rows":
+        place = COUNTED.index(kind)
+        owner = torch.repeat_interleave(self._counts[place], output_size=self._totals[place])
+        return Rows(self, owner, torch.arange(len(owner), device=owner.device) + self._places[place][owner])
 
-    def of(self, other: "_Rows") -> NDArray[np.int64]:
-        """For every row, the first place of its crystal's rows of the other kind."""
-        return np.repeat(other._shift, self.counts)
+    def take(self, name: str, places: Tensor) -> Tensor:
+        """Rows `places` of the store's array `name`."""
+        return self._store.tensor(name).index_select(0, places)
 
+    def begin(self, kind: str, owner: Tensor) -> Tensor:
+        return self._begin[COUNTED.index(kind)][owner]
 
-def _integers(values: NDArray[np.integer]) -> Tensor:
-    return torch.from_numpy(values.astype(np.int64))
+    def shift(self, kind: str, owner: Tensor) -> Tensor:
+        return self._shift[COUNTED.index(kind)][owner]
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """Full graphs side by side with their geometry's ingredients, to be strained and displaced as tensors.
+class Rows:
+    """All rows of one kind: the crystal each belongs to, and its place in the store."""
 
-    A atoms, B bonds, S short bonds, G angles in n crystals; half-bond 2s + e is short bond s seen from its end e.
-    """
+    gather: Gather
+    owner: Tensor  # (rows,)
+    places: Tensor  # (rows,)
 
-    n_atoms: Tensor  # (n,) int64
-    numbers: Tensor  # (A,) int64
-    atom_owner: Tensor  # (A,) int64
-    frac: Tensor  # (A, 3) float64
-    lattice: Tensor  # (n, 3, 3) float64, A
-    bond_atoms: Tensor  # (2, B) int64
-    bond_owner: Tensor  # (B,) int64
-    bond_image: Tensor  # (B, 3) float64
-    short: Tensor  # (S,) int64 into B
-    angle_halves: Tensor  # (2, G) int64 into 2 S
+    def take(self, name: str) -> Tensor:
+        """The rows of the store's array `name`; integers as int64."""
+        values = self.gather.take(name, self.places)
+        return values if values.is_floating_point() else values.long()
 
-    def batch(self) -> Batch:
-        """The batch of these positions: every row stands for itself."""
-        length, cosine = geometry(self)
-        half_atom = self.bond_atoms[:, self.short].T.reshape(-1)  # (2 S,) atom of each half-bond
-        ends, n_bonds, n_angles = self.bond_atoms, self.bond_atoms.shape[1], self.angle_halves.shape[1]
-        return Batch(
-            n_atoms=self.n_atoms,
-            numbers=self.numbers,
-            atom_count=torch.ones_like(self.numbers),
-            atom_owner=self.atom_owner,
-            length=length,
-            receiver=ends.reshape(-1),
-            sender=ends.flip(0).reshape(-1),
-            bond=torch.arange(n_bonds, device=ends.device).repeat(2),
-            edge_count=ends.new_ones(2 * n_bonds),
-            short=self.short,
-            left=self.angle_halves[0] >> 1,
-            right=self.angle_halves[1] >> 1,
-            middle=half_atom[self.angle_halves[0]],
-            angle_count=ends.new_ones(n_angles),
-            cosine=cosine,
-        )
+    def begin(self, kind: str) -> Tensor:
+        """For every row, where its crystal's rows of another kind begin in the store."""
+        return self.gather.begin(kind, self.owner)
 
-
-def geometry(view: View) -> tuple[Tensor, Tensor]:
-    """Bond lengths (B,) in A and angle cosines (G,), in float64."""
-    position = torch.bmm(view.frac[:, None], view.lattice[view.atom_owner])[:, 0]  # (A, 3)
-    image = torch.bmm(view.bond_image[:, None], view.lattice[view.bond_owner])[:, 0]  # (B, 3)
-    vector = position[view.bond_atoms[0]] - position[view.bond_atoms[1]] - image  # (B, 3)
-    length = torch.linalg.vector_norm(vector, dim=1)
-    unit = (vector / length[:, None])[view.short]  # (S, 3)
-    halves = torch.stack([unit, -unit], dim=1).reshape(-1, 3)  # (2 S, 3)
-    return length, (halves[view.angle_halves[0]] * halves[view.angle_halves[1]]).sum(dim=1)
-
-
-def full_view(store: GraphStore, rows: NDArray[np.int64]) -> View:
-    """Gather the full graphs of the crystals `rows`."""
-    arrays, crystal = store.arrays, np.arange(len(rows))
-    counts, begin = store.counts[rows], store.offsets[rows]
-    shift = np.cumsum(counts, axis=0) - counts
-    atom, bond, short, angle = (_Rows(begin[:, k], counts[:, k], shift[:, k]) for k in range(4))
-    bond_atoms = arrays["bond_atoms"][bond.flat].astype(np.int64) + bond.of(atom)[:, None]
-    halves = arrays["angle_halves"][angle.flat].astype(np.int64) + 2 * angle.of(short)[:, None]
-    return View(
-        n_atoms=torch.from_numpy(atom.counts.copy()),
-        numbers=_integers(arrays["numbers"][atom.flat]),
-        atom_owner=torch.from_numpy(np.repeat(crystal, atom.counts)),
-        frac=torch.from_numpy(arrays["frac"][atom.flat]),
-        lattice=torch.from_numpy(arrays["lattice"][rows]),
-        bond_atoms=torch.from_numpy(np.ascontiguousarray(bond_atoms.T)),
-        bond_owner=torch.from_numpy(np.repeat(crystal, bond.counts)),
-        bond_image=torch.from_numpy(arrays["bond_image"][bond.flat].astype(np.float64)),
-        short=torch.from_numpy(arrays["short_bond"][short.flat].astype(np.int64) + short.of(bond)),
-        angle_halves=torch.from_numpy(np.ascontiguousarray(halves.T)),
-    )
+    def shift(self, kind: str) -> Tensor:
+        """For every row, where its crystal's rows of another kind begin in the batch."""
+        return self.gather.shift(kind, self.owner)
 
 
 def training_batches(cost: NDArray[np.float64], batch_size: int, *, seed: int, epoch: int) -> list[NDArray[np.int64]]:

@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trainables.graphs.batch import View
 from trainables.graphs.convert import Cutoffs
+from trainables.graphs.symmetry import MANDEL
+from trainables.graphs.view import Symmetry, View
 
 
 class SkinTooThin(ValueError):
@@ -38,6 +39,8 @@ def perturbed(
 ) -> View:
     """The view with its lattices strained, then its atoms displaced.
 
+    A folded view is moved by the projections of strain and displacement that keep its crystals' symmetry.
+
     Args:
         cutoffs: those of the store the view was gathered from.
         strain: (n, 3, 3); lattice vectors become lattice @ (1 + strain), as in chgnet's own stress.
@@ -46,6 +49,9 @@ def perturbed(
     Raises:
         SkinTooThin: the store's skin does not cover this perturbation.
     """
+    if view.symmetry is not None:
+        strain = None if strain is None else project_strain(view.symmetry, strain)
+        displacement = None if displacement is None else project_displacement(view.symmetry, displacement)
     _check_skin(cutoffs, strain, displacement)
     if strain is not None:
         one = torch.eye(3, dtype=view.lattice.dtype, device=view.lattice.device)
@@ -55,6 +61,19 @@ def perturbed(
         moved = torch.bmm(displacement.to(view.frac)[:, None], to_frac)[:, 0]
         view = replace(view, frac=view.frac + moved)
     return view
+
+
+def project_strain(symmetry: Symmetry, strain: Tensor) -> Tensor:
+    """The parts of strains (n, 3, 3) that keep the crystals' point groups."""
+    basis = torch.from_numpy(MANDEL).to(symmetry.strain.device)
+    kept = torch.einsum("nkl,lij,nij->nk", symmetry.strain, basis, strain.to(basis))
+    return torch.einsum("nk,kij->nij", kept, basis)
+
+
+def project_displacement(symmetry: Symmetry, displacement: Tensor) -> Tensor:
+    """The displacements (A, 3) that keep the crystals' space groups; those of each orbit's first atom decide."""
+    decisive = displacement.to(symmetry.motion)[symmetry.site]
+    return torch.bmm(symmetry.motion, decisive[:, :, None])[:, :, 0]
 
 
 def _check_skin(cutoffs: Cutoffs, strain: Tensor | None, displacement: Tensor | None) -> None:

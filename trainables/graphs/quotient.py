@@ -7,6 +7,7 @@ orbits of the space group. Equal distances and angles are told by gaps between s
 would split equal values at the edges of its bins.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +54,26 @@ class Quotient:
         return len(self.atom), len(self.bond), len(self.edge), len(self.short), len(self.angle)
 
 
-def fold(crystal: Crystal, graph: Graph) -> Quotient:
-    """The coarsest equitable partition's quotient, or the full graph where folding does not hold or does not pay."""
+def fold(crystal: Crystal, graph: Graph, alike: Sequence[Crystal] = (), *, gap: float = GAP) -> Quotient:
+    """The coarsest equitable partition's quotient, or the full graph where folding does not hold or does not pay.
+
+    Args:
+        alike: the same atoms at other positions (graphs.symmetry.probes): rows fold only where they are equal there
+            too, so that the quotient holds for every crystal that is changed without losing symmetry.
+        gap: A or rad; 0 folds nothing.
+    """
     length, cosine = geometry(crystal, graph)
-    length_class, length_width = gap_classes(length)
-    # Angles near pi are compared as the model sees them: shrunk.
-    theta_class, theta_width = gap_classes(np.arccos(np.clip(cosine, -1, 1) * _COSINE_SHRINK))
-    if max(length_width, theta_width) <= WIDEST_CLASS:
+    length_class = np.zeros(len(length), dtype=np.int64)
+    theta_class = np.zeros(len(cosine), dtype=np.int64)
+    width = 0.0 if gap > 0 else np.inf
+    for positions in (crystal, *alike):
+        lengths, cosines = geometry(positions, graph)
+        # Angles near pi are compared as the model sees them: shrunk.
+        theta = np.arccos(np.clip(cosines, -1, 1) * _COSINE_SHRINK)
+        length_class, length_width = gap_classes(lengths, gap, length_class)
+        theta_class, theta_width = gap_classes(theta, gap, theta_class)
+        width = max(width, length_width, theta_width)
+    if width <= WIDEST_CLASS:
         colours = refine(crystal.numbers.astype(np.int64), graph, length_class, theta_class)
         folded = _divide(graph, *colours, length, cosine)
         if folded is not None and len(folded.edge) < PAYS_BELOW * 2 * len(graph.bond_atoms):
@@ -91,13 +105,19 @@ def bond_vectors(crystal: Crystal, graph: Graph) -> NDArray[np.float64]:
     return (crystal.frac[first] - crystal.frac[second] - graph.bond_image) @ crystal.lattice
 
 
-def gap_classes(values: NDArray[np.float64], gap: float = GAP) -> tuple[Ints, float]:
-    """Class of each value, and the width of the widest class; a class ends where the next value is over `gap` away."""
+def gap_classes(values: NDArray[np.float64], gap: float = GAP, within: Ints | None = None) -> tuple[Ints, float]:
+    """Class of each value, and the width of the widest class; a class ends where the next value is over `gap` away.
+
+    Args:
+        within: classes to divide further.
+    """
     if len(values) == 0:
         return np.empty(0, dtype=np.int64), 0.0
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values, kind="stable") if within is None else np.lexsort((values, within))
     ordered = values[order]
     begins = np.concatenate([[True], np.diff(ordered) > gap])
+    if within is not None:
+        begins[1:] |= np.diff(within[order]) > 0
     number = np.cumsum(begins) - 1
     classes = np.empty(len(values), dtype=np.int64)
     classes[order] = number

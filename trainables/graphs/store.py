@@ -4,12 +4,14 @@ A store's folder is named by a hash of the crystals, the cutoffs and the convert
 is converted once on a machine, and a changed converter never meets old arrays.
 """
 
+import copy
 import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trainables.data.crystals import Crystal, CrystalTable
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
 from trainables.graphs.convert import CONVERTER_VERSION, ConversionError, Cutoffs, Graph, convert, ragged_ranges
 from trainables.graphs.quotient import fold
+from trainables.graphs.symmetry import SiteSymmetry, probes, site_symmetry
 from trainables.processes import end_with_parent, n_cores
 from trainables.progress import Progress, silent
 
@@ -34,12 +39,12 @@ _ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "lattice": ("<f8", (3, 3), "crystal"),  # A
     "numbers": ("|u1", (), "atom"),
     "frac": ("<f8", (3,), "atom"),
-    "bond_atoms": ("<u2", (2,), "bond"),  # place within the crystal
+    "bond_atoms": ("<i2", (2,), "bond"),  # place within the crystal
     "bond_image": ("|i1", (3,), "bond"),
     "short_bond": ("<i4", (), "short"),  # place within the crystal's bonds
     "angle_halves": ("<i4", (2,), "angle"),  # 2 * place within the crystal's short bonds + end
     # The folded graph (graphs.quotient): what every clean view is computed on.
-    "fold_atom": ("<u2", (), "fold_atom"),  # a representative's place within the crystal
+    "fold_atom": ("<i2", (), "fold_atom"),  # a representative's place within the crystal
     "fold_atom_count": ("<i4", (), "fold_atom"),
     "fold_bond": ("<i4", (), "fold_bond"),  # a representative's place within the crystal's bonds
     "fold_length": ("<f8", (), "fold_bond"),  # A
@@ -50,6 +55,10 @@ _ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "fold_angle_count": ("<i4", (), "fold_angle"),
     "fold_halves": ("<i4", (2,), "fold_angle"),  # a representative's half-bonds
     "fold_cosine": ("<f8", (), "fold_angle"),
+    # Of a store with a skin, whose folds hold for every change that keeps the symmetry (graphs.symmetry).
+    "site": ("<i2", (), "atom"),  # the atom whose displacement decides this one's
+    "motion": ("<f8", (3, 3), "atom"),
+    "strain_projector": ("<f8", (6, 6), "crystal"),
     "counts": ("<i4", (9,), "crystal"),  # of COUNTED, in that order
     "flags": ("<i4", (2,), "crystal"),  # isolated atoms; 1 where the conversion failed
 }
@@ -68,6 +77,8 @@ class GraphStore:
         failed: (n,) True where no graph could be built.
         cost: (n,) edges + 1.3 x angles of the folded graph: what a crystal costs, relative to others.
         full_cost: (n,) the same of the full graph.
+        has_symmetry: True where the folds hold for crystals that are changed without losing symmetry.
+        device: where `tensor` puts arrays.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -84,6 +95,10 @@ class GraphStore:
         self.failed = self.arrays["flags"][:, 1] > 0
         self.cost = 1.0 + self.counts[:, 6] + ANGLE_COST * self.counts[:, 8]
         self.full_cost = 1.0 + 2 * self.counts[:, 1] + ANGLE_COST * self.counts[:, 3]
+        self.has_symmetry = len(self.arrays["strain_projector"]) == len(self) > 0
+        self.device = torch.device("cpu")
+        self._tensors: dict[str, Tensor] = {}
+        self._near: dict[torch.device, GraphStore] = {}
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -91,6 +106,23 @@ class GraphStore:
     @property
     def n_bytes(self) -> int:
         return sum(array.nbytes for array in self.arrays.values())
+
+    def tensor(self, name: str) -> Tensor:
+        """One array as a tensor on the store's device; the file's own pages on a CPU, a copy made once elsewhere."""
+        if name not in self._tensors:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                self._tensors[name] = torch.from_numpy(self.arrays[name]).to(self.device)
+        return self._tensors[name]
+
+    def near(self, device: torch.device) -> "GraphStore":
+        """This store with its arrays in the memory of `device`, where they fit into half of what is free there."""
+        if device.type != "cuda" or self.n_bytes > _share_of_free_memory(device):
+            return self
+        if device not in self._near:
+            self._near[device] = copy.copy(self)
+            self._near[device].device, self._near[device]._tensors = device, {}
+        return self._near[device]
 
     def composition(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Atomic fractions of the crystals `rows`, (len(rows), 119)."""
@@ -100,6 +132,11 @@ class GraphStore:
         owner = np.repeat(np.arange(len(rows)), n_atoms)
         np.add.at(fractions, (owner, self.arrays["numbers"][atoms]), 1.0)
         return fractions / n_atoms[:, None]
+
+
+def _share_of_free_memory(device: torch.device) -> int:
+    """Half of a GPU's free bytes: the rest is for activations."""
+    return int(torch.cuda.mem_get_info(device)[0]) // 2
 
 
 def store_address(crystals: CrystalTable, cutoffs: Cutoffs) -> str:
@@ -221,11 +258,12 @@ def _pack(crystal: Crystal, cutoffs: Cutoffs) -> dict[str, NDArray[np.generic]]:
     failed = False
     try:
         graph = convert(crystal, cutoffs)
-        if np.abs(graph.bond_image).max(initial=0) > 127 or len(crystal.numbers) > 65535:
+        if np.abs(graph.bond_image).max(initial=0) > 127 or len(crystal.numbers) > 32767:
             raise ConversionError("a cell too small or too large for the store's integers")
     except (ConversionError, MemoryError):
         graph, failed = _no_graph(len(crystal.numbers)), True
-    folded = fold(crystal, graph)
+    symmetry = site_symmetry(crystal) if cutoffs.skin > 0 else None
+    folded = fold(crystal, graph, [] if symmetry is None else probes(crystal, symmetry))
     return {
         "lattice": crystal.lattice,
         "numbers": crystal.numbers,
@@ -245,9 +283,17 @@ def _pack(crystal: Crystal, cutoffs: Cutoffs) -> dict[str, NDArray[np.generic]]:
         "fold_angle_count": folded.angle_count,
         "fold_halves": folded.angle_halves,
         "fold_cosine": folded.cosine,
+        **_symmetry_arrays(symmetry),
         "counts": np.array([*graph.counts, *folded.counts]),
         "flags": np.array([graph.n_isolated, int(failed)]),
     }
+
+
+def _symmetry_arrays(symmetry: SiteSymmetry | None) -> dict[str, NDArray[np.generic]]:
+    if symmetry is None:
+        none = np.empty(0)
+        return {"site": none, "motion": none, "strain_projector": none}
+    return {"site": symmetry.site, "motion": symmetry.motion, "strain_projector": symmetry.strain}
 
 
 def _no_graph(n_atoms: int) -> Graph:

@@ -90,6 +90,11 @@ def train(
     processes: Annotated[
         int | None, typer.Option(min=1, help="Folds at once. Default: one a core, or one a GPU.")
     ] = None,
+    per_gpu: Annotated[int, typer.Option(min=1, help="Folds that share a GPU, each in a process of its own.")] = 1,
+    compiled: Annotated[
+        str, typer.Option("--compile", help="torch.compile: auto (long runs), on or off.", metavar="auto|on|off")
+    ] = "auto",
+    tf32: Annotated[bool, typer.Option("--tf32", help="TF32 products on a GPU, if exact enough on a sample.")] = False,
     published: Published = None,
 ) -> None:
     """Train and test the folds of a task, resuming what is there; write scores, predictions and the record.
@@ -101,10 +106,11 @@ def train(
     from orchestrator.train import TrainOptions, parse_folds
     from orchestrator.train import train as run_training
     from trainables.config import load_config, merged, parse_assignments
+    from trainables.model.compiled import parse_compile
 
     layers = [load_config(config)] if config else []
     chosen = merged({}, *layers, parse_assignments(settings or []))
-    options = TrainOptions(parse_folds(folds), device, processes, published)
+    options = TrainOptions(parse_folds(folds), device, processes, published, per_gpu, parse_compile(compiled), tf32)
     folder = out or Path("runs") / task
     with display() as shown:
         scores = run_training(

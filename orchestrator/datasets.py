@@ -10,9 +10,9 @@ from trainables.data.matbench_file import is_matbench_layout
 from trainables.data.sample import load_sample
 from trainables.data.tasks import SAMPLE_TASK, TASKS, find_task
 from trainables.errors import UserError
-from trainables.graphs.convert import Cutoffs
 from trainables.graphs.store import GraphStore, open_or_build
 from trainables.model.chgnet import Start, cutoffs_of
+from trainables.model.folding import fold_check
 from trainables.progress import Progress
 
 
@@ -67,9 +67,10 @@ def _read(source: Source, progress: Progress) -> Dataset:
     return read_table(source.file, source.task, source.target, unit=source.unit, energy=source.energy)
 
 
-def graph_store(dataset: Dataset, cutoffs: Cutoffs, progress: Progress) -> GraphStore:
-    """The dataset's packed graphs, from this machine's cache or built into it."""
-    return open_or_build(dataset.structures, cutoffs, cache_home() / "graphs", progress=progress)
+def graph_store(dataset: Dataset, start: Start, progress: Progress) -> GraphStore:
+    """The dataset's packed graphs for these weights, from this machine's cache or built into it and checked."""
+    folder = cache_home() / "graphs"
+    return open_or_build(dataset.structures, cutoffs_of(start), folder, check=fold_check(start), progress=progress)
 
 
 def prepare_data(source: Source, start: str, progress: Progress) -> str:
@@ -81,7 +82,7 @@ def prepare_data(source: Source, start: str, progress: Progress) -> str:
     if start not in get_args(Start):
         raise UserError(f"--start {start}: one of {', '.join(get_args(Start))} was wanted")
     dataset = load_dataset(source, progress)
-    store = graph_store(dataset, cutoffs_of(cast(Start, start)), progress)
+    store = graph_store(dataset, cast(Start, start), progress)
     official = f" of {dataset.task.official_rows:,} official ones (PARTIAL)" if dataset.partial else ""
     odd = f"; {int(store.failed.sum())} without a graph, {int((store.n_isolated > 0).sum())} with isolated atoms"
     return (

@@ -19,8 +19,10 @@ from trainables.errors import UserError
 from trainables.files import read_json, write_json, write_parquet
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel
+from trainables.model.compiled import Compile
 from trainables.progress import Progress
 from trainables.training.checkpoint import DamagedCheckpoint
+from trainables.training.compute import Compute
 from trainables.training.fit import fit
 from trainables.training.predict import load_model, predict, with_graph
 
@@ -39,6 +41,8 @@ class FoldJob:
     test_rows: NDArray[np.int64]
     store: Path
     folder: Path
+    compiled: Compile = "auto"
+    tf32: bool = False
 
 
 def run_fold(job: FoldJob, device: str, progress: Progress) -> dict[str, Any]:
@@ -53,7 +57,8 @@ def run_fold(job: FoldJob, device: str, progress: Progress) -> dict[str, Any]:
             return before
         store = GraphStore(job.store)
         job.config.save(job.folder / "config.yaml")
-        result = fit(job.config, job.split, store, job.task, job.folder, device=device, progress=progress)
+        compute = Compute(device, job.compiled, job.tf32)
+        result = fit(job.config, job.split, store, job.task, job.folder, compute=compute, progress=progress)
         summary: dict[str, Any] = read_json(job.folder / "fit.json")
         if result.status == "finished" and result.model is not None:
             known = Part.join(job.split.train, job.split.val)

@@ -33,9 +33,9 @@ def predict_file(
     device = plan(1, device).devices[0]
     folders = trained_folds(run)
     loaded = [load_fold(folder, device) for folder in folders]
-    model, _, _, task = loaded[0]
+    task = loaded[0][3]
     dataset = read_structures(file, task)
-    store = graph_store(dataset, model.cutoffs, progress)
+    store = graph_store(dataset, loaded[0][2].model.start, progress)
     rows = np.arange(len(dataset))
     values, fallback = np.empty((len(loaded), len(rows))), np.zeros(len(rows), dtype=bool)
     with progress.stage("predict", len(loaded) * len(rows), "crystals") as bar:

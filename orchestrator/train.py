@@ -24,18 +24,21 @@ from trainables.data.folds import N_FOLDS, make_split
 from trainables.errors import UserError
 from trainables.files import read_json, write_json, write_parquet
 from trainables.graphs.store import GraphStore
-from trainables.model.chgnet import cutoffs_of
+from trainables.model.compiled import Compile
 from trainables.progress import Progress, silent
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Which folds, and where; on a CPU nothing here changes a fold's numbers."""
+    """Which folds, and how they are computed; on a CPU only `compiled` and `tf32` touch a fold's last digits."""
 
     folds: tuple[int, ...] = tuple(range(N_FOLDS))
     device: str = "auto"
     processes: int | None = None
     published: Path | None = None
+    per_gpu: int = 1
+    compiled: Compile = "auto"
+    tf32: bool = False
 
 
 def train(
@@ -65,8 +68,8 @@ def train(
     config = task_config(dataset, settings or {})
     with only_process(out):
         _same_run_or_refuse(out, config, dataset)
-        store = graph_store(dataset, cutoffs_of(config.model.start), progress)
-        failed = _train_folds(_jobs(dataset, config, store, options.folds, out), options, progress)
+        store = graph_store(dataset, config.model.start, progress)
+        failed = _train_folds(_jobs(dataset, config, store, options, out), options, progress)
         scores = _score(dataset, config, store, options, out, progress, failed)
         scores |= _record(scores, out)
         write_json(out / "scores.json", scores)
@@ -102,7 +105,7 @@ def baseline_run(
         UserError: as load_dataset.
     """
     dataset = load_dataset(source, progress)
-    store = graph_store(dataset, cutoffs_of("0.3.0"), progress) if dataset.task.is_energy else None
+    store = graph_store(dataset, "0.3.0", progress) if dataset.task.is_energy else None
     config = task_config(dataset, {})
     predictions = baseline_predictions(dataset, folds, store, progress, config)
     content = _description(dataset, "0.3.0") | {"baselines": baseline_scores(predictions)}
@@ -198,17 +201,25 @@ def _look_up(content: Any, dotted: str) -> Any:
 
 
 def _jobs(
-    dataset: Dataset, config: RunConfig, store: GraphStore, folds: Sequence[int], out: Path
+    dataset: Dataset, config: RunConfig, store: GraphStore, options: TrainOptions, out: Path
 ) -> list[tuple[str, FoldJob]]:
     jobs = []
-    for fold in folds:
+    for fold in options.folds:
         fold_config = config.changed({"fold": fold})
         split = make_split(dataset, fold, val_share=config.data.val_share, seed=config.seed)
         if split.test is None:
             raise AssertionError("make_split gives test rows")
         folder = out / f"fold_{fold}"
         job = FoldJob(
-            fold_config, dataset.task, split.without_test(), split.test.ids, split.test.rows, store.folder, folder
+            fold_config,
+            dataset.task,
+            split.without_test(),
+            split.test.ids,
+            split.test.rows,
+            store.folder,
+            folder,
+            options.compiled,
+            options.tf32,
         )
         jobs.append((f"fold {fold}", job))
     return jobs
@@ -217,7 +228,7 @@ def _jobs(
 def _train_folds(jobs: list[tuple[str, FoldJob]], options: TrainOptions, progress: Progress) -> dict[int, str]:
     """Run the folds that are not finished; returns the reasons of those that failed."""
     left = [(name, job) for name, job in jobs if finished(job.folder) is None]
-    where = plan(len(left), options.device, options.processes)
+    where = plan(len(left), options.device, options.processes, options.per_gpu)
     if len(left) < len(jobs):
         progress.message(f"{len(jobs) - len(left)} of {len(jobs)} folds are finished already")
     fold_of = {name: job.config.fold for name, job in left}

@@ -28,8 +28,8 @@ class Plan:
     devices: tuple[str, ...]
 
 
-def plan(n_jobs: int, device: str = "auto", processes: int | None = None) -> Plan:
-    """One process a core on a CPU, the cores shared out where there are fewer jobs; one a GPU otherwise.
+def plan(n_jobs: int, device: str = "auto", processes: int | None = None, per_gpu: int = 1) -> Plan:
+    """One process a core on a CPU, the cores shared out where there are fewer jobs; `per_gpu` a GPU otherwise.
 
     Raises:
         UserError: a device that is not there.
@@ -45,7 +45,7 @@ def plan(n_jobs: int, device: str = "auto", processes: int | None = None) -> Pla
     if not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA GPU is visible to torch here; use --device cpu")
     devices = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
-    return Plan(min(processes or len(devices), max(n_jobs, 1)), 1, devices)
+    return Plan(min(processes or per_gpu * len(devices), max(n_jobs, 1)), 1, devices)
 
 
 def run_jobs(

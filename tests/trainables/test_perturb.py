@@ -9,7 +9,6 @@ from pymatgen.core import Structure
 
 from trainables.data.crystals import Crystal, CrystalTable
 from trainables.data.tasks import TASKS
-
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.perturb import SkinTooThin, needed_skin, perturbed
 from trainables.graphs.store import GraphStore, open_or_build

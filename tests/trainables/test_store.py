@@ -12,9 +12,11 @@ from pymatgen.core import Structure
 
 from trainables.data.crystals import Crystal, CrystalTable
 from trainables.errors import UserError
+from trainables.graphs import quotient as quotient_module
 from trainables.graphs import store as store_module
 from trainables.graphs.convert import ConversionError, Cutoffs, Graph, convert
 from trainables.graphs.store import ANGLE_COST, GraphStore, open_or_build, store_address
+from trainables.model.folding import fold_check
 
 GRAPH_ARRAYS = {"bond_atoms": 1, "bond_image": 1, "short_bond": 2, "angle_halves": 3}  # name: column of counts
 
@@ -228,3 +230,34 @@ def test_the_manifest_says_what_the_arrays_hold(table: CrystalTable, tmp_path: P
     assert meta["cutoffs"] == {"atom": 5.0, "bond": 3.0, "skin": 0.25}
     assert meta["rows"]["frac"] == len(table.frac)
     assert len(GraphStore(store.folder)) == len(table)
+
+
+def test_folds_that_fail_the_check_are_built_again_with_smaller_gaps_and_at_last_not_at_all(
+    table: CrystalTable, tmp_path: Path
+) -> None:
+    gaps: list[float] = []
+
+    def check(store: GraphStore) -> float:
+        gaps.append(json.loads((store.folder / "meta.json").read_text())["gap"])
+        return 1e-3
+
+    store = open_or_build(table, Cutoffs(), tmp_path, check=check)
+    assert gaps == [store_module.GAP, store_module.GAP / 10]
+    np.testing.assert_array_equal(store.counts[:, 4], store.counts[:, 0])  # every atom a row of its own
+    np.testing.assert_array_equal(store.counts[:, 8], store.counts[:, 3])
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_folds_that_pass_the_check_are_kept_with_what_was_found(table: CrystalTable, tmp_path: Path) -> None:
+    store = open_or_build(table, Cutoffs(), tmp_path, check=fold_check("0.3.0"))
+    meta = json.loads((store.folder / "meta.json").read_text())
+    assert 0 <= meta["fold_error_ev_per_atom"] <= store_module.FOLD_BOUND
+    assert meta["gap"] == store_module.GAP
+    assert store.cost.sum() < 0.6 * store.full_cost.sum()
+
+
+def test_a_fold_that_is_wrong_is_noticed(table: CrystalTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotient_module, "WIDEST_CLASS", 10.0)
+    monkeypatch.setattr(store_module, "GAP", 0.05)
+    store = open_or_build(table, Cutoffs(), tmp_path)
+    assert fold_check("0.3.0")(store) > store_module.FOLD_BOUND

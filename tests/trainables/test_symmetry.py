@@ -146,7 +146,9 @@ def test_distances_that_are_equal_by_accident_are_told_apart() -> None:
     assert len(folded.edge) > len(fold(crystal, graph).edge)
     strained = Crystal(crystal.lattice @ np.diag([1.01, 1.01, 1.0]), crystal.numbers, crystal.frac)
     lengths, _ = geometry(strained, graph)
-    received = np.repeat(lengths[folded.bond][folded.edge[:, 2]], folded.edge_count * folded.atom_count[folded.edge[:, 0]])
+    received = np.repeat(
+        lengths[folded.bond][folded.edge[:, 2]], folded.edge_count * folded.atom_count[folded.edge[:, 0]]
+    )
     np.testing.assert_allclose(np.sort(received), np.sort(np.repeat(lengths, 2)), atol=1e-9)
 
 

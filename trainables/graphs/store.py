@@ -4,6 +4,7 @@ A store's folder is named by a hash of the crystals, the cutoffs and the convert
 is converted once on a machine, and a changed converter never meets old arrays.
 """
 
+import contextlib
 import copy
 import fcntl
 import hashlib
@@ -12,10 +13,9 @@ import multiprocessing
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from trainables.data.crystals import Crystal, CrystalTable
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
 from trainables.graphs.convert import CONVERTER_VERSION, ConversionError, Cutoffs, Graph, convert, ragged_ranges
-from trainables.graphs.quotient import fold
+from trainables.graphs.quotient import GAP, fold
 from trainables.graphs.symmetry import SiteSymmetry, probes, site_symmetry
 from trainables.processes import end_with_parent, n_cores
 from trainables.progress import Progress, silent
@@ -65,6 +65,7 @@ _ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
 COUNTED = ("atom", "bond", "short", "angle", "fold_atom", "fold_bond", "fold_edge", "fold_short", "fold_angle")
 _CHUNK = 64
 _PARALLEL_FROM = 1500  # crystals; below, starting workers costs more than it saves
+FOLD_BOUND = 3e-5  # eV/atom, what float32 is good for
 ANGLE_COST = 1.3  # time of an angle in units of a directed bond's
 
 
@@ -139,6 +140,9 @@ def _share_of_free_memory(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) // 2
 
 
+Check = Callable[[GraphStore], float]
+
+
 def store_address(crystals: CrystalTable, cutoffs: Cutoffs) -> str:
     """The folder name of these crystals' store."""
     content = {"crystals": crystals.digest, "cutoffs": asdict(cutoffs), "converter": CONVERTER_VERSION}
@@ -146,7 +150,13 @@ def store_address(crystals: CrystalTable, cutoffs: Cutoffs) -> str:
 
 
 def open_or_build(
-    crystals: CrystalTable, cutoffs: Cutoffs, root: Path, *, workers: int | None = None, progress: Progress = silent
+    crystals: CrystalTable,
+    cutoffs: Cutoffs,
+    root: Path,
+    *,
+    workers: int | None = None,
+    check: Check | None = None,
+    progress: Progress = silent,
 ) -> GraphStore:
     """Open the crystals' store under `root`, building it first where it is missing or damaged.
 
@@ -154,6 +164,8 @@ def open_or_build(
 
     Args:
         workers: converting processes; by default one a core.
+        check: of a new store, the largest energy difference between folded and full graphs of a sample, eV/atom. Above
+            FOLD_BOUND the store is built again with smaller gaps, at last without folding.
     """
     address = store_address(crystals, cutoffs)
     folder = root / address
@@ -166,11 +178,11 @@ def open_or_build(
         for left_over in root.glob(f".{address}.*.tmp"):  # of a build that was killed
             shutil.rmtree(left_over, ignore_errors=True)
         if not folder.exists():
-            _build(crystals, cutoffs, folder, workers or n_cores(), progress)
+            _build_checked(crystals, cutoffs, folder, workers or n_cores(), check, progress)
     return GraphStore(folder)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _exclusively(path: Path) -> Iterator[None]:
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -197,23 +209,24 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _build(crystals: CrystalTable, cutoffs: Cutoffs, folder: Path, workers: int, progress: Progress) -> None:
-    """Convert chunk by chunk into a temporary sibling, then rename it: no reader sees half a store."""
+def _build_checked(
+    crystals: CrystalTable, cutoffs: Cutoffs, folder: Path, workers: int, check: Check | None, progress: Progress
+) -> None:
+    """Build into a temporary sibling, check its folds, then rename it: no reader sees half a store."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    rows = dict.fromkeys(_ARRAYS, 0)
     try:
-        handles = {name: (temporary / f"{name}.bin").open("wb") for name in _ARRAYS}
-        with progress.stage("convert", len(crystals), "crystals") as bar:
-            for chunk in _converted_chunks(crystals, cutoffs, workers):
-                for name, array in chunk.items():
-                    handles[name].write(array.tobytes())
-                    rows[name] += len(array)
-                bar.advance(len(chunk["counts"]))
-        for handle in handles.values():
-            handle.close()
-        write_json(temporary / "meta.json", {"cutoffs": asdict(cutoffs), "rows": rows, "converter": CONVERTER_VERSION})
+        for gap in (GAP, GAP / 10, 0.0):
+            shutil.rmtree(temporary, ignore_errors=True)
+            meta = _build(crystals, cutoffs, temporary, workers, gap, progress)
+            if check is not None and gap > 0 and len(crystals):
+                meta["fold_error_ev_per_atom"] = check(GraphStore(temporary))
+            write_json(temporary / "meta.json", meta)
+            if not meta.get("fold_error_ev_per_atom", 0.0) > FOLD_BOUND:
+                break
+            progress.message(
+                f"folded graphs are up to {meta['fold_error_ev_per_atom']:.1e} eV/atom off on a sample; building again "
+                + ("with a narrower tolerance" if gap == GAP else "without folding, which is slower and exact")
+            )
         temporary.rename(folder)
     except BrokenProcessPool:
         raise UserError("a converting process was killed (out of memory, most likely); run the command again") from None
@@ -226,34 +239,53 @@ def _build(crystals: CrystalTable, cutoffs: Cutoffs, folder: Path, workers: int,
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _build(
+    crystals: CrystalTable, cutoffs: Cutoffs, folder: Path, workers: int, gap: float, progress: Progress
+) -> dict[str, Any]:
+    """Convert chunk by chunk; returns the content of meta.json, which is written."""
+    folder.mkdir(parents=True)
+    rows = dict.fromkeys(_ARRAYS, 0)
+    with contextlib.ExitStack() as stack:
+        handles = {name: stack.enter_context((folder / f"{name}.bin").open("wb")) for name in _ARRAYS}
+        bar = stack.enter_context(progress.stage("convert", len(crystals), "crystals"))
+        for chunk in _converted_chunks(crystals, cutoffs, workers, gap):
+            for name, array in chunk.items():
+                handles[name].write(array.tobytes())
+                rows[name] += len(array)
+            bar.advance(len(chunk["counts"]))
+    meta = {"cutoffs": asdict(cutoffs), "rows": rows, "converter": CONVERTER_VERSION, "gap": gap}
+    write_json(folder / "meta.json", meta)
+    return meta
+
+
 def _converted_chunks(
-    crystals: CrystalTable, cutoffs: Cutoffs, workers: int
+    crystals: CrystalTable, cutoffs: Cutoffs, workers: int, gap: float
 ) -> Iterable[dict[str, NDArray[np.generic]]]:
     chunks = (crystals[begin : begin + _CHUNK] for begin in range(0, len(crystals), _CHUNK))
     if workers == 1 or len(crystals) < _PARALLEL_FROM:
-        yield from (_convert_chunk(chunk, cutoffs) for chunk in chunks)
+        yield from (_convert_chunk(chunk, cutoffs, gap) for chunk in chunks)
         return
     # spawn: a fork would copy torch's thread pools in an unknown state
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         waiting = []
         for chunk in chunks:
-            waiting.append(pool.submit(_convert_chunk, chunk, cutoffs))
+            waiting.append(pool.submit(_convert_chunk, chunk, cutoffs, gap))
             if len(waiting) > 4 * workers:
                 yield waiting.pop(0).result()
         for future in waiting:
             yield future.result()
 
 
-def _convert_chunk(crystals: CrystalTable, cutoffs: Cutoffs) -> dict[str, NDArray[np.generic]]:
-    packed = [_pack(crystal, cutoffs) for crystal in crystals]
+def _convert_chunk(crystals: CrystalTable, cutoffs: Cutoffs, gap: float) -> dict[str, NDArray[np.generic]]:
+    packed = [_pack(crystal, cutoffs, gap) for crystal in crystals]
     return {
         name: np.concatenate([row[name].reshape(-1, *shape).astype(dtype) for row in packed])
         for name, (dtype, shape, _) in _ARRAYS.items()
     }
 
 
-def _pack(crystal: Crystal, cutoffs: Cutoffs) -> dict[str, NDArray[np.generic]]:
+def _pack(crystal: Crystal, cutoffs: Cutoffs, gap: float = GAP) -> dict[str, NDArray[np.generic]]:
     """One crystal's arrays; a crystal that cannot be converted keeps its atoms and has no bonds."""
     failed = False
     try:
@@ -263,7 +295,7 @@ def _pack(crystal: Crystal, cutoffs: Cutoffs) -> dict[str, NDArray[np.generic]]:
     except (ConversionError, MemoryError):
         graph, failed = _no_graph(len(crystal.numbers)), True
     symmetry = site_symmetry(crystal) if cutoffs.skin > 0 else None
-    folded = fold(crystal, graph, [] if symmetry is None else probes(crystal, symmetry))
+    folded = fold(crystal, graph, [] if symmetry is None else probes(crystal, symmetry), gap=gap)
     return {
         "lattice": crystal.lattice,
         "numbers": crystal.numbers,

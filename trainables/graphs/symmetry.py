@@ -62,7 +62,8 @@ def _operations(crystal: Crystal) -> tuple[NDArray[np.float64], NDArray[np.int64
     """Cartesian turns (o, 3, 3) of the space group and the image (o, n) of every atom under each."""
     alone = np.eye(3)[None], np.arange(len(crystal.numbers))[None]
     try:
-        found = spglib.get_symmetry((crystal.lattice, crystal.frac, crystal.numbers), symprec=SYMPREC)
+        cell = crystal.lattice.tolist(), crystal.frac.tolist(), crystal.numbers.tolist()
+        found = spglib.get_symmetry(cell, symprec=SYMPREC)
     except (spglib.SpglibError, TypeError):
         found = None
     if found is None:

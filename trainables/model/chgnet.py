@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from trainables.data.tasks import Task
 from trainables.graphs.batch import Batch
 from trainables.graphs.convert import Cutoffs
-from trainables.model.compiled import compiled_atom_features
 from trainables.model.engine import atom_features
 from trainables.model.heads import PropertyHead, crystal_sum
 
@@ -46,13 +45,10 @@ class CrystalModel(CHGNet):
 
     def forward(self, batch: Batch) -> Tensor:
         """Predictions (n,) in the task's unit."""
-        features = self._features(batch)  # (A, D)
+        features = atom_features(self, batch, compiled=self.compiled)  # (A, D)
         if self.head is not None:
             return self.head(features, batch)
         return self._scaled(crystal_sum(self.mlp(features), batch)[:, 0] / batch.n_atoms + self.reference(batch), batch)
-
-    def _features(self, batch: Batch) -> Tensor:
-        return compiled_atom_features(self, batch) if self.compiled else atom_features(self, batch)
 
     def graph_energy(self, batch: Batch) -> Tensor:
         """The graph network's share of the energy, without the per-element reference: (n,) eV/atom."""

@@ -5,20 +5,30 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
-from torch import Tensor
 
 from trainables.data.locate import cache_home
-from trainables.graphs.batch import Batch
-from trainables.model.engine import atom_features
+from trainables.errors import UserError
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 Compile = Literal["auto", "on", "off"]
 
 # Compiling takes 70 s on a CPU the first time and saves 30 % of every step: worth it from this much work on, in units
 # of GraphStore.cost. The GPU's number is a guess from its speed, not measured.
 _PAYS_FROM = {"cpu": 60e6, "cuda": 2e9}
+
+
+def parse_compile(text: str) -> Compile:
+    """Read auto, on or off.
+
+    Raises:
+        UserError: anything else.
+    """
+    if text not in get_args(Compile):
+        raise UserError(f"--compile {text}: auto, on or off was wanted")
+    return cast(Compile, text)
 
 
 def compiles(choice: Compile, work: float, device: torch.device) -> bool:
@@ -37,18 +47,8 @@ def has_compiler(device_type: str) -> bool:
     return any(shutil.which(name) for name in ([named] if named else ["g++", "clang++", "c++"]))
 
 
-def compiled_atom_features(net: Any, batch: Batch) -> Tensor:
-    """model.engine.atom_features, compiled once a process for all sizes; (A, D).
-
-    Batches with a dimension of 0 or 1, which a compiler would specialise on, go the plain way.
-    """
-    if min(len(batch), len(batch.length), len(batch.short), len(batch.left)) < 2:
-        return atom_features(net, batch)
-    features: Tensor = _compiled()(net, batch)
-    return features
-
-
 @cache
-def _compiled() -> Callable[[Any, Batch], Tensor]:
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "compiled"))  # one for all workers
-    return torch.compile(atom_features, dynamic=True)
+def compiled_once(function: Function) -> Function:
+    """The function through torch.compile, for all sizes; its compiled code is shared by all processes."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "compiled"))
+    return cast(Function, torch.compile(function, dynamic=True))

@@ -9,10 +9,12 @@ What differs from chgnet.model.CHGNet._compute, none of it in the result:
   change, so their share of the next atom convolution comes straight from the radial basis;
 - the last angle update, which nothing reads, is left out;
 - bases are computed once a batch from geometry in float64;
-- rows that are equal by symmetry are computed once and counted (graphs.quotient).
+- rows that are equal by symmetry are computed once and counted (graphs.quotient);
+- on a CPU, rows are padded to few different numbers, for each of which oneDNN has a kernel (model.linear).
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,28 +22,65 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.graphs.batch import Batch
+from trainables.model.compiled import compiled_once
+from trainables.model.linear import has_onednn, linear, rows_for
 
 # Stock writes 1 / sqrt(2) through float32, whatever the model's dtype; so do we, to agree in float64.
 _FOURIER_CONSTANT = float(1 / torch.sqrt(torch.tensor([2]))) / math.sqrt(math.pi)
 _COSINE_SHRINK = 1 - 1e-6  # chgnet.model.encoders.AngleEncoder, for acos
 
 
-def atom_features(net: Any, batch: Batch) -> Tensor:
+def atom_features(net: Any, batch: Batch, *, compiled: bool = False) -> Tensor:
     """Atom features after the last convolution and the read-out norm.
 
     Args:
         net: a chgnet.model.CHGNet (only its parameters are used).
+        compiled: through torch.compile (model.compiled), compiled once a process for all sizes.
 
     Returns:
         (A, atom_fea_dim)
     """
+    passed = message_passing
+    # A compiler would specialise on dimensions of 0 and 1.
+    if compiled and min(len(batch), len(batch.length), len(batch.short), len(batch.left)) > 1:
+        passed = compiled_once(message_passing)
+    atom = passed(net, padded(batch) if batch.length.device.type == "cpu" and has_onednn() else batch)
+    atom = atom[: len(batch.numbers)]
+    return atom if net.readout_norm is None else net.readout_norm(atom)
+
+
+def padded(batch: Batch) -> Batch:
+    """The batch with rows that count for nothing, up to the numbers of linear.rows_for; crystals stay as they are."""
+    rows = {
+        **dict.fromkeys(("numbers", "atom_count", "atom_owner"), len(batch.numbers)),
+        "length": len(batch.length),
+        **dict.fromkeys(("receiver", "sender", "bond", "edge_count"), len(batch.bond)),
+        "short": len(batch.short),
+        **dict.fromkeys(("left", "right", "middle", "angle_count", "cosine"), len(batch.left)),
+    }
+    filling = {"numbers": 1, "length": 1}  # hydrogen, 1 A; zeros elsewhere: first rows, counted 0 times
+    return replace(
+        batch,
+        **{
+            name: F.pad(getattr(batch, name), (0, rows_for(n) - n), value=filling.get(name, 0))
+            for name, n in rows.items()
+            if n > 0
+        },
+    )
+
+
+def message_passing(net: Any, batch: Batch) -> Tensor:
+    """Atom features after the last convolution, (A, D)."""
     dtype = net.bond_embedding.weight.dtype
     bond_basis = net.bond_basis_expansion.rbf_expansion_ag(batch.length.to(dtype))  # (B, radial)
     short_basis = net.bond_basis_expansion.rbf_expansion_bg(batch.length[batch.short].to(dtype))  # (S, radial)
-    angle = net.angle_embedding(fourier(batch.cosine.to(dtype), net.angle_basis_expansion.fourier_expansion))  # (G, D)
+    angle_basis = fourier(batch.cosine.to(dtype), net.angle_basis_expansion.fourier_expansion)
+    angle = linear(angle_basis, net.angle_embedding.weight)  # (G, D)
     atom = net.atom_embedding(batch.numbers - 1)  # (A, D)
-    edge_weight = _rows(net.bond_weights_ag(bond_basis), batch.bond) * batch.edge_count[:, None]  # (E, D)
-    short_weight = net.bond_weights_bg(short_basis)  # (S, D)
+    edge_weight = (
+        _rows(linear(bond_basis, net.bond_weights_ag.weight), batch.bond) * batch.edge_count[:, None]
+    )  # (E, D)
+    short_weight = linear(short_basis, net.bond_weights_bg.weight)  # (S, D)
     angle_weight = _rows(short_weight, batch.right) * batch.angle_count[:, None]  # (G, D)
     short_first = net.bond_embedding(_rows(bond_basis, batch.short))  # (S, D) bond features before any update
     short_gain: Tensor | None = None  # (S, D) what the bond convolutions have added
@@ -49,14 +88,14 @@ def atom_features(net: Any, batch: Batch) -> Tensor:
     for index, conv in enumerate(net.atom_conv_layers):
         bond_term = _bond_term(conv.twoBody_atom, net.bond_embedding.weight, bond_basis, shift)
         if short_gain is not None:
-            bond_term = bond_term.index_add(0, batch.short, F.linear(short_gain, _blocks(conv.twoBody_atom, atom)[1]))
+            bond_term = bond_term.index_add(0, batch.short, linear(short_gain, _blocks(conv.twoBody_atom, atom)[1]))
         atom = _atom_conv(conv, atom, bond_term, edge_weight, batch)
         if index == len(net.atom_conv_layers) - 1:
             break
         bond_conv = net.bond_conv_layers[index]
         short = short_first + shift if short_gain is None else short_first + shift + short_gain
         update = _bond_conv(bond_conv, atom, short, angle, short_weight, angle_weight, batch)
-        gain = F.linear(update, bond_conv.mlp_out.layers[1].weight)
+        gain = linear(update, bond_conv.mlp_out.layers[1].weight)
         short_gain = gain if short_gain is None else short_gain + gain
         if bond_conv.mlp_out.layers[1].bias is not None:  # 0.2.0
             shift = shift + bond_conv.mlp_out.layers[1].bias
@@ -64,7 +103,7 @@ def atom_features(net: Any, batch: Batch) -> Tensor:
             short = short_first + shift + short_gain
             mlp = net.angle_layers[index].twoBody_bond
             angle = angle + _gated(mlp, _angle_first_layer(mlp, atom, short, angle, batch))
-    return atom if net.readout_norm is None else net.readout_norm(atom)
+    return atom
 
 
 def fourier(cosine: Tensor, expansion: Any) -> Tensor:
@@ -103,8 +142,9 @@ def _gated(mlp: Any, first: Tensor) -> Tensor:
     core, gate = first.chunk(2, dim=1)
     if len(mlp.mlp_core.layers) == 4:
         last_core, last_gate = mlp.mlp_core.layers[3], mlp.mlp_gate.layers[3]
-        core, gate = F.silu(first).chunk(2, dim=1)
-        core, gate = last_core(core), last_gate(gate)
+        core, gate = F.silu(core), F.silu(gate)
+        core = linear(core, last_core.weight, last_core.bias)
+        gate = linear(gate, last_gate.weight, last_gate.bias)
     if mlp.norm is not None:
         core, gate = mlp.bn1(core), mlp.bn2(gate)
     return F.silu(core) * torch.sigmoid(gate)
@@ -113,12 +153,12 @@ def _gated(mlp: Any, first: Tensor) -> Tensor:
 def _bond_term(mlp: Any, embedding: Tensor, bond_basis: Tensor, shift: Tensor) -> Tensor:
     """The bonds' share of an atom convolution's first Linear, from the radial basis alone: (B, 2 H)."""
     block = _blocks(mlp, embedding.T)[1]  # (2 H, D)
-    return F.linear(bond_basis, block @ embedding, _bias(mlp) + block @ shift)
+    return linear(bond_basis, block @ embedding, _bias(mlp) + block @ shift)
 
 
 def _atom_conv(conv: Any, atom: Tensor, bond_term: Tensor, weight: Tensor, batch: Batch) -> Tensor:
     w_receiver, _, w_sender = _blocks(conv.twoBody_atom, atom)
-    first = _rows(F.linear(atom, w_receiver), batch.receiver) + _rows(F.linear(atom, w_sender), batch.sender)
+    first = _rows(linear(atom, w_receiver), batch.receiver) + _rows(linear(atom, w_sender), batch.sender)
     message = _gated(conv.twoBody_atom, first + _rows(bond_term, batch.bond)) * weight  # (E, D)
     received = torch.zeros_like(atom).index_add(0, batch.receiver, message)
     out: Tensor = conv.mlp_out(received) + atom
@@ -128,8 +168,8 @@ def _atom_conv(conv: Any, atom: Tensor, bond_term: Tensor, weight: Tensor, batch
 def _angle_first_layer(mlp: Any, atom: Tensor, short: Tensor, angle: Tensor, batch: Batch) -> Tensor:
     """Merged first Linear over [left bond, right bond, angle, atom]: (G, 2 H)."""
     w_left, w_right, w_angle, w_atom = _blocks(mlp, atom)
-    legs = _rows(F.linear(short, w_left, _bias(mlp)), batch.left) + _rows(F.linear(short, w_right), batch.right)
-    return legs + _rows(F.linear(atom, w_atom), batch.middle) + F.linear(angle, w_angle)
+    legs = _rows(linear(short, w_left, _bias(mlp)), batch.left) + _rows(linear(short, w_right), batch.right)
+    return legs + _rows(linear(atom, w_atom), batch.middle) + linear(angle, w_angle)
 
 
 def _bond_conv(

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,9 +22,12 @@ from trainables.graphs.batch import collate, cut_by_cost, training_batches
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel, build_model
 from trainables.model.reference import fit_reference, set_reference
+from trainables.processes import keep_freed_memory
 from trainables.progress import Bar, Progress, silent
 from trainables.training.checkpoint import Checkpoint, CheckpointFolder, write_checkpoint
+from trainables.training.compute import Compute, precision
 from trainables.training.losses import batch_loss
+from trainables.training.memory import GRADIENT_COST, CostCap
 from trainables.training.optim import (
     averaged_weights,
     freeze,
@@ -35,10 +37,6 @@ from trainables.training.optim import (
 )
 from trainables.training.parallel import Map, parts_mapper
 from trainables.training.predict import predict, save_model, with_graph
-
-# Cost (directed bonds + 1.3 x angles) whose gradient is taken at once: on a CPU what its caches like, on a GPU
-# some 10 GB of activations.
-_PART_COST = defaultdict(lambda: 6_000.0, cuda=600_000.0)
 
 
 @dataclass
@@ -73,6 +71,7 @@ class FitResult:
     n_left_out: int
     reason: str = ""
     refit_epochs: int = 0
+    compiled: bool = False
 
     @property
     def seconds(self) -> float:
@@ -87,6 +86,17 @@ class NonFiniteLoss(Exception):
     """The loss became NaN or infinite."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Course:
+    """What every course of training of a run shares."""
+
+    task: Task
+    store: GraphStore
+    device: torch.device
+    compute: Compute
+    progress: Progress
+
+
 @dataclass
 class _Run:
     """The moving parts of one run; everything a checkpoint holds is here."""
@@ -98,6 +108,7 @@ class _Run:
     optimiser: torch.optim.Optimizer
     scale: Tensor
     device: torch.device
+    cap: CostCap
     over_parts: Map = map
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -117,7 +128,7 @@ def fit(
     task: Task,
     folder: Path,
     *,
-    device: torch.device | str = "cpu",
+    compute: Compute | None = None,
     progress: Progress = silent,
     stop_early: Callable[[Epoch], bool] | None = None,
 ) -> FitResult:
@@ -137,6 +148,9 @@ def fit(
     """
     if split.test is not None:
         raise ValueError("fit takes a split without its test rows: split.without_test()")
+    keep_freed_memory()
+    compute = compute or Compute()
+    course = _Course(task, store.near(compute.torch_device), compute.torch_device, compute, progress)
     train = split.train.keep(with_graph(store, split.train.rows, config))
     val = split.val.keep(with_graph(store, split.val.rows, config))
     for role, part in (("training", train), ("validation", val)):
@@ -148,13 +162,14 @@ def fit(
     left_out = len(split.train) + len(split.val) - len(train) - len(val)
     result = FitResult("finished", None, -1, math.inf, [], len(train), len(val), left_out)
     try:
-        run = _train(config, train, val, store, task, folder, torch.device(device), progress, stop_early)
+        run = _train(config, train, val, course, folder, stop_early)
     except _Failed as failure:
         run, result.status, result.reason = failure.run, "failed", failure.reason
+    result.compiled = run.model.compiled
     _keep(result, run, folder / "model")
     if config.data.refit and result.status == "finished":
         try:
-            _refit(result, config, Part.join(train, val), store, task, folder, torch.device(device), progress)
+            _refit(result, config, Part.join(train, val), course, folder)
         except _Failed as failure:  # the model chosen by validation stays
             result.status, result.reason = "failed", f"refit: {failure.reason}"
     write_json(folder / "fit.json", _summary(result))
@@ -167,21 +182,12 @@ class _Failed(Exception):
         self.run, self.reason = run, reason
 
 
-def _refit(
-    result: FitResult,
-    config: RunConfig,
-    rows: Part,
-    store: GraphStore,
-    task: Task,
-    folder: Path,
-    device: torch.device,
-    progress: Progress,
-) -> None:
+def _refit(result: FitResult, config: RunConfig, rows: Part, course: _Course, folder: Path) -> None:
     """Train anew on train + validation, for as many epochs as validation chose."""
     epochs = result.best_epoch + 1
     shorter = config.changed({"optim.epochs": epochs})
-    run = _train(shorter, rows, None, store, task, folder / "refit", device, progress, None)
-    write_checkpoint(folder / "model", save_model(run.kept, config, task, {"refit_epochs": epochs}))
+    run = _train(shorter, rows, None, course, folder / "refit", None)
+    write_checkpoint(folder / "model", save_model(run.kept, config, course.task, {"refit_epochs": epochs}))
     result.refit_epochs = epochs
     result.history += run.history
 
@@ -190,22 +196,23 @@ def _train(
     config: RunConfig,
     train: Part,
     val: Part | None,
-    store: GraphStore,
-    task: Task,
+    course: _Course,
     folder: Path,
-    device: torch.device,
-    progress: Progress,
     stop_early: Callable[[Epoch], bool] | None,
 ) -> _Run:
     """All epochs of one course of training, resumed where its checkpoints end."""
-    run = _prepare(config, train, store, task, device)
+    run, store, progress = _prepare(config, train, course), course.store, course.progress
     checkpoints = CheckpointFolder(folder / "checkpoints", progress)
     restored = checkpoints.latest()
     if restored is not None:
         _restore(run, restored)
     seen = sum(epoch.structures for epoch in run.history)
     total = config.optim.epochs * len(train)
-    with parts_mapper(device) as run.over_parts, progress.stage("train", total, "structures") as bar:
+    with (
+        precision(course.compute, run.model, store, train.rows),
+        parts_mapper(course.device) as run.over_parts,
+        progress.stage("train", total, "structures") as bar,
+    ):
         bar.advance(seen, _note(run))
         for number in range(len(run.history), config.optim.epochs):
             try:
@@ -220,8 +227,9 @@ def _train(
     return run
 
 
-def _prepare(config: RunConfig, train: Part, store: GraphStore, task: Task, device: torch.device) -> _Run:
+def _prepare(config: RunConfig, train: Part, course: _Course) -> _Run:
     """The model with its reference or scale fitted on the training part, and its optimiser."""
+    task, store, device = course.task, course.store, course.device
     model = build_model(config.model.start, task, pooling=config.model.pooling, seed=config.seed).to(device)
     scale = torch.ones((), device=device)
     if task.is_energy:
@@ -231,7 +239,11 @@ def _prepare(config: RunConfig, train: Part, store: GraphStore, task: Task, devi
         scale = model.head.std.clone()
     freeze(model, config.model.freeze)
     averaged = averaged_weights(model, config.optim.ema_decay)
-    return _Run(config, task, model, averaged, make_optimiser(model, config.optim), scale, device)
+    model.compiled = course.compute.compiles(config.optim.epochs * float(store.cost[train.rows].sum()))
+    if model.compiled:
+        course.progress.message("the model is compiled first: a minute or two on a CPU, less when it was done before")
+    cap = CostCap(GRADIENT_COST[device.type], course.progress)
+    return _Run(config, task, model, averaged, make_optimiser(model, config.optim), scale, device, cap)
 
 
 def training_reference(model: CrystalModel, store: GraphStore, train: Part, task: Task) -> NDArray[np.float64]:
@@ -276,11 +288,12 @@ def _step(run: _Run, store: GraphStore, rows: NDArray[np.int64], targets: NDArra
         loss = batch_loss(run.config.loss, prediction, target, scale=run.scale, batch_size=optim.batch_size)
         return float(loss.detach()), torch.autograd.grad(loss, weights, allow_unused=True)
 
+    def whole_batch(cost: float) -> list[tuple[float, tuple[Tensor | None, ...]]]:
+        return list(run.over_parts(one_part, cut_by_cost(np.arange(len(rows)), store.cost[rows], cost)))
+
     run.optimiser.zero_grad(set_to_none=True)
     batch_value = 0.0
-    for value, gradients in run.over_parts(
-        one_part, cut_by_cost(np.arange(len(rows)), store.cost[rows], _PART_COST[run.device.type])
-    ):
+    for value, gradients in run.cap.fits(whole_batch):
         batch_value += value
         for weight, gradient in zip(weights, gradients, strict=True):
             if gradient is not None:

@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trainables.config import RunConfig
 from trainables.data.tasks import Task
-from trainables.graphs.batch import collate, prediction_batches
+from trainables.graphs.batch import collate, cut_by_cost, prediction_batches
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel, build_model
+from trainables.processes import keep_freed_memory
 from trainables.progress import Progress, silent
 from trainables.training.checkpoint import Checkpoint, read_checkpoint
+from trainables.training.memory import PREDICTION_COST, CostCap
 from trainables.training.parallel import parts_mapper
-
-BATCH_COST = 30_000.0  # directed bonds + 1.3 x angles: some 0.1 GB of activations
 
 
 def predict(
@@ -36,17 +37,24 @@ def predict(
         (len(rows),) in the task's unit; NaN where the store holds no graph.
     """
     values = np.full(len(rows), np.nan)
+    keep_freed_memory()
     device = next(model.parameters()).device
+    store = store.near(device)
     usable = np.flatnonzero(~store.failed[rows])
-    batches = [usable[places] for places in prediction_batches(store.cost[rows[usable]], BATCH_COST)]
+    cap = CostCap(PREDICTION_COST[device.type], progress)
+    batches = [usable[places] for places in prediction_batches(store.cost[rows[usable]], cap.cost)]
     model.eval()
 
-    def one_batch(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    def at_once(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         with torch.inference_mode():  # a thread's own state
-            found: NDArray[np.float64] = (
-                getattr(model, output)(collate(store, rows[chosen]).to(device)).double().cpu().numpy()
-            )
-            return found
+            found: Tensor = getattr(model, output)(collate(store, rows[chosen]).to(device))
+            return found.double().cpu().numpy()
+
+    def one_batch(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The whole batch, in two where the memory has turned out too small for it."""
+        return cap.fits(
+            lambda cost: np.concatenate([at_once(part) for part in cut_by_cost(chosen, store.cost[rows], cost)])
+        )
 
     with parts_mapper(device) as over, progress.stage("predict", len(usable), "crystals") as bar:
         for chosen, found in zip(batches, over(one_batch, batches), strict=True):

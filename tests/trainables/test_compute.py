@@ -1,0 +1,204 @@
+"""Compilation, precision and memory: what they may change, and when they are refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_data import tiny_run
+
+from trainables.errors import UserError
+from trainables.graphs.batch import Batch, collate
+from trainables.model import compiled as compiled_module
+from trainables.model import engine as engine_module
+from trainables.model.chgnet import CrystalModel
+from trainables.model.compiled import compiles, has_compiler, parse_compile
+from trainables.training import compute as compute_module
+from trainables.training.compute import Compute, precision
+from trainables.training.fit import fit
+from trainables.training.memory import CostCap
+from trainables.training.predict import predict
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+class Said:
+    """A progress that keeps its messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def out_of_memory_once(monkeypatch: pytest.MonkeyPatch, model_class: type, *, times: int = 1) -> list[int]:
+    """Let the forward pass run out of memory so many times; returns the sizes of the batches it met."""
+    inner, sizes = model_class.forward, []
+
+    def forward(self: CrystalModel, batch: Batch) -> torch.Tensor:
+        sizes.append(len(batch))
+        if len(sizes) <= times:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        found: torch.Tensor = inner(self, batch)
+        return found
+
+    monkeypatch.setattr(model_class, "forward", forward)
+    return sizes
+
+
+def test_a_fit_that_runs_out_of_memory_goes_on_with_half_the_cap_and_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2)
+    untroubled = fit(config, split, store, dataset.task, tmp_path / "untroubled")
+    with monkeypatch.context() as patched:
+        sizes = out_of_memory_once(patched, CrystalModel)
+        troubled = fit(config, split, store, dataset.task, tmp_path / "troubled")
+    assert troubled.status == "finished"
+    assert len(sizes) > 1
+    for one, other in zip(untroubled.history, troubled.history, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
+
+
+def test_the_cap_is_halved_once_and_says_so() -> None:
+    said = Said()
+    cap, asked = CostCap(100.0, said), []  # type: ignore[arg-type]
+
+    def work(cost: float) -> str:
+        asked.append(cost)
+        if cost > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return "done"
+
+    assert cap.fits(work) == "done"
+    assert cap.fits(work) == "done"
+    assert asked == [100.0, 50.0, 50.0]
+    assert len(said.messages) == 1
+    assert "half" in said.messages[0]
+
+
+def test_memory_that_is_short_twice_ends_the_run_in_one_sentence() -> None:
+    cap = CostCap(100.0)
+
+    def work(cost: float) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(UserError, match="half a batch"):
+        cap.fits(work)
+
+
+def test_predictions_survive_a_memory_too_small_for_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, split, store, _ = tiny_run(tmp_path)
+    model = CrystalModel()
+    expected = predict(model, store, split.train.rows)
+    sizes = out_of_memory_once(monkeypatch, CrystalModel)
+    np.testing.assert_allclose(predict(model, store, split.train.rows), expected, atol=1e-5)
+    assert len(sizes) > 1
+
+
+@pytest.mark.parametrize(
+    ("choice", "work", "device", "expected"),
+    [
+        ("off", 1e12, CPU, False),
+        ("on", 1.0, CPU, True),
+        ("auto", 1.0, CPU, False),
+        ("auto", 1e12, CPU, True),
+        ("auto", 1e8, GPU, False),
+        ("auto", 1e12, GPU, True),
+    ],
+)
+def test_compilation_pays_from_some_work_on(
+    choice: compiled_module.Compile, work: float, device: torch.device, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled_module, "has_compiler", lambda _: True)
+    assert compiles(choice, work, device) == expected
+    monkeypatch.setattr(compiled_module, "has_compiler", lambda _: False)
+    assert not compiles(choice, work, device)
+
+
+def test_a_machine_without_a_compiler_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_compiler.cache_clear()
+    monkeypatch.setattr(compiled_module.shutil, "which", lambda _: None)
+    assert not has_compiler("cpu")
+    has_compiler.cache_clear()
+
+
+def test_several_threads_are_not_compiled_for_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_module, "has_compiler", lambda _: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert not Compute().compiles(1e12)
+    assert Compute(compiled="on").compiles(1.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert Compute().compiles(1e12)
+
+
+def test_only_three_words_choose_compilation() -> None:
+    assert parse_compile("off") == "off"
+    with pytest.raises(UserError, match="--compile yes: auto, on or off was wanted"):
+        parse_compile("yes")
+
+
+def test_one_traced_graph_serves_all_sizes_and_gives_the_plain_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced as torch.compile does, without generating code, which takes a minute (see the slow tests)."""
+    traced = []
+    torch._dynamo.reset()
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> object:
+        traced.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(
+        engine_module, "compiled_once", lambda function: torch.compile(function, dynamic=True, backend=backend)
+    )
+    _, split, store, _ = tiny_run(tmp_path)
+    model, rows = CrystalModel(), split.train.rows
+    for n in (9, 4, 7, 2, 1):
+        model.compiled = False
+        expected = model(collate(store, rows[:n]))
+        model.compiled = True
+        torch.testing.assert_close(model(collate(store, rows[:n])), expected, atol=1e-6, rtol=0)
+    assert len(traced) == 1
+
+
+@pytest.mark.slow
+def test_a_compiled_run_ends_where_the_plain_one_does(tmp_path: Path) -> None:
+    if not has_compiler("cpu"):
+        pytest.skip("no C++ compiler here")
+    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=3)
+    plain = fit(config, split, store, dataset.task, tmp_path / "plain", compute=Compute(compiled="off"))
+    compiled = fit(config, split, store, dataset.task, tmp_path / "compiled", compute=Compute(compiled="on"))
+    assert (plain.compiled, compiled.compiled) == (False, True)
+    for one, other in zip(plain.history, compiled.history, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
+    assert plain.best_val_mae == pytest.approx(compiled.best_val_mae, rel=1e-3)
+
+
+def test_tf32_is_for_gpus(tmp_path: Path) -> None:
+    config, split, store, dataset = tiny_run(tmp_path)
+    with pytest.raises(UserError, match="leave out --tf32"):
+        fit(config, split, store, dataset.task, tmp_path / "run", compute=Compute(tf32=True))
+
+
+@pytest.mark.parametrize(("error", "allowed"), [(1e-4, True), (1e-3, False), (float("nan"), False)])
+def test_tf32_is_refused_where_it_changes_predictions(
+    error: float, allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, split, store, _ = tiny_run(tmp_path)
+    monkeypatch.setattr(compute_module, "tf32_error", lambda *_: error)
+    before = torch.backends.cuda.matmul.allow_tf32
+    inside = precision(Compute(device="cuda", tf32=True), CrystalModel(), store, split.train.rows)
+    if allowed:
+        with inside:
+            assert torch.backends.cuda.matmul.allow_tf32
+    else:
+        with pytest.raises(UserError, match="TF32 changes predictions"), inside:
+            raise AssertionError("went on")
+    assert torch.backends.cuda.matmul.allow_tf32 == before
+
+
+def test_the_error_of_tf32_is_nothing_where_there_is_none(tmp_path: Path) -> None:
+    _, split, store, _ = tiny_run(tmp_path)
+    assert compute_module.tf32_error(CrystalModel(), store, split.train.rows) == 0.0

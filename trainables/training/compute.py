@@ -1,0 +1,92 @@
+"""How a run computes: device, compilation, precision."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainables.errors import UserError
+from trainables.graphs.store import GraphStore
+from trainables.model.chgnet import CrystalModel
+from trainables.model.compiled import Compile, compiles
+from trainables.training.predict import predict
+
+# TF32's largest error on a sample, as a share of the predictions' standard deviation. For formation energies
+# (1 eV/atom) that is 0.5 meV/atom, a fortieth of a good model's error.
+TF32_BOUND = 5e-4
+_TF32_SAMPLE = 256  # crystals
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Choices that change a run's speed and, but for rounding, not its result.
+
+    Attributes:
+        device: "cpu", "cuda", "cuda:1", ...
+        compiled: torch.compile; "auto" where the run is long enough to repay the minute it takes.
+        tf32: matrix products in TF32 on a GPU; refused where a sample's error is above TF32_BOUND.
+    """
+
+    device: str = "cpu"
+    compiled: Compile = "auto"
+    tf32: bool = False
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.device)
+
+    def compiles(self, work: float) -> bool:
+        """Whether a run that takes gradients of `work` (in units of GraphStore.cost) goes through torch.compile.
+
+        Compiled parts of a batch hold Python's lock, so on a CPU they are for processes of one thread.
+        """
+        alone = self.torch_device.type != "cpu" or torch.get_num_threads() == 1
+        return compiles(self.compiled, work if alone else 0.0, self.torch_device)
+
+
+@contextmanager
+def precision(compute: Compute, model: CrystalModel, store: GraphStore, rows: NDArray[np.int64]) -> Iterator[None]:
+    """TF32 products inside, where they were asked for and are exact enough on these rows.
+
+    Raises:
+        UserError: no GPU, or an error above TF32_BOUND.
+    """
+    if not compute.tf32:
+        yield
+        return
+    if compute.torch_device.type != "cuda":
+        raise UserError(f"TF32 is a number format of NVIDIA GPUs and this run is on {compute.device}: leave out --tf32")
+    _refuse_inexact(tf32_error(model, store, rows))
+    with _tf32(True):
+        yield
+
+
+def tf32_error(model: CrystalModel, store: GraphStore, rows: NDArray[np.int64]) -> float:
+    """Largest difference that TF32 makes on a sample of rows, over the predictions' standard deviation."""
+    sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), _TF32_SAMPLE)).astype(int)]
+    found = []
+    for allowed in (False, True):
+        with _tf32(allowed):
+            found.append(predict(model, store, sample))
+    return float(np.abs(found[1] - found[0]).max() / max(found[0].std(), 1e-12))
+
+
+def _refuse_inexact(error: float) -> None:
+    if not error <= TF32_BOUND:
+        raise UserError(
+            f"TF32 changes predictions by up to {error:.1e} of their standard deviation, {TF32_BOUND:.0e} is allowed: "
+            "leave out --tf32"
+        )
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -107,7 +107,7 @@ class Bench:
         self.optimisers: dict[torch.nn.Module, torch.optim.Optimizer] = {
             self.stock: torch.optim.AdamW(self.stock.parameters(), lr=0.0)
         }
-        self.optimisers |= {model: make_optimiser(model, OptimConfig(lr=0.0)) for model in (self.ours, self.compiled)}
+        self.optimisers |= {model: make_optimiser(model, OptimConfig(lr=1e-12)) for model in (self.ours, self.compiled)}
         self.graphs: list[CrystalGraph] = []
         self.store: GraphStore
 

@@ -26,6 +26,7 @@ from trainables.files import read_json, write_json, write_parquet
 from trainables.graphs.store import GraphStore
 from trainables.model.compiled import Compile
 from trainables.progress import Progress, silent
+from trainables.training.compute import Compute
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def train(
     parse_config(merged({"task": source.task}, settings or {}), "configuration")  # before minutes of reading
     if options.published is not None:
         read_published(options.published)
+    devices = plan(1, options.device).devices
+    Compute(devices[0], options.compiled, options.tf32).check()
     dataset = load_dataset(source, progress)
     config = task_config(dataset, settings or {})
     with only_process(out):

@@ -54,6 +54,8 @@ def test_tasks_lists_all_eight() -> None:
         (("train",), "TASK"),
         (("train", "jdft2d", "--limit", "x"), "--limit"),
         (("train", "jdft2d", "--processes", "0"), "--processes"),
+        (("train", "jdft2d", "--compile", "yes"), "auto, on or off was wanted"),
+        (("train", "jdft2d", "--tf32", "--device", "cpu"), "leave out --tf32"),
         (("train", "sample", "--data", "README.md"), "another task name"),
         (("train", "mine", "--data", "tests"), "no such file"),
         (("prepare", "sample", "--start", "0.4"), "one of 0.3.0"),

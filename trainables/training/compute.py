@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trainables.errors import UserError
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel
-from trainables.model.compiled import Compile, compiles
+from trainables.model.compiled import Compile, compiles, has_compiler
 from trainables.training.predict import predict
 
 # TF32's largest error on a sample, as a share of the predictions' standard deviation. For formation energies
@@ -38,6 +38,15 @@ class Compute:
     def torch_device(self) -> torch.device:
         return torch.device(self.device)
 
+    def check(self) -> None:
+        """Raise a UserError where a choice makes no sense on the device."""
+        if self.tf32 and self.torch_device.type != "cuda":
+            raise UserError(
+                f"TF32 is a number format of NVIDIA GPUs, this run is on the {self.device}: leave out --tf32"
+            )
+        if self.compiled == "on" and not has_compiler(self.torch_device.type):
+            raise UserError("--compile on: no C++ compiler (CPU) or Triton (GPU) is here; install one or use auto")
+
     def compiles(self, work: float) -> bool:
         """Whether a run that takes gradients of `work` (in units of GraphStore.cost) goes through torch.compile.
 
@@ -52,13 +61,11 @@ def precision(compute: Compute, model: CrystalModel, store: GraphStore, rows: ND
     """TF32 products inside, where they were asked for and are exact enough on these rows.
 
     Raises:
-        UserError: no GPU, or an error above TF32_BOUND.
+        UserError: an error above TF32_BOUND.
     """
     if not compute.tf32:
         yield
         return
-    if compute.torch_device.type != "cuda":
-        raise UserError(f"TF32 is a number format of NVIDIA GPUs and this run is on {compute.device}: leave out --tf32")
     _refuse_inexact(tf32_error(model, store, rows))
     with _tf32(True):
         yield

@@ -150,6 +150,7 @@ def fit(
         raise ValueError("fit takes a split without its test rows: split.without_test()")
     keep_freed_memory()
     compute = compute or Compute()
+    compute.check()
     course = _Course(task, store.near(compute.torch_device), compute.torch_device, compute, progress)
     train = split.train.keep(with_graph(store, split.train.rows, config))
     val = split.val.keep(with_graph(store, split.val.rows, config))

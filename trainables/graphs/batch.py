@@ -47,24 +47,24 @@ def collate(store: GraphStore, rows: NDArray[np.int64]) -> Batch:
     """Gather the folded graphs of the crystals `rows`: the clean views of these crystals."""
     gather = Gather(store, rows)
     atom, bond, edge, short, angle = (gather.rows(kind) for kind in COUNTED[4:])
-    receiver, sender, edge_bond = edge.take("fold_edge").T.contiguous()
-    left, right, middle = angle.take("fold_angle").T.contiguous()
+    receiver, sender, edge_bond = edge.take("fold_edge").unbind(1)  # the sums below are contiguous and int64
+    left, right, middle = angle.take("fold_angle").unbind(1)
     to_atom, to_short = edge.shift("fold_atom"), angle.shift("fold_short")
     return Batch(
         n_atoms=gather.counts("atom"),
         numbers=gather.take("numbers", atom.take("fold_atom") + atom.begin("atom")).long(),
-        atom_count=atom.take("fold_atom_count"),
+        atom_count=atom.take("fold_atom_count").long(),
         atom_owner=atom.owner,
         length=bond.take("fold_length"),
         receiver=receiver + to_atom,
         sender=sender + to_atom,
         bond=edge_bond + edge.shift("fold_bond"),
-        edge_count=edge.take("fold_edge_count"),
+        edge_count=edge.take("fold_edge_count").long(),
         short=short.take("fold_short") + short.shift("fold_bond"),
         left=left + to_short,
         right=right + to_short,
         middle=middle + angle.shift("fold_atom"),
-        angle_count=angle.take("fold_angle_count"),
+        angle_count=angle.take("fold_angle_count").long(),
         cosine=angle.take("fold_cosine"),
     )
 
@@ -87,17 +87,19 @@ class Gather:
     def rows(self, kind: str) -> "Rows":
         place = COUNTED.index(kind)
         owner = torch.repeat_interleave(self._counts[place], output_size=self._totals[place])
-        return Rows(self, owner, torch.arange(len(owner), device=owner.device) + self._places[place][owner])
+        return Rows(
+            self, owner, torch.arange(len(owner), device=owner.device) + self._places[place].index_select(0, owner)
+        )
 
     def take(self, name: str, places: Tensor) -> Tensor:
         """Rows `places` of the store's array `name`."""
         return self._store.tensor(name).index_select(0, places)
 
     def begin(self, kind: str, owner: Tensor) -> Tensor:
-        return self._begin[COUNTED.index(kind)][owner]
+        return self._begin[COUNTED.index(kind)].index_select(0, owner)
 
     def shift(self, kind: str, owner: Tensor) -> Tensor:
-        return self._shift[COUNTED.index(kind)][owner]
+        return self._shift[COUNTED.index(kind)].index_select(0, owner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +111,8 @@ class Rows:
     places: Tensor  # (rows,)
 
     def take(self, name: str) -> Tensor:
-        """The rows of the store's array `name`; integers as int64."""
-        values = self.gather.take(name, self.places)
-        return values if values.is_floating_point() else values.long()
+        """The rows of the store's array `name`."""
+        return self.gather.take(name, self.places)
 
     def begin(self, kind: str) -> Tensor:
         """For every row, where its crystal's rows of another kind begin in the store."""

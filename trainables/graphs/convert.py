@@ -13,6 +13,7 @@ from pymatgen.optimization.neighbors import find_points_in_spheres
 from trainables.data.crystals import Crystal
 
 CONVERTER_VERSION = 5  # part of every store's address: raise it when the arrays below change
+_PERIODIC = np.ones(3, dtype=np.int64)
 _NUMERICAL_TOL = 1e-8  # what chgnet passes to the neighbour search
 
 
@@ -70,12 +71,13 @@ def convert(crystal: Crystal, cutoffs: Cutoffs) -> Graph:
         coords,
         coords,
         r=cutoffs.atom + cutoffs.skin,
-        pbc=np.ones(3, dtype=np.int64),
+        pbc=_PERIODIC,
         lattice=np.ascontiguousarray(crystal.lattice),
         tol=_NUMERICAL_TOL,
     )
-    other = (center != neighbor) | (distance > _NUMERICAL_TOL)
-    center, neighbor, image, distance = center[other], neighbor[other], image[other].astype(np.int64), distance[other]
+    other = np.flatnonzero((center != neighbor) | (distance > _NUMERICAL_TOL))
+    center, neighbor, distance = center[other], neighbor[other], distance[other]
+    image = image.astype(np.int64)[other]
     first, second = _pair_directions(center, neighbor, image, len(coords))
     half = np.empty(len(center), dtype=np.int64)
     half[first] = 2 * np.arange(len(first))
@@ -85,14 +87,16 @@ def convert(crystal: Crystal, cutoffs: Cutoffs) -> Graph:
     # for the right leg's own direction: at exactly the cutoff the two directions may round to either side.
     left_leg, right_leg = distance[first] <= limit, distance < limit
     short_bond = np.flatnonzero(left_leg | right_leg[second])
-    angle_halves = _angles(center, half, left_leg, right_leg, short_bond)
+    angle_halves = _angles(center, half, left_leg, right_leg, short_bond, len(coords))
+    bond_atoms = np.empty((len(first), 2), dtype=np.int64)
+    bond_atoms[:, 0], bond_atoms[:, 1] = center[first], neighbor[first]
     return Graph(
-        bond_atoms=np.stack([center[first], neighbor[first]], axis=1),
+        bond_atoms=bond_atoms,
         bond_image=image[first],
         short_bond=short_bond,
         angle_halves=angle_halves,
         directed=half,
-        n_isolated=len(coords) - len(np.unique(center)),
+        n_isolated=len(coords) - np.count_nonzero(np.bincount(center, minlength=len(coords))),
         n_atoms=len(coords),
     )
 
@@ -123,23 +127,25 @@ def _angles(
     left_leg: NDArray[np.bool_],
     right_leg: NDArray[np.bool_],
     short_bond: NDArray[np.int64],
+    n_atoms: int,
 ) -> NDArray[np.int64]:
     """All ordered pairs of different short half-bonds at one atom, (n_angles, 2), sorted by the left half."""
     place = np.full(len(left_leg), -1, dtype=np.int64)
     place[short_bond] = np.arange(len(short_bond))
     at = np.flatnonzero(right_leg)  # sorted by centre, as the search is
     right = 2 * place[half[at] >> 1] + (half[at] & 1)
-    right_atom = center[at]
+    partners = np.bincount(center[at], minlength=n_atoms)  # right legs at each atom, which lie side by side
     at = np.flatnonzero(left_leg[half >> 1])
     left = 2 * place[half[at] >> 1] + (half[at] & 1)
     left_atom = center[at]
     by_half = np.argsort(left)
     left, left_atom = left[by_half], left_atom[by_half]
-    begin = np.searchsorted(right_atom, left_atom, side="left")
-    count = np.searchsorted(right_atom, left_atom, side="right") - begin
-    flat = ragged_ranges(begin, count)
-    pairs = np.stack([np.repeat(left, count), right[flat]], axis=1)
-    return pairs[pairs[:, 0] != pairs[:, 1]]
+    count, begin = partners[left_atom], (np.cumsum(partners) - partners)[left_atom]
+    first, second = np.repeat(left, count), right[ragged_ranges(begin, count)]
+    different = np.flatnonzero(first != second)
+    pairs = np.empty((len(different), 2), dtype=np.int64)
+    pairs[:, 0], pairs[:, 1] = first[different], second[different]
+    return pairs
 
 
 def ragged_ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -72,7 +72,7 @@ def full_view(store: GraphStore, rows: NDArray[np.int64]) -> View:
     halves = (angle.take("angle_halves") + 2 * angle.shift("short")[:, None]).T.contiguous()  # (2, G) into 2 S
     short_bond = short.take("short_bond") + short.shift("bond")
     half_atom = ends[:, short_bond].T.reshape(-1)  # (2 S,) atom of each half-bond
-    every, numbers = torch.arange(len(bond.owner), device=store.device), atom.take("numbers")
+    every, numbers = torch.arange(len(bond.owner), device=store.device), atom.take("numbers").long()
     topology = Batch(
         n_atoms=gather.counts("atom"),
         numbers=numbers,
@@ -113,10 +113,10 @@ def folded_view(store: GraphStore, rows: NDArray[np.int64]) -> View:
         raise ValueError("folded graphs can be moved in a store with a skin only: build it with Cutoffs(skin=...)")
     gather, places = Gather(store, rows), torch.from_numpy(rows).to(store.device)
     atom, bond, angle = (gather.rows(kind) for kind in ("atom", "fold_bond", "fold_angle"))
-    halves = angle.take("fold_halves")  # (G, 2) half-bonds of the crystal's short bonds
+    halves = angle.take("fold_halves").long()  # (G, 2) half-bonds of the crystal's short bonds
     short_bond = gather.take("short_bond", ((halves >> 1) + angle.begin("short")[:, None]).reshape(-1)).long()
     owner = torch.cat([bond.owner, angle.owner.repeat_interleave(2)])  # the bonds, then both legs of every angle
-    within = torch.cat([bond.take("fold_bond"), short_bond])  # place within the crystal's bonds
+    within = torch.cat([bond.take("fold_bond").long(), short_bond])  # place within the crystal's bonds
     stored = within + gather.begin("bond", owner)
     ends = gather.take("bond_atoms", stored).long() + gather.shift("atom", owner)[:, None]
     n_bonds = len(bond.owner)

@@ -67,7 +67,7 @@ def convert(crystal: Crystal, cutoffs: Cutoffs) -> Graph:
         ConversionError: the neighbour search did not find every bond from both ends.
     """
     coords = crystal.cartesian()
-    center, neighbor, image, distance = find_points_in_spheres(
+    center, neighbor, offset, distance = find_points_in_spheres(
         coords,
         coords,
         r=cutoffs.atom + cutoffs.skin,
@@ -77,7 +77,7 @@ def convert(crystal: Crystal, cutoffs: Cutoffs) -> Graph:
     )
     other = np.flatnonzero((center != neighbor) | (distance > _NUMERICAL_TOL))
     center, neighbor, distance = center[other], neighbor[other], distance[other]
-    image = image.astype(np.int64)[other]
+    image = offset.astype(np.int64)[other]
     first, second = _pair_directions(center, neighbor, image, len(coords))
     half = np.empty(len(center), dtype=np.int64)
     half[first] = 2 * np.arange(len(first))
@@ -96,7 +96,7 @@ def convert(crystal: Crystal, cutoffs: Cutoffs) -> Graph:
         short_bond=short_bond,
         angle_halves=angle_halves,
         directed=half,
-        n_isolated=len(coords) - np.count_nonzero(np.bincount(center, minlength=len(coords))),
+        n_isolated=int((np.bincount(center, minlength=len(coords)) == 0).sum()),
         n_atoms=len(coords),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pymatgen.core import Structure
 
 from trainables.data.crystals import Crystal, CrystalTable
@@ -261,3 +262,20 @@ def test_a_fold_that_is_wrong_is_noticed(table: CrystalTable, tmp_path: Path, mo
     monkeypatch.setattr(store_module, "GAP", 0.05)
     store = open_or_build(table, Cutoffs(), tmp_path)
     assert fold_check("0.3.0")(store) > store_module.FOLD_BOUND
+
+
+def test_a_store_moves_to_a_gpu_that_has_room_and_stays_where_there_is_none(
+    table: CrystalTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decision only; what is gathered there is compared in test_batch."""
+    store, gpu = open_or_build(table, Cutoffs(), tmp_path), torch.device("cuda:0")
+    assert store.near(torch.device("cpu")) is store
+    monkeypatch.setattr(store_module, "_share_of_free_memory", lambda _: store.n_bytes - 1)
+    assert store.near(gpu) is store
+    monkeypatch.setattr(store_module, "_share_of_free_memory", lambda _: store.n_bytes)
+    resident = store.near(gpu)
+    assert resident.device == gpu
+    monkeypatch.setattr(store_module, "_share_of_free_memory", lambda _: 0)  # its own arrays fill the memory now
+    assert store.near(gpu) is resident
+    assert resident.near(gpu) is resident
+    assert store.device == torch.device("cpu")

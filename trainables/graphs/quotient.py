@@ -137,17 +137,18 @@ def refine(atom: Ints, graph: Graph, length_class: Ints, theta_class: Ints) -> t
     of_edge = np.tile(np.arange(len(graph.bond_atoms)), 2)
     short_of = graph.short_bond[graph.angle_halves >> 1]  # (n_angles, 2) bonds of the two legs
     middle = _half_atoms(graph)[graph.angle_halves[:, 0]]  # (n_angles,) common atom
-    by_center, by_left = _Owners(center, len(atom)), _Owners(short_of[:, 0], len(graph.bond_atoms))
+    left, right = short_of[:, 0].copy(), short_of[:, 1].copy()
+    by_center, by_left = _Owners(center, len(atom)), _Owners(left, len(graph.bond_atoms))
     colours = _mix(atom, 1), _mix(length_class, 2), _mix(theta_class, 3)  # of atoms, bonds, angles
     n_classes: tuple[int, ...] = ()
     while True:
         # Counting classes costs as much as a round, so a few rounds go by between counts.
         for _ in range(_ROUNDS_A_COUNT):
             atoms, bonds, angles = colours
-            received = by_center.sum(_scramble(_mix(bonds[of_edge], 4) + _mix(atoms[neighbor], 5)))
-            right, common = _mix(bonds[short_of[:, 1]], 6), _mix(atoms[middle], 7)
-            heard = by_left.sum(_scramble(right + common + _mix(angles, 8)))
-            legs = _scramble(right + common + _mix(bonds[short_of[:, 0]], 9))
+            received = by_center.sum(_scramble(_mix(bonds, 4)[of_edge] + _mix(atoms, 5)[neighbor]))
+            other_leg = _mix(bonds, 6)[right] + _mix(atoms, 7)[middle]
+            heard = by_left.sum(_scramble(other_leg + _mix(angles, 8)))
+            legs = _scramble(other_leg + _mix(bonds, 9)[left])
             colours = _scramble(_mix(atoms, 10) + received), _scramble(_mix(bonds, 11) + heard), _mix(angles, 12) + legs
         before, n_classes = n_classes, tuple(len(np.unique(colour)) for colour in colours)
         if n_classes == before:
@@ -226,6 +227,10 @@ def _mix(colour: NDArray[np.generic], role: int) -> NDArray[np.uint64]:
 
 def _scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014): a bijection that looks random."""
-    mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    mixed = values >> np.uint64(30)
+    mixed ^= values
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed

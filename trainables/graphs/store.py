@@ -118,12 +118,13 @@ class GraphStore:
 
     def near(self, device: torch.device) -> "GraphStore":
         """This store with its arrays in the memory of `device`, where they fit into half of what is free there."""
-        if device.type != "cuda" or self.n_bytes > _share_of_free_memory(device):
+        if device == self.device:
             return self
-        if device not in self._near:
-            self._near[device] = copy.copy(self)
-            self._near[device].device, self._near[device]._tensors = device, {}
-        return self._near[device]
+        if device not in self._near and device.type == "cuda" and self.n_bytes <= _share_of_free_memory(device):
+            resident = copy.copy(self)
+            resident.device, resident._tensors = device, {}
+            self._near[device] = resident
+        return self._near.get(device, self)
 
     def composition(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Atomic fractions of the crystals `rows`, (len(rows), 119)."""

@@ -105,6 +105,7 @@ def stacked_seconds(folder: Path, size: int, repeats: int, device: str, n_seeds:
             if value is not None:
                 apart += float((found[name][place] - value).square().sum())
                 size_of += float(value.square().sum())
+    synchronise(device)
     begin = time.perf_counter()
     for rows in batches * repeats:
         gradients(weights, buffers, collate(store, rows).to(torch.device(device)))

@@ -31,7 +31,10 @@ from trainables.training.compute import Compute
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Which folds, and how they are computed; on a CPU only `compiled` and `tf32` touch a fold's last digits."""
+    """Which folds, and how they are computed.
+
+    On a CPU, folds, processes and threads change nothing but whether a long fold is compiled, in its last digits.
+    """
 
     folds: tuple[int, ...] = tuple(range(N_FOLDS))
     device: str = "auto"

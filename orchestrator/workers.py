@@ -11,7 +11,7 @@ import torch
 
 from orchestrator.display import NamedProgress, QueueProgress, relay
 from trainables.errors import UserError
-from trainables.processes import end_with_parent, n_cores
+from trainables.processes import end_with_parent, keep_freed_memory, n_cores
 from trainables.progress import Progress
 
 Job = TypeVar("Job")
@@ -56,6 +56,8 @@ def run_jobs(
     Raises:
         UserError: raised by a job, or a worker process was killed; results that came before were yielded.
     """
+    if where.devices == ("cpu",):
+        keep_freed_memory()
     if where.processes == 1 or len(jobs) == 1:
         torch.set_num_threads(where.threads)
         for index, (name, job) in enumerate(jobs):
@@ -63,7 +65,7 @@ def run_jobs(
         return
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    pool = ProcessPoolExecutor(where.processes, context, _begin_worker, (queue, where.threads))
+    pool = ProcessPoolExecutor(where.processes, context, _begin_worker, (queue, where))
     with relay(queue, progress), pool:
         waiting = {
             pool.submit(_in_worker, work, job, where.devices[index % len(where.devices)], name): name
@@ -86,11 +88,13 @@ def run_jobs(
 _queue: Any = None
 
 
-def _begin_worker(queue: Any, threads: int) -> None:
+def _begin_worker(queue: Any, where: Plan) -> None:
     global _queue
     _queue = queue
     queue.cancel_join_thread()  # what was not shown yet must not keep a worker from ending
-    torch.set_num_threads(threads)
+    torch.set_num_threads(where.threads)
+    if where.devices == ("cpu",):
+        keep_freed_memory()
     end_with_parent()
 
 

@@ -1,5 +1,6 @@
 """Compilation, precision and memory: what they may change, and when they are refused."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from trainables.model import compiled as compiled_module
 from trainables.model import engine as engine_module
 from trainables.model.chgnet import CrystalModel
 from trainables.model.compiled import compiles, has_compiler, parse_compile
+from trainables.model.engine import padded
 from trainables.training import compute as compute_module
-from trainables.training.compute import Compute, precision
+from trainables.training.compute import Compute, precision, refuse_inexact_tf32
 from trainables.training.fit import fit
 from trainables.training.memory import CostCap
 from trainables.training.predict import predict
@@ -117,11 +119,26 @@ def test_compilation_pays_from_some_work_on(
     assert not compiles(choice, work, device)
 
 
-def test_a_machine_without_a_compiler_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_where_compiling_fails_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> object:
+        raise RuntimeError("g++: fatal error")
+
     has_compiler.cache_clear()
-    monkeypatch.setattr(compiled_module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(compiled_module, "compiled_once", broken)
     assert not has_compiler("cpu")
+    assert not compiles("auto", 1e12, CPU)
+    with pytest.raises(UserError, match="--compile on"):
+        Compute(compiled="on").check()
     has_compiler.cache_clear()
+
+
+def test_a_resumed_run_keeps_to_the_decision_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2)
+    plain = fit(config, split, store, dataset.task, tmp_path / "run", compute=Compute(compiled="off"))
+    monkeypatch.setattr(compiled_module, "has_compiler", lambda _: True)
+    monkeypatch.setattr(compute_module, "has_compiler", lambda _: True)
+    again = fit(config, split, store, dataset.task, tmp_path / "run", compute=Compute(compiled="on"))
+    assert (plain.compiled, again.compiled) == (False, False)
 
 
 def test_several_threads_are_not_compiled_for_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,12 +167,15 @@ def test_one_traced_graph_serves_all_sizes_and_gives_the_plain_numbers(
         traced.append(graph)
         return graph.forward
 
+    monkeypatch.setattr(torch.fx.experimental._config, "use_duck_shape", False)  # as compiled_once does
     monkeypatch.setattr(
         engine_module, "compiled_once", lambda function: torch.compile(function, dynamic=True, backend=backend)
     )
     _, split, store, _ = tiny_run(tmp_path)
     model, rows = CrystalModel(), split.train.rows
-    for n in (9, 4, 7, 2, 1):
+    # First the sizes a compiler might take for one another, all padded to the same number.
+    assert len(padded(collate(store, rows[:2])).short) == len(padded(collate(store, rows[:2])).numbers)
+    for n in (2, 9, 4, 7, 1):
         model.compiled = False
         expected = model(collate(store, rows[:n]))
         model.compiled = True
@@ -189,13 +209,11 @@ def test_tf32_is_refused_where_it_changes_predictions(
     _, split, store, _ = tiny_run(tmp_path)
     monkeypatch.setattr(compute_module, "tf32_error", lambda *_: error)
     before = torch.backends.cuda.matmul.allow_tf32
-    inside = precision(Compute(device="cuda", tf32=True), CrystalModel(), store, split.train.rows)
-    if allowed:
-        with inside:
-            assert torch.backends.cuda.matmul.allow_tf32
-    else:
-        with pytest.raises(UserError, match="TF32 changes predictions"), inside:
-            raise AssertionError("went on")
+    refused = contextlib.nullcontext() if allowed else pytest.raises(UserError, match="TF32 changes predictions")
+    with refused:
+        refuse_inexact_tf32(CrystalModel(), store, split.train.rows)
+    with precision(Compute(tf32=True)):
+        assert torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cuda.matmul.allow_tf32 == before
 
 

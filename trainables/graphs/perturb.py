@@ -48,7 +48,10 @@ def perturbed(
 
     Raises:
         SkinTooThin: the store's skin does not cover this perturbation.
+        ValueError: a view that is perturbed already.
     """
+    if view.moved:
+        raise ValueError("the skin covers one perturbation: perturb the view as it was gathered")
     if view.symmetry is not None:
         strain = None if strain is None else project_strain(view.symmetry, strain)
         displacement = None if displacement is None else project_displacement(view.symmetry, displacement)
@@ -60,7 +63,7 @@ def perturbed(
         to_frac = torch.linalg.inv(view.lattice)[view.atom_owner]  # (A, 3, 3)
         moved = torch.bmm(displacement.to(view.frac)[:, None], to_frac)[:, 0]
         view = replace(view, frac=view.frac + moved)
-    return view
+    return replace(view, moved=True)
 
 
 def project_strain(symmetry: Symmetry, strain: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ from trainables.data.crystals import Crystal, CrystalTable
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
 from trainables.graphs.convert import CONVERTER_VERSION, ConversionError, Cutoffs, Graph, convert, ragged_ranges
-from trainables.graphs.quotient import GAP, fold
-from trainables.graphs.symmetry import SiteSymmetry, probes, site_symmetry
+from trainables.graphs.quotient import GAP, PAYS_BELOW, WIDEST_CLASS, fold
+from trainables.graphs.symmetry import SYMPREC, SiteSymmetry, probes, site_symmetry
 from trainables.processes import end_with_parent, n_cores
 from trainables.progress import Progress, silent
 
@@ -98,8 +98,10 @@ class GraphStore:
         self.full_cost = 1.0 + 2 * self.counts[:, 1] + ANGLE_COST * self.counts[:, 3]
         self.has_symmetry = len(self.arrays["strain_projector"]) == len(self) > 0
         self.device = torch.device("cpu")
-        self._tensors: dict[str, Tensor] = {}
-        self._near: dict[torch.device, GraphStore] = {}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self._tensors = {name: torch.from_numpy(array) for name, array in self.arrays.items()}
+        self._near: dict[torch.device, GraphStore] = {self.device: self}
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -109,22 +111,17 @@ class GraphStore:
         return sum(array.nbytes for array in self.arrays.values())
 
     def tensor(self, name: str) -> Tensor:
-        """One array as a tensor on the store's device; the file's own pages on a CPU, a copy made once elsewhere."""
-        if name not in self._tensors:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-                self._tensors[name] = torch.from_numpy(self.arrays[name]).to(self.device)
+        """One array as a tensor on the store's device: the file's own pages on a CPU."""
         return self._tensors[name]
 
     def near(self, device: torch.device) -> "GraphStore":
         """This store with its arrays in the memory of `device`, where they fit into half of what is free there."""
-        if device == self.device:
-            return self
         if device not in self._near and device.type == "cuda" and self.n_bytes <= _share_of_free_memory(device):
             resident = copy.copy(self)
-            resident.device, resident._tensors = device, {}
+            resident.device = device
+            resident._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
             self._near[device] = resident
-        return self._near.get(device, self)
+        return self._near.get(device, self._near[torch.device("cpu")])
 
     def composition(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Atomic fractions of the crystals `rows`, (len(rows), 119)."""
@@ -147,6 +144,7 @@ Check = Callable[[GraphStore], float]
 def store_address(crystals: CrystalTable, cutoffs: Cutoffs) -> str:
     """The folder name of these crystals' store."""
     content = {"crystals": crystals.digest, "cutoffs": asdict(cutoffs), "converter": CONVERTER_VERSION}
+    content["folding"] = [GAP, WIDEST_CLASS, PAYS_BELOW, SYMPREC]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -219,13 +217,12 @@ def _build_checked(
         for gap in (GAP, GAP / 10, 0.0):
             shutil.rmtree(temporary, ignore_errors=True)
             meta = _build(crystals, cutoffs, temporary, workers, gap, progress)
-            if check is not None and gap > 0 and len(crystals):
-                meta["fold_error_ev_per_atom"] = check(GraphStore(temporary))
-            write_json(temporary / "meta.json", meta)
-            if not meta.get("fold_error_ev_per_atom", 0.0) > FOLD_BOUND:
+            error = check(GraphStore(temporary)) if check is not None and gap > 0 and len(crystals) else 0.0
+            if error <= FOLD_BOUND:  # not so where it is nan
+                write_json(temporary / "meta.json", meta | {"fold_error_ev_per_atom": error if check else None})
                 break
             progress.message(
-                f"folded graphs are up to {meta['fold_error_ev_per_atom']:.1e} eV/atom off on a sample; building again "
+                f"folded graphs are up to {error:.1e} eV/atom off on a sample; building again "
                 + ("with a narrower tolerance" if gap == GAP else "without folding, which is slower and exact")
             )
         temporary.rename(folder)

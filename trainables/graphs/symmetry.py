@@ -70,12 +70,11 @@ def _operations(crystal: Crystal) -> tuple[NDArray[np.float64], NDArray[np.int64
         return alone
     rotations, shifts = found["rotations"].astype(np.float64), found["translations"]
     images = [_image(crystal, turn, shift) for turn, shift in zip(rotations, shifts, strict=True)]
-    kept = [place for place, image in enumerate(images) if image is not None]
-    if not kept:
+    whole = [image for image in images if image is not None]
+    if len(whole) < len(images):  # what is left would be no group
         return alone
     to_cartesian = crystal.lattice.T
-    turns = to_cartesian @ rotations[kept] @ np.linalg.inv(to_cartesian)
-    return turns, np.array([images[place] for place in kept])
+    return to_cartesian @ rotations @ np.linalg.inv(to_cartesian), np.array(whole)
 
 
 def _image(crystal: Crystal, turn: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.int64] | None:

@@ -42,6 +42,7 @@ class View:
     bond: Tensor  # (B,) int64 into V
     legs: Tensor  # (2, G) int64 into 2 V
     symmetry: Symmetry | None = None  # of a folded view
+    moved: bool = False  # away from the positions the bonds were found for
 
     def batch(self, trim: Cutoffs | None = None) -> Batch:
         """The batch of these positions.

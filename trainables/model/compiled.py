@@ -1,13 +1,12 @@
 """The energy path through torch.compile: the same operations, fused by a C++ (CPU) or Triton (GPU) compiler."""
 
-import importlib.util
 import os
-import shutil
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
+import torch.fx.experimental._config
 
 from trainables.data.locate import cache_home
 from trainables.errors import UserError
@@ -33,22 +32,28 @@ def parse_compile(text: str) -> Compile:
 
 def compiles(choice: Compile, work: float, device: torch.device) -> bool:
     """Whether a run that computes gradients for `work` (in units of GraphStore.cost) is to be compiled."""
-    if choice == "off" or not has_compiler(device.type):
-        return False
-    return choice == "on" or work >= _PAYS_FROM.get(device.type, float("inf"))
+    wanted = choice == "on" or (choice == "auto" and work >= _PAYS_FROM.get(device.type, float("inf")))
+    return wanted and has_compiler(device.type)
 
 
 @cache
 def has_compiler(device_type: str) -> bool:
-    """True where torch.compile finds what it needs: a C++ compiler for a CPU, Triton for a GPU."""
-    if device_type == "cuda":
-        return importlib.util.find_spec("triton") is not None
-    named = os.environ.get("CXX")
-    return any(shutil.which(name) for name in ([named] if named else ["g++", "clang++", "c++"]))
+    """True where torch.compile works: it is tried on a small function, which takes some seconds."""
+    try:
+        tried = compiled_once(_one_more)(torch.ones(8, device=device_type))
+        return bool((tried == 2).all())
+    except Exception:  # no compiler, no headers, no Triton, no place to write: each raises something of its own
+        return False
+
+
+def _one_more(values: torch.Tensor) -> torch.Tensor:
+    return values + 1
 
 
 @cache
 def compiled_once(function: Function) -> Function:
     """The function through torch.compile, for all sizes; its compiled code is shared by all processes."""
+    # Sizes that happen to be equal in the first batch must not be taken for one size, or others compile again.
+    torch.fx.experimental._config.use_duck_shape = False
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "compiled"))
     return cast(Function, torch.compile(function, dynamic=True))

@@ -36,7 +36,10 @@ class Compute:
 
     @property
     def torch_device(self) -> torch.device:
-        return torch.device(self.device)
+        device = torch.device(self.device)
+        if device.type == "cuda" and device.index is None:  # as tensors on it will say
+            return torch.device("cuda", torch.cuda.current_device())
+        return device
 
     def check(self) -> None:
         """Raise a UserError where a choice makes no sense on the device."""
@@ -50,38 +53,27 @@ class Compute:
     def compiles(self, work: float) -> bool:
         """Whether a run that takes gradients of `work` (in units of GraphStore.cost) goes through torch.compile.
 
-        Compiled parts of a batch hold Python's lock, so on a CPU they are for processes of one thread.
+        Compiled parts of a batch hold Python's lock, so on a CPU they are for processes of one thread. A run that is
+        resumed keeps to what was decided when it began.
         """
         alone = self.torch_device.type != "cpu" or torch.get_num_threads() == 1
         return compiles(self.compiled, work if alone else 0.0, self.torch_device)
 
 
 @contextmanager
-def precision(compute: Compute, model: CrystalModel, store: GraphStore, rows: NDArray[np.int64]) -> Iterator[None]:
-    """TF32 products inside, where they were asked for and are exact enough on these rows.
-
-    Raises:
-        UserError: an error above TF32_BOUND.
-    """
-    if not compute.tf32:
+def precision(compute: Compute) -> Iterator[None]:
+    """TF32 products inside, where they were asked for."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = compute.tf32
+    try:
         yield
-        return
-    _refuse_inexact(tf32_error(model, store, rows))
-    with _tf32(True):
-        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def tf32_error(model: CrystalModel, store: GraphStore, rows: NDArray[np.int64]) -> float:
-    """Largest difference that TF32 makes on a sample of rows, over the predictions' standard deviation."""
-    sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), _TF32_SAMPLE)).astype(int)]
-    found = []
-    for allowed in (False, True):
-        with _tf32(allowed):
-            found.append(predict(model, store, sample))
-    return float(np.abs(found[1] - found[0]).max() / max(found[0].std(), 1e-12))
-
-
-def _refuse_inexact(error: float) -> None:
+def refuse_inexact_tf32(model: CrystalModel, store: GraphStore, rows: NDArray[np.int64]) -> None:
+    """Raise a UserError where TF32 changes these predictions by more than TF32_BOUND."""
+    error = tf32_error(model, store, rows)
     if not error <= TF32_BOUND:
         raise UserError(
             f"TF32 changes predictions by up to {error:.1e} of their standard deviation, {TF32_BOUND:.0e} is allowed: "
@@ -89,11 +81,11 @@ def _refuse_inexact(error: float) -> None:
         )
 
 
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+def tf32_error(model: CrystalModel, store: GraphStore, rows: NDArray[np.int64]) -> float:
+    """Largest difference that TF32 makes on a sample of rows, over the predictions' standard deviation."""
+    sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), _TF32_SAMPLE)).astype(int)]
+    found = []
+    for allowed in (False, True):
+        with precision(Compute(tf32=allowed)):
+            found.append(predict(model, store, sample))
+    return float(np.abs(found[1] - found[0]).max() / max(found[0].std(), 1e-12))

@@ -21,13 +21,13 @@ from trainables.files import write_json
 from trainables.graphs.batch import collate, cut_by_cost, training_batches
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel, build_model
+from trainables.model.compiled import has_compiler
 from trainables.model.reference import fit_reference, set_reference
-from trainables.processes import keep_freed_memory
 from trainables.progress import Bar, Progress, silent
 from trainables.training.checkpoint import Checkpoint, CheckpointFolder, write_checkpoint
-from trainables.training.compute import Compute, precision
+from trainables.training.compute import Compute, precision, refuse_inexact_tf32
 from trainables.training.losses import batch_loss
-from trainables.training.memory import GRADIENT_COST, CostCap
+from trainables.training.memory import GRADIENT_COST, PREDICTION_COST, CostCap
 from trainables.training.optim import (
     averaged_weights,
     freeze,
@@ -109,6 +109,7 @@ class _Run:
     scale: Tensor
     device: torch.device
     cap: CostCap
+    validation_cap: CostCap
     over_parts: Map = map
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -148,7 +149,6 @@ def fit(
     """
     if split.test is not None:
         raise ValueError("fit takes a split without its test rows: split.without_test()")
-    keep_freed_memory()
     compute = compute or Compute()
     compute.check()
     course = _Course(task, store.near(compute.torch_device), compute.torch_device, compute, progress)
@@ -161,6 +161,9 @@ def fit(
                 "data.isolated_atoms=keep if their atoms are merely far apart"
             )
     left_out = len(split.train) + len(split.val) - len(train) - len(val)
+    if compute.tf32:
+        start = build_model(config.model.start, task, pooling=config.model.pooling, seed=config.seed)
+        refuse_inexact_tf32(start.to(course.device), course.store, train.rows)
     result = FitResult("finished", None, -1, math.inf, [], len(train), len(val), left_out)
     try:
         run = _train(config, train, val, course, folder, stop_early)
@@ -207,10 +210,12 @@ def _train(
     restored = checkpoints.latest()
     if restored is not None:
         _restore(run, restored)
+    if run.model.compiled and len(run.history) < config.optim.epochs:
+        progress.message("the model is compiled first: a minute or two on a CPU, less when it was done before")
     seen = sum(epoch.structures for epoch in run.history)
     total = config.optim.epochs * len(train)
     with (
-        precision(course.compute, run.model, store, train.rows),
+        precision(course.compute),
         parts_mapper(course.device) as run.over_parts,
         progress.stage("train", total, "structures") as bar,
     ):
@@ -241,10 +246,8 @@ def _prepare(config: RunConfig, train: Part, course: _Course) -> _Run:
     freeze(model, config.model.freeze)
     averaged = averaged_weights(model, config.optim.ema_decay)
     model.compiled = course.compute.compiles(config.optim.epochs * float(store.cost[train.rows].sum()))
-    if model.compiled:
-        course.progress.message("the model is compiled first: a minute or two on a CPU, less when it was done before")
-    cap = CostCap(GRADIENT_COST[device.type], course.progress)
-    return _Run(config, task, model, averaged, make_optimiser(model, config.optim), scale, device, cap)
+    caps = [CostCap(cost[device.type], course.progress) for cost in (GRADIENT_COST, PREDICTION_COST)]
+    return _Run(config, task, model, averaged, make_optimiser(model, config.optim), scale, device, caps[0], caps[1])
 
 
 def training_reference(model: CrystalModel, store: GraphStore, train: Part, task: Task) -> NDArray[np.float64]:
@@ -283,19 +286,19 @@ def _step(run: _Run, store: GraphStore, rows: NDArray[np.int64], targets: NDArra
     optim = run.config.optim
     weights = [weight for weight in run.model.parameters() if weight.requires_grad]
 
-    def one_part(part: NDArray[np.int64]) -> tuple[float, tuple[Tensor | None, ...]]:
+    def one_part(part: NDArray[np.int64]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         prediction = run.model(collate(store, rows[part]).to(run.device))
         target = torch.from_numpy(targets[part]).to(prediction)
         loss = batch_loss(run.config.loss, prediction, target, scale=run.scale, batch_size=optim.batch_size)
-        return float(loss.detach()), torch.autograd.grad(loss, weights, allow_unused=True)
+        return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
 
-    def whole_batch(cost: float) -> list[tuple[float, tuple[Tensor | None, ...]]]:
+    def whole_batch(cost: float) -> list[tuple[Tensor, tuple[Tensor | None, ...]]]:
         return list(run.over_parts(one_part, cut_by_cost(np.arange(len(rows)), store.cost[rows], cost)))
 
     run.optimiser.zero_grad(set_to_none=True)
     batch_value = 0.0
     for value, gradients in run.cap.fits(whole_batch):
-        batch_value += value
+        batch_value += float(value)
         for weight, gradient in zip(weights, gradients, strict=True):
             if gradient is not None:
                 weight.grad = gradient if weight.grad is None else weight.grad + gradient
@@ -311,7 +314,7 @@ def _step(run: _Run, store: GraphStore, rows: NDArray[np.int64], targets: NDArra
 
 def _validate(run: _Run, val: Part, store: GraphStore) -> float:
     """Mean absolute error of the averaged weights, in the task's unit."""
-    error = float(np.abs(predict(run.kept, store, val.rows) - val.targets).mean())
+    error = float(np.abs(predict(run.kept, store, val.rows, cap=run.validation_cap) - val.targets).mean())
     if not math.isfinite(error):
         raise NonFiniteLoss(f"the validation error became {error}")
     return error
@@ -326,6 +329,7 @@ def _checkpoint(run: _Run) -> Checkpoint:
     for index, state in run.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items() if value is not None}
     about: dict[str, Any] = {"history": [_plain(asdict(epoch)) for epoch in run.history], "best_epoch": run.best_epoch}
+    about["compiled"] = run.model.compiled  # another way would differ in the last digits
     return Checkpoint({name: tensor.clone() for name, tensor in tensors.items()}, about)
 
 
@@ -345,6 +349,7 @@ def _restore(run: _Run, checkpoint: Checkpoint) -> None:
     for line in checkpoint.about["history"]:
         values: dict[str, Any] = {key: math.nan if value is None else value for key, value in line.items()}
         run.history.append(Epoch(**values))
+    run.model.compiled = bool(checkpoint.about["compiled"]) and has_compiler(run.device.type)
     run.best_epoch = checkpoint.about["best_epoch"]
     run.best_val_mae = run.history[run.best_epoch].val_mae
 

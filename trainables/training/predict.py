@@ -13,7 +13,6 @@ from trainables.data.tasks import Task
 from trainables.graphs.batch import collate, cut_by_cost, prediction_batches
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel, build_model
-from trainables.processes import keep_freed_memory
 from trainables.progress import Progress, silent
 from trainables.training.checkpoint import Checkpoint, read_checkpoint
 from trainables.training.memory import PREDICTION_COST, CostCap
@@ -27,21 +26,22 @@ def predict(
     *,
     progress: Progress = silent,
     output: str = "forward",
+    cap: CostCap | None = None,
 ) -> NDArray[np.float64]:
     """Predict the crystals `rows` of the store, in that order.
 
     Args:
         output: the model's method to call; "graph_energy" gives energies without the reference.
+        cap: how much at once, where a caller keeps what it learnt of the memory.
 
     Returns:
         (len(rows),) in the task's unit; NaN where the store holds no graph.
     """
     values = np.full(len(rows), np.nan)
-    keep_freed_memory()
     device = next(model.parameters()).device
     store = store.near(device)
     usable = np.flatnonzero(~store.failed[rows])
-    cap = CostCap(PREDICTION_COST[device.type], progress)
+    cap = cap or CostCap(PREDICTION_COST[device.type], progress)
     batches = [usable[places] for places in prediction_batches(store.cost[rows[usable]], cap.cost)]
     model.eval()
 

@@ -1,5 +1,6 @@
 """The energy path through torch.compile: the same operations, fused by a C++ (CPU) or Triton (GPU) compiler."""
 
+import logging
 import os
 from collections.abc import Callable
 from functools import cache
@@ -55,5 +56,6 @@ def compiled_once(function: Function) -> Function:
     """The function through torch.compile, for all sizes; its compiled code is shared by all processes."""
     # Sizes that happen to be equal in the first batch must not be taken for one size, or others compile again.
     torch.fx.experimental._config.use_duck_shape = False
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that a CPU has no use for
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "compiled"))
     return cast(Function, torch.compile(function, dynamic=True))

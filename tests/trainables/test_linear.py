@@ -17,7 +17,7 @@ from trainables.model.linear import has_onednn, linear, rows_for
 
 
 @pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("rows", [3, 200])
+@pytest.mark.parametrize("rows", [3, 700])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_linear_is_torchs_own_with_its_gradients(biased: bool, rows: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -37,7 +37,7 @@ def test_linear_is_torchs_own_with_its_gradients(biased: bool, rows: int, dtype:
 
 
 def test_rows_with_gaps_between_them_are_multiplied_too() -> None:
-    wide, weight = torch.randn(128, 64), torch.randn(32, 96)
+    wide, weight = torch.randn(640, 64), torch.randn(32, 96)
     torch.testing.assert_close(linear(wide[:, 32:], weight[:, ::3]), F.linear(wide[:, 32:], weight[:, ::3]))
 
 
@@ -48,7 +48,7 @@ def test_a_torch_without_onednns_linear_uses_its_own(monkeypatch: pytest.MonkeyP
     linear_module._try_onednn.cache_clear()
     monkeypatch.setattr(linear_module, "_onednn", missing)
     assert not has_onednn()
-    x, weight = torch.randn(100, 8), torch.randn(4, 8)
+    x, weight = torch.randn(700, 8), torch.randn(4, 8)
     assert torch.equal(linear(x, weight), F.linear(x, weight))
     linear_module._try_onednn.cache_clear()
 

@@ -6,40 +6,27 @@ FILE is a Matbench table (json.gz); without it the embedded synthetic sample is 
 compared: bonds in order and the set of angles. Prints the median ratio of times by number of sites.
 """
 
-import argparse
-import json
 import platform
 import time
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from chgnet.graph import CrystalGraphConverter
+from common import SIZES, arguments, read_crystals, save
 
 from trainables.data.crystals import CrystalTable
-from trainables.data.dataset import read_matbench
-from trainables.data.sample import load_sample
-from trainables.data.tasks import find_task
 from trainables.graphs.convert import Cutoffs, Graph, convert
 
 BLOCK = 16  # crystals that one converter takes before the other does: each meets warm caches, as in real use
-SIZES = ((1, 9), (10, 19), (20, 39), (40, 79), (80, 1000))  # sites
 
 
 def main() -> None:
-    warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--task", default="mp_e_form", help="the task of FILE")
-    parser.add_argument("--limit", type=int, default=300)
-    parser.add_argument("--json", type=Path)
+    parser = arguments(__doc__, limit=300)
     args = parser.parse_args()
-    dataset = read_matbench(args.data, find_task(args.task)) if args.data else load_sample()
-    results = measure(dataset.limit(args.limit).structures)
+    results = measure(read_crystals(args))
     for row in results["by_size"]:
         print(
             "{sites:>8} sites: {crystals:4d} crystals, {stock_ms:7.2f} ms -> {ours_ms:6.3f} ms, {ratio:5.1f}x".format(
@@ -48,8 +35,7 @@ def main() -> None:
         )
     print(f"median ratio {results['conversion_ratio']:.1f}, at 20 and more sites {results['ratio_20_sites']:.1f}; "
           f"{results['different_graphs']} graphs differ")  # fmt: skip
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+    save(results, args.json)
 
 
 def measure(crystals: CrystalTable) -> dict[str, object]:

@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,15 +31,14 @@ import torch
 from chgnet.graph import CrystalGraph, CrystalGraphConverter
 from chgnet.model import CHGNet
 from chgnet.model.model import BatchedGraph
+from common import SIZES, arguments, read_crystals, save, whole_batches
 from folding import crystal_system
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import OptimConfig
 from trainables.data.crystals import CrystalTable
-from trainables.data.dataset import read_matbench
-from trainables.data.sample import load_sample
-from trainables.data.tasks import TASKS, find_task
+from trainables.data.tasks import TASKS
 from trainables.graphs.batch import collate
 from trainables.graphs.convert import convert
 from trainables.graphs.quotient import fold
@@ -53,25 +51,18 @@ from trainables.processes import keep_freed_memory
 from trainables.training.optim import make_optimiser
 
 BLOCK = 16  # crystals that one converter takes before the other does: each meets warm caches, as in real use
-SIZES = ((1, 9), (10, 19), (20, 39), (40, 79), (80, 10_000))  # sites
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="Matbench table (json.gz)")
-    parser.add_argument("--task", default="mp_e_form", help="the task of FILE; labels are not used")
-    parser.add_argument("--limit", type=int, default=500)
+    parser = arguments(__doc__, limit=500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--collate-batch", type=int, default=128)
     parser.add_argument("--system", help="crystals of this system only, such as cubic")
     parser.add_argument("--compile", choices=("on", "off"), default="on")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--only", choices=("stock", "ours"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    dataset = read_matbench(args.data, find_task(args.task)) if args.data else load_sample()
-    crystals = dataset.limit(args.limit).structures
+    crystals = read_crystals(args)
     if args.system:
         chosen = [crystal_system(crystal) == args.system for crystal in crystals]
         crystals = crystals.take(np.flatnonzero(chosen))
@@ -86,8 +77,7 @@ def main() -> None:
         shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         results[f"peak_memory_mb_{side}"] = float(shown.splitlines()[-1])
     print(json.dumps(results, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+    save(results, args.json)
 
 
 class Bench:
@@ -183,9 +173,7 @@ def interleaved(functions: list[Callable[[np.ndarray], object]], batches: list[n
 def measure(bench: Bench, batch_size: int, collate_batch: int, compiled: bool) -> dict[str, Any]:
     conversion = bench.convert()
     keep_freed_memory()  # as our training does; from here on it serves stock as well
-    order = np.random.default_rng(0).permutation(len(bench.crystals))
-    batches = [order[begin : begin + batch_size] for begin in range(0, len(order) - batch_size + 1, batch_size)]
-    large = [order[begin : begin + collate_batch] for begin in range(0, len(order) - collate_batch + 1, collate_batch)]
+    batches, large = (whole_batches(np.arange(len(bench.crystals)), size) for size in (batch_size, collate_batch))
     steps = [(bench.stock, bench.stock_energy), (bench.ours, bench.our_energy)]
     steps += [(bench.compiled, bench.compiled_energy)] if compiled else []
     train = interleaved([partial(bench.train_step, model, energy) for model, energy in steps], batches)

@@ -6,22 +6,18 @@ FILE is a Matbench table (json.gz); without it the embedded synthetic sample is 
 energy on both graphs and gives the largest difference.
 """
 
-import argparse
-import json
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import SIZES, arguments, read_crystals, save
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from trainables.data.crystals import Crystal
-from trainables.data.dataset import read_matbench
-from trainables.data.sample import load_sample
-from trainables.data.tasks import TASKS, find_task
+from trainables.data.tasks import TASKS
 from trainables.graphs.batch import collate, prediction_batches
 from trainables.graphs.convert import Cutoffs, convert
 from trainables.graphs.quotient import fold
@@ -29,22 +25,15 @@ from trainables.graphs.store import COUNTED, GraphStore, open_or_build
 from trainables.graphs.view import full_view
 from trainables.model.chgnet import build_model
 
-SIZES = ((1, 9), (10, 19), (20, 39), (40, 79), (80, 10_000))  # sites
 SYMPREC = 0.1  # A, Matbench's own
 PAIRS = {"atoms": ("atom", "fold_atom"), "angles": ("angle", "fold_angle"), "bonds": ("bond", "fold_edge")}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="Matbench table (json.gz)")
-    parser.add_argument("--task", default="mp_e_form", help="the task of FILE; labels are not used")
-    parser.add_argument("--limit", type=int, default=1000)
-    parser.add_argument("--json", type=Path)
+    parser = arguments(__doc__, limit=1000)
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    dataset = read_matbench(args.data, find_task(args.task)) if args.data else load_sample()
-    crystals = dataset.limit(args.limit).structures
+    crystals = read_crystals(args)
     with tempfile.TemporaryDirectory() as folder:
         store = open_or_build(crystals, Cutoffs(), Path(folder))
         systems = np.array([crystal_system(crystal) for crystal in crystals])
@@ -57,8 +46,7 @@ def main() -> None:
         results["max_energy_difference_ev_per_atom"] = largest_difference(store)
     results["fold_ms"], results["convert_ms"] = build_times(crystals[:200])
     show(results)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+    save(results, args.json)
 
 
 def crystal_system(crystal: Crystal) -> str:

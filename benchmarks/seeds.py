@@ -8,22 +8,19 @@ vmap over the seeds' weights) and share every batch. Both take the same number o
 stacked gradients are compared with those of the single models. Printed are structures/s, seeds counted.
 """
 
-import argparse
 import json
 import multiprocessing
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import arguments, read_crystals, save, whole_batches
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from trainables.data.dataset import read_matbench
-from trainables.data.sample import load_sample
-from trainables.data.tasks import TASKS, find_task
+from trainables.data.tasks import TASKS
 from trainables.graphs.batch import Batch, collate
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.store import GraphStore, open_or_build
@@ -33,19 +30,13 @@ from trainables.processes import keep_freed_memory
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="Matbench table (json.gz)")
-    parser.add_argument("--task", default="mp_e_form", help="the task of FILE; labels are not used")
-    parser.add_argument("--limit", type=int, default=256)
+    parser = arguments(__doc__, limit=256)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    dataset = read_matbench(args.data, find_task(args.task)) if args.data else load_sample()
-    crystals = dataset.limit(args.limit).structures
+    crystals = read_crystals(args)
     with tempfile.TemporaryDirectory() as folder:
         store = open_or_build(crystals, Cutoffs(), Path(folder))
         job = (store.folder, args.batch, args.repeats, args.device)
@@ -62,14 +53,12 @@ def main() -> None:
         "stacked_gradient_difference": difference,
     }
     print(json.dumps(results, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+    save(results, args.json)
 
 
 def batches_of(store: GraphStore, size: int) -> list[np.ndarray]:
     usable = np.flatnonzero(~store.failed & (store.n_isolated == 0))
-    order = np.random.default_rng(0).permutation(usable)
-    return [order[begin : begin + size] for begin in range(0, len(order) - size + 1, size)]
+    return whole_batches(usable, size)
 
 
 def seed_model(seed: int, device: str) -> CrystalModel:

@@ -8,20 +8,17 @@ on the same batches, on one thread; every number is the median over batches of i
 converted in the timed part.
 """
 
-import argparse
 import json
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import arguments, read_crystals, save, whole_batches
 
-from trainables.data.dataset import read_matbench
-from trainables.data.sample import load_sample
-from trainables.data.tasks import TASKS, find_task
+from trainables.data.tasks import TASKS
 from trainables.graphs.batch import Batch, collate
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.perturb import needed_skin, perturbed
@@ -34,18 +31,12 @@ STRAIN, DISPLACEMENT = 0.005, 0.01  # spectral norm; A
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="Matbench table (json.gz)")
-    parser.add_argument("--task", default="mp_e_form", help="the task of FILE; labels are not used")
-    parser.add_argument("--limit", type=int, default=256)
+    parser = arguments(__doc__, limit=256)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     keep_freed_memory()
-    dataset = read_matbench(args.data, find_task(args.task)) if args.data else load_sample()
-    crystals = dataset.limit(args.limit).structures
+    crystals = read_crystals(args)
     # Projecting a strain on the invariant ones can raise its spectral norm, to its Frobenius norm at most.
     skin = needed_skin(6.0, displacement=2 * DISPLACEMENT, strain=2 * STRAIN)
     with tempfile.TemporaryDirectory() as folder:
@@ -58,16 +49,14 @@ def main() -> None:
             **measure(clean, skinned, args.batch),
         }
     print(json.dumps(results, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+    save(results, args.json)
 
 
 def measure(clean: GraphStore, skinned: GraphStore, batch_size: int) -> dict[str, float]:
     """Times over those of the clean step and the clean prediction."""
     model = build_model("0.3.0", TASKS["matbench_mp_e_form"])
     usable = np.flatnonzero(~clean.failed & (clean.n_isolated == 0))
-    order = np.random.default_rng(0).permutation(usable)
-    batches = [order[begin : begin + batch_size] for begin in range(0, len(order) - batch_size + 1, batch_size)]
+    batches = whole_batches(usable, batch_size)
 
     def moved(view: View) -> Batch:
         return perturbed(view, skinned.cutoffs, **draws(view)).batch(trim=skinned.cutoffs)

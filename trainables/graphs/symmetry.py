@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from trainables.data.crystals import Crystal
 
 SYMPREC = 0.01  # A, spglib's tolerance; folds don't depend on it, as they compare distances themselves
+_PROBE_STRAIN = 0.05
+_PROBE_DISPLACEMENT = 0.1  # A
 
 _ROOT_HALF = np.sqrt(0.5)
 # Orthonormal symmetric tensors, (6, 3, 3): the basis of Mandel's notation (xx, yy, zz, yz, xz, xy).
@@ -103,7 +105,3 @@ def probes(crystal: Crystal, symmetry: SiteSymmetry, number: int = 4) -> list[Cr
         lattice = crystal.lattice @ (np.eye(3) + strain)
         found.append(Crystal(lattice, crystal.numbers, crystal.frac + displacement @ np.linalg.inv(lattice)))
     return found
-
-
-_PROBE_STRAIN = 0.05
-_PROBE_DISPLACEMENT = 0.1  # A

@@ -1,7 +1,7 @@
 """RunConfig: every choice that changes the result of one training run, and nothing else.
 
-Where a run executes (device, threads, folders) is no part of it. A new lever gets a section of its own here,
-between `data` and the end of RunConfig: augmentation, consistency, tta, distillation and multi-task are next.
+Where a run executes (device, threads, folders) is no part of it. Every lever is a section (trainables.levers); its
+defaults switch it off.
 """
 
 import copy
@@ -12,75 +12,71 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from trainables.errors import UserError
 from trainables.files import write_text
 from trainables.graphs.convert import CONVERTER_VERSION
+from trainables.levers import (
+    AugmentConfig,
+    ConsistencyConfig,
+    DataConfig,
+    DistilConfig,
+    EnsembleConfig,
+    LossConfig,
+    ModelConfig,
+    MultitaskConfig,
+    OptimConfig,
+    Section,
+    TtaConfig,
+    lever_problems,
+)
 
-TRAINING_VERSION = 1  # raise it when the same RunConfig starts to give other numbers
-
-Freezable = Literal["embedding", "basis", "block_1", "block_2", "block_3", "block_4", "head", "reference"]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-
-class ModelConfig(_Section):
-    """What is trained, and from where it starts."""
-
-    start: Literal["0.3.0", "r2scan", "0.2.0", "scratch"] = "0.3.0"
-    pooling: Literal["mean", "attention"] = Field("mean", description="of a property head; energies are sums")
-    freeze: tuple[Freezable, ...] = Field((), description="parts that keep their starting weights")
-
-
-class OptimConfig(_Section):
-    """The optimiser and its course."""
-
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0, description="peak learning rate, of the head")
-    layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate a block further from the head")
-    weight_decay: float = Field(1e-2, ge=0, description="on matrices only, not on biases, norms or references")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with a rising learning rate")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    final_lr: float = Field(1e-5, ge=0, description="learning rate at the end of a cosine or linear schedule")
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(32, ge=1, description="crystals of mean cost a batch")
-    grad_clip: float = Field(10.0, ge=0, description="largest gradient norm; 0: no limit")
-    ema_decay: float = Field(0.99, ge=0, lt=1, description="of the averaged weights that are kept; 0: none")
+TRAINING_VERSION = 2  # raise it when the same RunConfig starts to give other numbers
 
 
-class LossConfig(_Section):
-    """Distance of prediction and target: in eV for energies, in standard deviations for other properties."""
-
-    name: Literal["l1", "huber", "mse"] = "l1"
-    delta: float = Field(0.1, gt=0, description="where huber turns from square to linear")
-
-
-class DataConfig(_Section):
-    """Which rows take part, and how."""
-
-    val_share: float = Field(0.1, gt=0, lt=1, description="share of the training fold held out, by reduced formula")
-    refit: bool = Field(False, description="train again on train + validation for the chosen number of epochs")
-    isolated_atoms: Literal["fallback", "keep"] = Field(
-        "fallback", description="crystals with an atom without neighbours: composition model, or CHGNet all the same"
-    )
-
-
-class RunConfig(_Section):
-    """One training run."""
+class RunConfig(Section):
+    """One model of one fold: how it is trained, and how it predicts."""
 
     task: str
     fold: int = Field(0, ge=0, le=4)
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**63, description="of batches, draws and fresh weights; the first of an ensemble's")
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     loss: LossConfig = LossConfig()
     data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    consistency: ConsistencyConfig = ConsistencyConfig()
+    tta: TtaConfig = TtaConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+    distil: DistilConfig = DistilConfig()
+    multitask: MultitaskConfig = MultitaskConfig()
+
+    @model_validator(mode="after")
+    def _levers_fit_together(self) -> "RunConfig":
+        problems = lever_problems(self)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def uses_pretrained(self) -> bool:
+        """True where any weights but random ones have a part in the result: the tier follows from it."""
+        teachers = self.distil.weight > 0 and self.distil.teacher_start not in (None, "scratch")
+        corrected = (self.augment.active and self.augment.labels == "corrected") or (
+            self.tta.views > 1 and self.tta.corrected
+        )
+        return self.model.start != "scratch" or teachers or corrected
+
+    def member(self, index: int) -> "RunConfig":
+        """What one member of the ensemble is trained by: no ensemble, and no views, which only predict."""
+        changes: dict[str, Any] = {"seed": self.seed + index, "ensemble": {}, "tta": {}}
+        if self.ensemble.combine == "soup":  # weights can be averaged where they began as the same ones
+            changes["model.init_seed"] = self.seed if self.model.init_seed is None else self.model.init_seed
+        return self.changed(changes)
 
     def fingerprint(self, data_digest: str) -> str:
         """A hash of all that decides the run's result: every field, the data, CHGNet and the code's versions."""
@@ -192,6 +188,8 @@ def _explain(problem: dict[str, Any]) -> str:
         return f"unknown key '{key}'{_nearest(key)}"
     if problem["type"] == "missing":
         return f"'{key}' is missing"
+    if problem["type"] == "value_error":  # of several fields together: the message names them
+        return str(problem["ctx"]["error"])
     wanted = problem["msg"][0].lower() + problem["msg"][1:]
     if problem["type"] == "literal_error" and isinstance(problem["input"], str):
         near = difflib.get_close_matches(problem["input"], _choices(key), n=1)

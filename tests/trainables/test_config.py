@@ -15,7 +15,11 @@ OTHER_VALUES: dict[str, Any] = {
     "seed": 7,
     "model.start": "r2scan",
     "model.pooling": "attention",
+    "model.init_seed": 3,
     "model.freeze": ["embedding"],
+    "model.width": 32,
+    "model.head": "hurdle",
+    "model.floor": 0.0,
     "optim.name": "sgd",
     "optim.lr": 2e-4,
     "optim.layer_decay": 0.8,
@@ -26,12 +30,58 @@ OTHER_VALUES: dict[str, Any] = {
     "optim.epochs": 7,
     "optim.batch_size": 5,
     "optim.grad_clip": 1.0,
+    "optim.averaging": "swa",
     "optim.ema_decay": 0.5,
+    "optim.swa_from": 0.5,
     "loss.name": "huber",
     "loss.delta": 0.3,
     "data.val_share": 0.3,
+    "data.split_seed": 4,
     "data.refit": True,
     "data.isolated_atoms": "keep",
+    **{
+        f"{section}.{name}": value
+        for section in ("augment", "tta")
+        for name, value in {
+            "strain": "free",
+            "strain_size": 2e-3,
+            "displacement": "free",
+            "displacement_size": 0.01,
+            "distribution": "uniform",
+        }.items()
+    },
+    "augment.probability": 0.5,
+    "augment.labels": "corrected",
+    "consistency.weight": 0.5,
+    "consistency.target": "two_sided",
+    "consistency.ramp": 0.5,
+    "consistency.supervised": True,
+    "tta.views": 4,
+    "tta.identity": False,
+    "tta.aggregate": "median",
+    "tta.corrected": True,
+    "ensemble.members": 3,
+    "ensemble.combine": "median",
+    "distil.weight": 0.5,
+    "distil.teachers": "in_sample",
+    "distil.inner_folds": 4,
+    "distil.seeds": 2,
+    "distil.teacher_start": "r2scan",
+    "distil.weighting": "noise",
+    "distil.temperature": 0.5,
+    "distil.features": 0.1,
+    "multitask.tasks": ["other"],
+    "multitask.epochs": 3,
+    "multitask.mixing": "equal",
+    "multitask.weighting": "uncertainty",
+    "multitask.weight": 0.3,
+    "multitask.max_rows": 100,
+    "multitask.keep_overlap": True,
+}
+WANTS: dict[str, dict[str, Any]] = {  # what must be there for a value to be allowed
+    "model.width": {"model.start": "scratch"},
+    "consistency.weight": {"augment.strain": "symmetry"},
+    "tta.identity": {"tta.views": 4},
 }
 
 
@@ -41,7 +91,7 @@ def test_every_field_has_another_value_here() -> None:
 
 @pytest.mark.parametrize("key", OTHER_VALUES)
 def test_fingerprint_changes_with_every_field(key: str) -> None:
-    base = RunConfig(task="t")
+    base = RunConfig(task="t").changed(WANTS.get(key, {}))
     assert base.changed({key: OTHER_VALUES[key]}).fingerprint("data") != base.fingerprint("data")
 
 
@@ -58,7 +108,7 @@ def test_fingerprint_changes_with_data_chgnet_and_code(monkeypatch: pytest.Monke
 
 
 def test_yaml_gives_the_same_configuration_back() -> None:
-    config = RunConfig(task="t").changed(OTHER_VALUES)
+    config = RunConfig(task="t").changed({k: v for k, v in OTHER_VALUES.items() if k != "model.width"})
     assert parse_config(yaml.safe_load(config.to_yaml()), "yaml") == config
 
 
@@ -74,6 +124,35 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_names() -> None:
         RunConfig(task="t").changed({"optim.epoch": 3})
     with pytest.raises(UserError, match=r"did you mean 'optim.lr'"):
         RunConfig(task="t").changed({"model.lr": 3})
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"model.width": 32}, "start=scratch"),
+        ({"consistency.weight": 1.0}, "wants a perturbation"),
+        ({"consistency.weight": 1.0, "augment.strain": "free", "augment.strain_size": 0}, "wants a perturbation"),
+        ({"tta.identity": False}, "views of 2 or more"),
+        ({"tta.views": 2, "tta.strain": "none", "tta.displacement": "none"}, "wants a perturbation"),
+        ({"ensemble.combine": "soup", "model.start": "scratch"}, "members of one start"),
+        ({"multitask.tasks": ["t"]}, "target itself"),
+        ({"multitask.tasks": ["a", "a"]}, "twice"),
+    ],
+)
+def test_levers_that_do_not_fit_together_are_refused_in_one_line(changes: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(UserError, match=wanted) as problem:
+        RunConfig(task="t").changed(changes)
+    assert "\n" not in str(problem.value)
+    assert "Value error" not in str(problem.value)
+
+
+def test_any_pretrained_weights_in_the_result_count_for_its_tier() -> None:
+    scratch = RunConfig(task="t").changed({"model.start": "scratch"})
+    assert not scratch.uses_pretrained
+    assert not scratch.changed({"distil.weight": 0.5}).uses_pretrained
+    assert scratch.changed({"distil.weight": 0.5, "distil.teacher_start": "0.3.0"}).uses_pretrained
+    assert scratch.changed({"augment.strain": "free", "augment.labels": "corrected"}).uses_pretrained
+    assert scratch.changed({"tta.views": 2, "tta.corrected": True}).uses_pretrained
 
 
 def test_configuration_is_frozen_and_refuses_infinity() -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sized
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,12 @@ from trainables.model.chgnet import build_model
 from trainables.model.reference import fit_reference
 from trainables.training import fit as fit_module
 from trainables.training.fit import fit, training_reference
+from trainables.training.objective import Objective
 from trainables.training.predict import load_model, predict, with_graph
+from trainables.training.result import Epoch, FitResult
 
 
-def numbers(result: fit_module.FitResult) -> list[tuple[float, float]]:
+def numbers(result: FitResult) -> list[tuple[float, float]]:
     return [(epoch.train_loss, epoch.val_mae) for epoch in result.history]
 
 
@@ -47,19 +48,19 @@ def test_interrupted_run_resumed_gives_the_losses_of_an_uninterrupted_one(
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=4)
     n_batches = math.ceil(len(split.train) / config.optim.batch_size)
     whole = fit(config, split, store, dataset.task, tmp_path / "whole")
-    steps, inner = 0, fit_module._step
+    steps, inner = 0, fit_module.take_step
 
-    def dies_in_the_third_epoch(*args: object) -> float:
+    def dies_in_the_third_epoch(*args: object, **kwargs: object) -> float:
         nonlocal steps
         steps += 1
         if steps == 2 * n_batches + 2:  # in the middle of the third epoch
             raise KeyboardInterrupt
-        return inner(*args)  # type: ignore[arg-type]
+        return inner(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fit_module, "_step", dies_in_the_third_epoch)
+    monkeypatch.setattr(fit_module, "take_step", dies_in_the_third_epoch)
     with pytest.raises(KeyboardInterrupt):
         fit(config, split, store, dataset.task, tmp_path / "cut")
-    monkeypatch.setattr(fit_module, "_step", inner)
+    monkeypatch.setattr(fit_module, "take_step", inner)
     resumed = fit(config, split, store, dataset.task, tmp_path / "cut")
     assert numbers(resumed) == numbers(whole)
     assert whole.model is not None
@@ -71,7 +72,7 @@ def test_interrupted_run_resumed_gives_the_losses_of_an_uninterrupted_one(
 def test_finished_run_asked_for_again_trains_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2)
     before = fit(config, split, store, dataset.task, tmp_path / "run")
-    monkeypatch.setattr(fit_module, "_step", lambda *args: pytest.fail("a step was taken"))
+    monkeypatch.setattr(fit_module, "take_step", lambda *args, **kwargs: pytest.fail("a step was taken"))
     assert numbers(fit(config, split, store, dataset.task, tmp_path / "run")) == numbers(before)
 
 
@@ -104,7 +105,7 @@ def test_nan_loss_ends_the_run_as_failed_with_the_last_good_epoch_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=5)
-    inner, steps = fit_module.batch_loss, 0
+    inner, steps = Objective.loss, 0
     n_batches = math.ceil(len(split.train) / config.optim.batch_size)
 
     def nan_in_the_third_epoch(*args: object, **kwargs: object) -> torch.Tensor:
@@ -113,7 +114,7 @@ def test_nan_loss_ends_the_run_as_failed_with_the_last_good_epoch_kept(
         loss = inner(*args, **kwargs)  # type: ignore[arg-type]
         return loss * math.nan if steps > 2 * n_batches else loss
 
-    monkeypatch.setattr(fit_module, "batch_loss", nan_in_the_third_epoch)
+    monkeypatch.setattr(Objective, "loss", nan_in_the_third_epoch)
     result = fit(config, split, store, dataset.task, tmp_path / "run")
     assert result.status == "failed"
     assert "nan" in result.reason
@@ -137,10 +138,10 @@ def test_a_refit_that_fails_keeps_the_model_validation_chose(tmp_path: Path, mon
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2, data__refit=True)
     inner, n_rows = fit_module._one_epoch, len(split.train)
 
-    def fails_in_the_refit(run: object, number: int, train: Sized, *rest: object) -> fit_module.Epoch:
-        if len(train) > n_rows:
+    def fails_in_the_refit(run: object, number: int, tasks: list[Objective], *rest: object) -> Epoch:
+        if len(tasks[0].stream.part) > n_rows:
             raise fit_module.NonFiniteLoss("the loss became nan")
-        return inner(run, number, train, *rest)  # type: ignore[arg-type]
+        return inner(run, number, tasks, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fit_module, "_one_epoch", fails_in_the_refit)
     result = fit(config, split, store, dataset.task, tmp_path / "run")

@@ -1,12 +1,15 @@
 """Learning-rate course, parameter groups, freezing, averaged weights, losses."""
 
+import math
+
 import pytest
 import torch
 
 from trainables.config import LossConfig, OptimConfig
 from trainables.data.tasks import find_task
 from trainables.model.chgnet import build_model
-from trainables.training.losses import LOSSES, batch_loss
+from trainables.model.heads import Outputs
+from trainables.training.losses import LOSSES, distance, supervised
 from trainables.training.optim import averaged_weights, freeze, learning_rate, make_optimiser, part_of
 
 
@@ -46,7 +49,7 @@ def test_frozen_parts_are_no_part_of_the_optimiser() -> None:
 
 def test_averaged_weights_follow_the_written_decay() -> None:
     model = build_model("0.3.0", find_task("mp_e_form"))
-    averaged = averaged_weights(model, 0.9)
+    averaged = averaged_weights(model, OptimConfig(ema_decay=0.9), 4)
     weight = model.mlp.layers[0].weight
     expected = weight.detach().clone()
     for step in range(4):
@@ -64,9 +67,29 @@ def test_losses_match_their_formula(name: str) -> None:
     delta, scale = 0.1, 2.0
     d = (prediction - target).abs() / scale
     wanted = {
-        "l1": d.sum(),
-        "mse": (d**2).sum(),
-        "huber": torch.where(d < delta, 0.5 * d**2, delta * (d - 0.5 * delta)).sum(),
+        "l1": d,
+        "mse": d**2,
+        "huber": torch.where(d < delta, 0.5 * d**2, delta * (d - 0.5 * delta)),
     }[name]
-    loss = batch_loss(LossConfig(name=name), prediction, target, scale=torch.tensor(scale), batch_size=4)  # type: ignore[arg-type]
-    assert float(loss) == pytest.approx(float(wanted) / 4)
+    loss = distance(LossConfig(name=name), prediction, target, torch.tensor(scale))  # type: ignore[arg-type]
+    assert torch.allclose(loss, wanted)
+
+
+def test_swa_is_the_mean_of_the_last_weights() -> None:
+    model = build_model("0.3.0", find_task("mp_e_form"))
+    averaged = averaged_weights(model, OptimConfig(averaging="swa", swa_from=0.5), 6)
+    weight, seen = model.mlp.layers[0].weight, []
+    for _ in range(6):
+        with torch.no_grad():
+            weight.add_(1.0)
+        averaged.update_parameters(model)
+        seen.append(weight.detach().clone())
+    assert torch.allclose(averaged.module.mlp.layers[0].weight, torch.stack(seen[3:]).mean(0), atol=1e-5)
+
+
+def test_a_hurdle_pays_for_the_side_and_above_zero_for_the_distance() -> None:
+    outputs = Outputs(torch.tensor([1.0, 9.0]), torch.tensor([2.0, -1.0]))
+    loss = supervised(LossConfig(), outputs, torch.tensor([1.5, 0.0]), torch.ones(()))
+    assert float(loss[0]) == pytest.approx(math.log1p(math.exp(-2.0)) + 0.5)
+    assert float(loss[1]) == pytest.approx(math.log1p(math.exp(-1.0)))  # what is below zero pays for its side only
+    assert outputs.decided().tolist() == [1.0, 0.0]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.graphs.batch import Batch, Gather, collate
+from trainables.graphs.batch import Batch, Gather, Rows, collate
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.store import GraphStore
 
@@ -132,11 +132,27 @@ def folded_view(store: GraphStore, rows: NDArray[np.int64]) -> View:
         owner=owner,
         bond=torch.arange(n_bonds, device=store.device),
         legs=legs.reshape(-1, 2).T.contiguous(),
-        symmetry=Symmetry(
-            strain=gather.take("strain_projector", places),
-            site=atom.take("site") + atom.shift("atom"),
-            motion=atom.take("motion"),
-        ),
+        symmetry=_symmetry(gather, atom, places),
+    )
+
+
+def symmetry_of(store: GraphStore, rows: NDArray[np.int64]) -> Symmetry:
+    """What keeps the symmetry of the crystals `rows`.
+
+    Raises:
+        ValueError: a store without a skin, which holds none.
+    """
+    if not store.has_symmetry:
+        raise ValueError("symmetry is in a store with a skin only: build it with Cutoffs(skin=...)")
+    gather = Gather(store, rows)
+    return _symmetry(gather, gather.rows("atom"), torch.from_numpy(rows).to(store.device))
+
+
+def _symmetry(gather: Gather, atom: Rows, places: Tensor) -> Symmetry:
+    return Symmetry(
+        strain=gather.take("strain_projector", places),
+        site=atom.take("site") + atom.shift("atom"),
+        motion=atom.take("motion"),
     )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import io
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from chgnet.model import CHGNet
@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from trainables.data.tasks import Task
 from trainables.graphs.batch import Batch
 from trainables.graphs.convert import Cutoffs
+from trainables.levers import FULL_WIDTH, ModelConfig, Start
 from trainables.model.engine import atom_features
-from trainables.model.heads import PropertyHead, crystal_sum
+from trainables.model.heads import EnergyHead, HurdleHead, Outputs, PropertyHead, crystal_sum, mean_pool
 
-Start = Literal["0.3.0", "r2scan", "0.2.0", "scratch"]
 WEIGHT_FILES = {
     "0.3.0": "0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar",
     "0.2.0": "0.2.0/chgnet_0.2.0_e30f77s348m32.pth.tar",
     "r2scan": "r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
 }
 SCRATCH_ARCHITECTURE: Start = "0.3.0"
+_WIDTHS = ("atom_fea_dim", "bond_fea_dim", "angle_fea_dim", "atom_conv_hidden_dim", "bond_conv_hidden_dim")
 
 
 class CrystalModel(CHGNet):
@@ -32,23 +33,51 @@ class CrystalModel(CHGNet):
     Attributes:
         per_cell: energies are given for the whole cell instead of an atom.
         compiled: predictions go through torch.compile.
+        floor: predictions below it are raised to it.
         head: None where the prediction is CHGNet's own energy.
+        auxiliary: heads of other tasks, by name, while they are trained jointly.
+        log_scale: their losses' learnt scales, where there are some, and the target's under "target".
+        match: from pooled features to a teacher's, while those are matched.
     """
 
     per_cell: bool = False
     compiled: bool = False
+    floor: float | None = None
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         # An instance's: torch keeps modules apart from attributes, so a class attribute would hide the head for ever.
         self.head: PropertyHead | None = None
+        self.auxiliary = nn.ModuleDict()
+        self.log_scale = nn.ParameterDict()
+        self.match: nn.Linear | None = None
 
     def forward(self, batch: Batch) -> Tensor:
         """Predictions (n,) in the task's unit."""
-        features = atom_features(self, batch, compiled=self.compiled)  # (A, D)
+        predicted = self.outputs(self.features(batch), batch).decided()
+        return predicted if self.floor is None else predicted.clamp(min=self.floor)
+
+    def features(self, batch: Batch) -> Tensor:
+        """Atom features (A, D) that all heads read."""
+        return atom_features(self, batch, compiled=self.compiled)
+
+    def outputs(self, features: Tensor, batch: Batch, head: str = "") -> Outputs:
+        """What the model's own head, or an auxiliary one, makes of atom features."""
+        if head:
+            return cast(PropertyHead | EnergyHead, self.auxiliary[head]).outputs(features, batch)
         if self.head is not None:
-            return self.head(features, batch)
-        return self._scaled(crystal_sum(self.mlp(features), batch)[:, 0] / batch.n_atoms + self.reference(batch), batch)
+            return self.head.outputs(features, batch)
+        per_atom = crystal_sum(self.mlp(features), batch)[:, 0] / batch.n_atoms + self.reference(batch)
+        return Outputs(per_atom * batch.n_atoms if self.per_cell else per_atom)
+
+    def pooled(self, batch: Batch) -> Tensor:
+        """Mean atom features, (n, D)."""
+        return mean_pool(self.features(batch), batch)
+
+    def without_training_parts(self) -> dict[str, Tensor]:
+        """The state that predicts: no auxiliary heads, scales of losses or matching."""
+        parts = ("auxiliary.", "log_scale.", "match.")
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(parts)}
 
     def graph_energy(self, batch: Batch) -> Tensor:
         """The graph network's share of the energy, without the per-element reference: (n,) eV/atom."""
@@ -60,32 +89,51 @@ class CrystalModel(CHGNet):
         site_reference = self.composition_model.fc.weight[0].index_select(0, batch.numbers - 1)  # (A,)
         return crystal_sum(site_reference[:, None], batch)[:, 0] / batch.n_atoms
 
-    def _scaled(self, energy_per_atom: Tensor, batch: Batch) -> Tensor:
-        return energy_per_atom * batch.n_atoms if self.per_cell else energy_per_atom
-
     @property
     def cutoffs(self) -> Cutoffs:
         return Cutoffs(self.graph_converter.atom_graph_cutoff, self.graph_converter.bond_graph_cutoff)
 
 
 def build_model(
-    start: Start, task: Task, *, pooling: Literal["mean", "attention"] = "mean", seed: int = 0
+    start: Start,
+    task: Task,
+    *,
+    pooling: Literal["mean", "attention"] = "mean",
+    seed: int = 0,
+    width: int = FULL_WIDTH,
+    head: Literal["plain", "hurdle"] = "plain",
+    floor: float | None = None,
 ) -> CrystalModel:
     """CHGNet from the weights its wheel ships (or random ones), with the head the task's quantity asks for.
 
     Args:
         pooling: how a property head pools atoms; energies always use CHGNet's own sum.
         seed: of the random weights: a fresh head's, and all of them for `scratch`.
+        width: of all features; only random weights can be narrower than CHGNet's.
+        head, floor: of a property (levers.ModelConfig).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _load(start)
-        model.per_cell = task.quantity == "energy_per_cell"
+        model = _load(start, width)
+        model.per_cell, model.floor = task.quantity == "energy_per_cell", floor
         if not task.is_energy:
-            model.head = PropertyHead(model.atom_fea_dim, pooling=pooling)
+            model.head = {"plain": PropertyHead, "hurdle": HurdleHead}[head](model.atom_fea_dim, pooling=pooling)
     for parameter in model.parameters():
         parameter.requires_grad = True
     return model
+
+
+def configured_model(config: ModelConfig, task: Task, seed: int = 0) -> CrystalModel:
+    """The untrained model of a configuration; `seed` is the run's."""
+    return build_model(
+        config.start,
+        task,
+        pooling=config.pooling,
+        seed=seed if config.init_seed is None else config.init_seed,
+        width=config.width,
+        head=config.head,
+        floor=config.floor,
+    )
 
 
 def cutoffs_of(start: Start) -> Cutoffs:
@@ -100,12 +148,14 @@ def _read_weights(name: str) -> dict[str, Any]:
     return content
 
 
-def _load(start: Start) -> CrystalModel:
+def _load(start: Start, width: int = FULL_WIDTH) -> CrystalModel:
     content = _read_weights(start if start != "scratch" else SCRATCH_ARCHITECTURE)
     arguments = dict(content["model_args"])
     # chgnet's own loader does the same: only 0.2.0 was trained with output biases.
     arguments["mlp_out_bias"] = start == "0.2.0"
     arguments["version"] = start
+    if width != FULL_WIDTH:
+        arguments |= dict.fromkeys(_WIDTHS, width) | {"mlp_hidden_dims": [width] * len(arguments["mlp_hidden_dims"])}
     with contextlib.redirect_stdout(io.StringIO()):  # the constructor prints its parameter count
         model = CrystalModel(**arguments)
     if start != "scratch":

@@ -1,6 +1,7 @@
 """From atom features to a crystal's number."""
 
-from typing import Literal
+import copy
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,27 @@ from torch import Tensor, nn
 from trainables.graphs.batch import Batch
 
 ATTENTION_HEADS = 3
+
+
+class Outputs(NamedTuple):
+    """What a head says of n crystals.
+
+    A hurdle head says whether the target is above zero (`logit`) and how large it is then (`value`).
+    """
+
+    value: Tensor  # (n,) in the target's unit
+    logit: Tensor | None = None  # (n,) of "above zero"
+
+    def expected(self) -> Tensor:
+        """A differentiable prediction, (n,): the value, times its probability where there is a hurdle."""
+        return self.value if self.logit is None else torch.sigmoid(self.logit) * self.value
+
+    def decided(self) -> Tensor:
+        """The prediction, (n,): of a hurdle the value where it is more likely than zero.
+
+        That is the mixture's median but for the value's own spread, and the median minimises the absolute error.
+        """
+        return self.value if self.logit is None else torch.where(self.logit > 0, self.value, 0.0)
 
 
 def crystal_sum(values: Tensor, batch: Batch) -> Tensor:
@@ -45,7 +67,9 @@ class PropertyHead(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, width: int, *, pooling: Literal["mean", "attention"] = "mean", hidden: int = 64) -> None:
+    def __init__(
+        self, width: int, *, pooling: Literal["mean", "attention"] = "mean", hidden: int = 64, n_out: int = 1
+    ) -> None:
         super().__init__()
         self.pooling = pooling
         self.score = nn.Sequential(nn.Linear(width, 32), nn.SiLU(), nn.Linear(32, ATTENTION_HEADS))
@@ -56,7 +80,7 @@ class PropertyHead(nn.Module):
             nn.SiLU(),
             nn.Linear(hidden, hidden),
             nn.SiLU(),
-            nn.Linear(hidden, 1),
+            nn.Linear(hidden, n_out),
         )
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
@@ -68,8 +92,49 @@ class PropertyHead(nn.Module):
 
     def forward(self, features: Tensor, batch: Batch) -> Tensor:
         """(A, D) -> (n,) in the target's unit."""
+        return self.outputs(features, batch).decided()
+
+    def outputs(self, features: Tensor, batch: Batch) -> Outputs:
+        return Outputs(self._raw(features, batch)[:, 0] * self.std + self.mean)
+
+    def _raw(self, features: Tensor, batch: Batch) -> Tensor:
         if self.pooling == "attention":
             pooled = attention_pool(features, self.score(features), batch)
         else:
             pooled = mean_pool(features, batch)
-        return self.mlp(pooled)[:, 0] * self.std + self.mean
+        raw: Tensor = self.mlp(pooled)
+        return raw
+
+
+class HurdleHead(PropertyHead):
+    """Two answers: whether the target is above zero, and how large it is where it is.
+
+    Attributes:
+        mean, std: of the training part's targets above zero.
+    """
+
+    def __init__(self, width: int, *, pooling: Literal["mean", "attention"] = "mean", hidden: int = 64) -> None:
+        super().__init__(width, pooling=pooling, hidden=hidden, n_out=2)
+
+    def set_scale(self, targets: Tensor) -> None:
+        above = targets[targets > 0]
+        super().set_scale(above if len(above) else targets)
+
+    def outputs(self, features: Tensor, batch: Batch) -> Outputs:
+        raw = self._raw(features, batch)
+        return Outputs(raw[:, 0] * self.std + self.mean, raw[:, 1])
+
+
+class EnergyHead(nn.Module):
+    """CHGNet's energy read-out for an auxiliary task: an energy a site and a reference an element."""
+
+    def __init__(self, mlp: nn.Module, reference: Tensor, *, per_cell: bool) -> None:
+        """Take a copy of a read-out and its per-element reference, (elements,) eV."""
+        super().__init__()
+        self.mlp, self.per_cell = copy.deepcopy(mlp), per_cell
+        self.reference = nn.Parameter(reference.detach().clone())
+
+    def outputs(self, features: Tensor, batch: Batch) -> Outputs:
+        site = self.mlp(features)[:, 0] + self.reference.index_select(0, batch.numbers - 1)  # (A,)
+        energy = crystal_sum(site[:, None], batch)[:, 0]
+        return Outputs(energy if self.per_cell else energy / batch.n_atoms)

@@ -2,88 +2,38 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from trainables.config import RunConfig
 from trainables.data.folds import FoldSplit, Part
 from trainables.data.tasks import Task
 from trainables.errors import UserError
 from trainables.files import write_json
-from trainables.graphs.batch import collate, cut_by_cost, training_batches
 from trainables.graphs.store import GraphStore
-from trainables.model.chgnet import CrystalModel, build_model
-from trainables.model.compiled import has_compiler
+from trainables.model.chgnet import CrystalModel, configured_model
 from trainables.model.reference import fit_reference, set_reference
 from trainables.progress import Bar, Progress, silent
-from trainables.training.checkpoint import Checkpoint, CheckpointFolder, write_checkpoint
+from trainables.training.checkpoint import CheckpointFolder, write_checkpoint
 from trainables.training.compute import Compute, precision, refuse_inexact_tf32
-from trainables.training.losses import batch_loss
+from trainables.training.distill import SoftTargets
+from trainables.training.frozen import FrozenEnergies
+from trainables.training.joint import Auxiliary, add_auxiliary_heads, auxiliary_streams
 from trainables.training.memory import GRADIENT_COST, PREDICTION_COST, CostCap
-from trainables.training.optim import (
-    averaged_weights,
-    freeze,
-    learning_rate,
-    make_optimiser,
-    set_learning_rate,
-)
-from trainables.training.parallel import Map, parts_mapper
+from trainables.training.objective import Objective, Stream
+from trainables.training.optim import averaged_weights, freeze, learning_rate, make_optimiser
+from trainables.training.parallel import parts_mapper
 from trainables.training.predict import predict, save_model, with_graph
-
-
-@dataclass
-class Epoch:
-    """One line of the history; errors in the task's unit, times in seconds."""
-
-    epoch: int
-    train_loss: float
-    val_mae: float
-    learning_rate: float
-    seconds: float
-    structures: int
-
-
-@dataclass
-class FitResult:
-    """What a run leaves behind.
-
-    Attributes:
-        model: path of the trained model without suffix (model.safetensors and model.json).
-        best_val_mae: of the kept epoch, in the task's unit, on the inner validation part.
-        reason: why the run failed, in plain words; empty when it finished.
-    """
-
-    status: Literal["finished", "failed"]
-    model: Path | None
-    best_epoch: int
-    best_val_mae: float
-    history: list[Epoch]
-    n_train: int
-    n_val: int
-    n_left_out: int
-    reason: str = ""
-    refit_epochs: int = 0
-    compiled: bool = False
-
-    @property
-    def seconds(self) -> float:
-        return sum(epoch.seconds for epoch in self.history)
-
-    @property
-    def structures_per_second(self) -> float:
-        return sum(epoch.structures for epoch in self.history) / max(self.seconds, 1e-9)
-
-
-class NonFiniteLoss(Exception):
-    """The loss became NaN or infinite."""
+from trainables.training.result import Epoch, FitResult
+from trainables.training.run import NonFiniteLoss, Run
+from trainables.training.steps import epoch_batches, take_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,34 +42,12 @@ class _Course:
 
     task: Task
     store: GraphStore
+    skinned: GraphStore | None
+    soft: SoftTargets | None
+    frozen: FrozenEnergies | None
     device: torch.device
     compute: Compute
     progress: Progress
-
-
-@dataclass
-class _Run:
-    """The moving parts of one run; everything a checkpoint holds is here."""
-
-    config: RunConfig
-    task: Task
-    model: CrystalModel
-    averaged: AveragedModel
-    optimiser: torch.optim.Optimizer
-    scale: Tensor
-    device: torch.device
-    cap: CostCap
-    validation_cap: CostCap
-    over_parts: Map = map
-    history: list[Epoch] = field(default_factory=list)
-    best: dict[str, Tensor] = field(default_factory=dict)
-    best_epoch: int = -1
-    best_val_mae: float = math.inf
-
-    @property
-    def kept(self) -> CrystalModel:
-        """The averaged weights, which are validated and kept."""
-        return cast(CrystalModel, self.averaged.module)
 
 
 def fit(
@@ -129,6 +57,9 @@ def fit(
     task: Task,
     folder: Path,
     *,
+    skinned: GraphStore | None = None,
+    soft: SoftTargets | None = None,
+    auxiliary: Sequence[Auxiliary] = (),
     compute: Compute | None = None,
     progress: Progress = silent,
     stop_early: Callable[[Epoch], bool] | None = None,
@@ -141,56 +72,135 @@ def fit(
 
     Args:
         split: without test rows (FoldSplit.without_test()).
+        skinned: the same crystals with the skin of augment.skin_for(config), where config.augment is active.
+        soft: teachers' labels of every training row, where config.distil.weight > 0.
+        auxiliary: the tasks of config.multitask, without rows that are test crystals.
         stop_early: asked after every epoch; True ends the run with the best epoch so far.
 
     Raises:
-        ValueError: the split holds test rows.
-        UserError: no usable training rows, or a folder that cannot be written.
+        ValueError: the split holds test rows, or what a lever needs is not there.
+        UserError: no usable training rows, in-sample teachers, a lever that the task cannot have, or a folder that
+            cannot be written.
     """
-    if split.test is not None:
-        raise ValueError("fit takes a split without its test rows: split.without_test()")
+    _check_arguments(config, split, skinned, soft, auxiliary)
     compute = compute or Compute()
     compute.check()
-    course = _Course(task, store.near(compute.torch_device), compute.torch_device, compute, progress)
-    train = split.train.keep(with_graph(store, split.train.rows, config))
-    val = split.val.keep(with_graph(store, split.val.rows, config))
-    for role, part in (("training", train), ("validation", val)):
+    train, val = _usable(config, split, store, task)
+    left_out = len(split.train) + len(split.val) - len(train) - len(val)
+    course = _course(config, store, skinned, soft, task, Part.join(train, val), compute, progress)
+    if compute.tf32:
+        start = configured_model(config.model, task, config.seed)
+        refuse_inexact_tf32(start.to(course.device), course.store, train.rows)
+    result = FitResult("finished", None, -1, math.inf, [], len(train), len(val), left_out)
+    try:
+        begin = _jointly(result, config, train, auxiliary, course, folder) if auxiliary else None
+        run = _train(config, [_stream(config, train, course)], val, course, folder, begin, stop_early)
+    except _Failed as failure:
+        run, result.status, result.reason = failure.run, "failed", failure.reason
+    result.compiled = run.model.compiled
+    _keep(result, run, task, folder / "model")
+    if config.data.refit and result.status == "finished":
+        try:
+            _refit(result, config, Part.join(train, val), begin, course, folder)
+        except _Failed as failure:  # the model chosen by validation stays
+            result.status, result.reason = "failed", f"refit: {failure.reason}"
+    write_json(folder / "fit.json", result.summary())
+    return result
+
+
+def _check_arguments(
+    config: RunConfig,
+    split: FoldSplit,
+    skinned: GraphStore | None,
+    soft: SoftTargets | None,
+    auxiliary: Sequence[Auxiliary],
+) -> None:
+    if split.test is not None:
+        raise ValueError("fit takes a split without its test rows: split.without_test()")
+    if config.augment.active and skinned is None:
+        raise ValueError("augmentation wants the crystals with a skin: skinned=, built with augment.skin_for(config)")
+    if config.distil.weight > 0 and soft is None:
+        raise ValueError("distillation wants the teachers' labels: soft=")
+    if [each.task.name for each in auxiliary] != list(config.multitask.tasks):
+        raise ValueError(f"config.multitask.tasks are {config.multitask.tasks}: auxiliary= wants the same, in order")
+
+
+def _usable(config: RunConfig, split: FoldSplit, store: GraphStore, task: Task) -> tuple[Part, Part]:
+    """Training and validation rows with a graph."""
+    parts = [part.keep(with_graph(store, part.rows, config)) for part in (split.train, split.val)]
+    for role, part in zip(("training", "validation"), parts, strict=True):
         if len(part) == 0:
             raise UserError(
                 f"fold {split.fold} of {task.name} has no {role} rows with a graph; give more rows, or set "
                 "data.isolated_atoms=keep if their atoms are merely far apart"
             )
-    left_out = len(split.train) + len(split.val) - len(train) - len(val)
-    if compute.tf32:
-        start = build_model(config.model.start, task, pooling=config.model.pooling, seed=config.seed)
-        refuse_inexact_tf32(start.to(course.device), course.store, train.rows)
-    result = FitResult("finished", None, -1, math.inf, [], len(train), len(val), left_out)
-    try:
-        run = _train(config, train, val, course, folder, stop_early)
-    except _Failed as failure:
-        run, result.status, result.reason = failure.run, "failed", failure.reason
-    result.compiled = run.model.compiled
-    _keep(result, run, folder / "model")
-    if config.data.refit and result.status == "finished":
-        try:
-            _refit(result, config, Part.join(train, val), course, folder)
-        except _Failed as failure:  # the model chosen by validation stays
-            result.status, result.reason = "failed", f"refit: {failure.reason}"
-    write_json(folder / "fit.json", _summary(result))
-    return result
+    return parts[0], parts[1]
+
+
+def _course(
+    config: RunConfig,
+    store: GraphStore,
+    skinned: GraphStore | None,
+    soft: SoftTargets | None,
+    task: Task,
+    known: Part,
+    compute: Compute,
+    progress: Progress,
+) -> _Course:
+    device, frozen = compute.torch_device, None
+    if config.model.head == "hurdle" and task.is_energy:
+        raise UserError(f"model.head=hurdle is for targets that are often exactly zero; {task.name} is an energy")
+    store = store.near(device)
+    if soft is not None:
+        soft.check(config.distil, known.ids)
+    if config.augment.active and config.augment.labels == "corrected":
+        frozen = FrozenEnergies(config.model.start, task, device)
+        frozen.know(store, known.rows, progress)
+    near_skinned = None if skinned is None or not config.augment.active else skinned.near(device)
+    return _Course(task, store, near_skinned, soft, frozen, device, compute, progress)
 
 
 class _Failed(Exception):
-    def __init__(self, run: _Run, reason: str) -> None:
+    def __init__(self, run: Run, reason: str) -> None:
         super().__init__(reason)
         self.run, self.reason = run, reason
 
 
-def _refit(result: FitResult, config: RunConfig, rows: Part, course: _Course, folder: Path) -> None:
+def _stream(config: RunConfig, rows: Part, course: _Course) -> Stream:
+    """The target's rows, with everything its loss needs; its scale is set with the model's."""
+    soft = course.soft.aligned(rows.ids) if course.soft is not None and config.distil.weight > 0 else None
+    one = torch.ones((), device=course.device)
+    return Stream(course.task, rows, course.store, one, skinned=course.skinned, soft=soft, frozen=course.frozen)
+
+
+def _jointly(
+    result: FitResult,
+    config: RunConfig,
+    train: Part,
+    auxiliary: Sequence[Auxiliary],
+    course: _Course,
+    folder: Path,
+) -> dict[str, Tensor]:
+    """Train one trunk on all tasks; returns the state the target's own training begins with."""
+    shorter = config.changed({"optim.epochs": config.multitask.epochs})
+    streams = [_stream(config, train, course), *auxiliary_streams(config, auxiliary, course.device)]
+    run = _train(shorter, streams, None, course, folder / "joint", None, None)
+    result.before = run.history
+    return run.kept.without_training_parts()
+
+
+def _refit(
+    result: FitResult,
+    config: RunConfig,
+    rows: Part,
+    begin: Mapping[str, Tensor] | None,
+    course: _Course,
+    folder: Path,
+) -> None:
     """Train anew on train + validation, for as many epochs as validation chose."""
     epochs = result.best_epoch + 1
     shorter = config.changed({"optim.epochs": epochs})
-    run = _train(shorter, rows, None, course, folder / "refit", None)
+    run = _train(shorter, [_stream(config, rows, course)], None, course, folder / "refit", begin, None)
     write_checkpoint(folder / "model", save_model(run.kept, config, course.task, {"refit_epochs": epochs}))
     result.refit_epochs = epochs
     result.history += run.history
@@ -198,56 +208,73 @@ def _refit(result: FitResult, config: RunConfig, rows: Part, course: _Course, fo
 
 def _train(
     config: RunConfig,
-    train: Part,
+    streams: list[Stream],
     val: Part | None,
     course: _Course,
     folder: Path,
+    begin: Mapping[str, Tensor] | None,
     stop_early: Callable[[Epoch], bool] | None,
-) -> _Run:
+) -> Run:
     """All epochs of one course of training, resumed where its checkpoints end."""
-    run, store, progress = _prepare(config, train, course), course.store, course.progress
+    run, objectives = _prepare(config, streams, course, begin)
+    progress = course.progress
     checkpoints = CheckpointFolder(folder / "checkpoints", progress)
     restored = checkpoints.latest()
     if restored is not None:
-        _restore(run, restored)
+        run.restore(restored, course.device)
     if run.model.compiled and len(run.history) < config.optim.epochs:
         progress.message("the model is compiled first: a minute or two on a CPU, less when it was done before")
-    seen = sum(epoch.structures for epoch in run.history)
-    total = config.optim.epochs * len(train)
+    rows = _rows_an_epoch(config, objectives)
     with (
         precision(course.compute),
         parts_mapper(course.device) as run.over_parts,
-        progress.stage("train", total, "structures") as bar,
+        progress.stage(
+            "train" if len(streams) == 1 else "train jointly", config.optim.epochs * rows, "structures"
+        ) as bar,
     ):
-        bar.advance(seen, _note(run))
+        bar.advance(len(run.history) * rows, _note(run, course.task))
         for number in range(len(run.history), config.optim.epochs):
             try:
-                epoch = _one_epoch(run, number, train, val, store, bar)
+                epoch = _one_epoch(run, number, objectives, val, course, bar)
             except NonFiniteLoss as error:
                 raise _Failed(run, f"{error} in epoch {number + 1}; the last good epoch is kept") from None
             run.history.append(epoch)
-            checkpoints.save(number, _checkpoint(run))
-            bar.advance(0, _note(run))
+            checkpoints.save(number, run.checkpoint())
+            bar.advance(0, _note(run, course.task))
             if stop_early is not None and stop_early(epoch):
                 break
     return run
 
 
-def _prepare(config: RunConfig, train: Part, course: _Course) -> _Run:
-    """The model with its reference or scale fitted on the training part, and its optimiser."""
-    task, store, device = course.task, course.store, course.device
-    model = build_model(config.model.start, task, pooling=config.model.pooling, seed=config.seed).to(device)
-    scale = torch.ones((), device=device)
-    if task.is_energy:
-        set_reference(model, training_reference(model, store, train, task))
-    elif model.head is not None:
-        model.head.set_scale(torch.from_numpy(train.targets))
-        scale = model.head.std.clone()
+def _prepare(
+    config: RunConfig, streams: list[Stream], course: _Course, begin: Mapping[str, Tensor] | None
+) -> tuple[Run, list[Objective]]:
+    """The model with its reference or scale fitted on the training part, its optimiser, and its losses."""
+    task, device, target = course.task, course.device, streams[0]
+    model = configured_model(config.model, task, config.seed).to(device)
+    if begin is not None:
+        model.load_state_dict(dict(begin))
+    elif task.is_energy:
+        set_reference(model, training_reference(model, target.store, target.part, task))
+    if model.head is not None:
+        model.head.set_scale(torch.from_numpy(target.part.targets))
+        target = replace(target, scale=model.head.std.clone())
+    if len(streams) > 1:
+        target = replace(target, scale=torch.tensor(max(float(target.part.targets.std()), 1e-12), device=device))
+        add_auxiliary_heads(model, config, streams[1:])
+    if config.distil.features > 0 and target.soft is not None and target.soft.features is not None:
+        model.match = torch.nn.Linear(model.atom_fea_dim, target.soft.features.shape[1]).to(device)
+        torch.nn.init.eye_(model.match.weight)
+        torch.nn.init.zeros_(model.match.bias)
     freeze(model, config.model.freeze)
-    averaged = averaged_weights(model, config.optim.ema_decay)
-    model.compiled = course.compute.compiles(config.optim.epochs * float(store.cost[train.rows].sum()))
+    streams = [target, *streams[1:]]
+    objectives = [Objective(config, stream, device) for stream in streams]
+    n_steps = sum(len(_batches(config, objectives, number)) for number in range(config.optim.epochs))
+    averaged = averaged_weights(model, config.optim, n_steps)
+    work = config.optim.epochs * sum(float(each.costs.sum()) for each in objectives)
+    model.compiled = course.compute.compiles(work)
     caps = [CostCap(cost[device.type], course.progress) for cost in (GRADIENT_COST, PREDICTION_COST)]
-    return _Run(config, task, model, averaged, make_optimiser(model, config.optim), scale, device, caps[0], caps[1])
+    return Run(config, model, averaged, make_optimiser(model, config.optim), caps[0], caps[1]), objectives
 
 
 def training_reference(model: CrystalModel, store: GraphStore, train: Part, task: Task) -> NDArray[np.float64]:
@@ -258,61 +285,45 @@ def training_reference(model: CrystalModel, store: GraphStore, train: Part, task
     return fit_reference(store.composition(train.rows), graph_energy, energy)
 
 
-def _one_epoch(run: _Run, number: int, train: Part, val: Part | None, store: GraphStore, bar: Bar) -> Epoch:
+def _batches(config: RunConfig, objectives: Sequence[Objective], epoch: int) -> list[tuple[int, NDArray[np.int64]]]:
+    return epoch_batches(objectives, config.optim, config.multitask, seed=config.seed, epoch=epoch)
+
+
+def _rows_an_epoch(config: RunConfig, objectives: Sequence[Objective]) -> int:
+    """Rows of all tasks in an epoch; in joint training those of the first, which the others hardly differ from."""
+    if len(objectives) == 1:
+        return len(objectives[0].stream.part)
+    return sum(len(places) for _, places in _batches(config, objectives, 0))
+
+
+def _one_epoch(
+    run: Run, number: int, objectives: list[Objective], val: Part | None, course: _Course, bar: Bar
+) -> Epoch:
     start, config = time.perf_counter(), run.config
-    batches = training_batches(store.cost[train.rows], config.optim.batch_size, seed=config.seed, epoch=number)
-    loss_sum, rate = 0.0, 0.0
+    batches = _batches(config, objectives, number)
+    loss_sum, rate, rows, structures = 0.0, 0.0, 0, 0
     run.model.train()
-    for step, places in enumerate(batches):
-        rate = learning_rate(config.optim, (number + (step + 0.5) / len(batches)) / config.optim.epochs)
-        loss_sum += _step(run, store, train.rows[places], train.targets[places], rate)
+    for step, (index, places) in enumerate(batches):
+        objective = objectives[index]
+        done = (number + (step + 0.5) / len(batches)) / config.optim.epochs
+        rate = learning_rate(config.optim, done)
+        ramp = min(1.0, done / config.consistency.ramp) if config.consistency.ramp else 1.0
+        chosen = objective.choose(places, np.random.default_rng([config.seed, number, step, _DRAWS]))
+        loss_sum += take_step(run, objective, chosen, rate=rate, ramp=ramp)
+        rows, structures = rows + len(places), structures + len(places) * objective.views_per_row
         bar.advance(len(places))
-    train_loss = loss_sum * config.optim.batch_size / len(train)
+    train_loss = loss_sum * config.optim.batch_size / rows
     if not all(bool(weight.isfinite().all()) for weight in run.kept.parameters()):
         raise NonFiniteLoss("a weight became nan or infinite")
-    val_mae = math.nan if val is None else _validate(run, val, store)
-    if val is None or val_mae < run.best_val_mae:
-        run.best = {name: tensor.detach().clone() for name, tensor in run.kept.state_dict().items()}
-        run.best_epoch, run.best_val_mae = number, val_mae
-    return Epoch(number, train_loss, val_mae, rate, time.perf_counter() - start, len(train))
+    val_mae = math.nan if val is None else _validate(run, val, course.store)
+    run.keep_best(number, val_mae)
+    return Epoch(number, train_loss, val_mae, rate, time.perf_counter() - start, structures)
 
 
-def _step(run: _Run, store: GraphStore, rows: NDArray[np.int64], targets: NDArray[np.float64], rate: float) -> float:
-    """One optimiser step; returns the batch's loss.
-
-    Gradients are summed over parts of bounded cost: memory stays bounded whatever the batch size, on a CPU the
-    smaller arrays are faster, and the parts run in parallel.
-    """
-    optim = run.config.optim
-    weights = [weight for weight in run.model.parameters() if weight.requires_grad]
-
-    def one_part(part: NDArray[np.int64]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        prediction = run.model(collate(store, rows[part]).to(run.device))
-        target = torch.from_numpy(targets[part]).to(prediction)
-        loss = batch_loss(run.config.loss, prediction, target, scale=run.scale, batch_size=optim.batch_size)
-        return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
-
-    def whole_batch(cost: float) -> list[tuple[Tensor, tuple[Tensor | None, ...]]]:
-        return list(run.over_parts(one_part, cut_by_cost(np.arange(len(rows)), store.cost[rows], cost)))
-
-    run.optimiser.zero_grad(set_to_none=True)
-    batch_value = 0.0
-    for value, gradients in run.cap.fits(whole_batch):
-        batch_value += float(value)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            if gradient is not None:
-                weight.grad = gradient if weight.grad is None else weight.grad + gradient
-    if not math.isfinite(batch_value):
-        raise NonFiniteLoss(f"the loss became {batch_value}")
-    if optim.grad_clip:
-        torch.nn.utils.clip_grad_norm_(weights, optim.grad_clip)
-    set_learning_rate(run.optimiser, rate)
-    run.optimiser.step()
-    run.averaged.update_parameters(run.model)
-    return batch_value
+_DRAWS = 0xA46  # keeps the generator of draws apart from that of batches
 
 
-def _validate(run: _Run, val: Part, store: GraphStore) -> float:
+def _validate(run: Run, val: Part, store: GraphStore) -> float:
     """Mean absolute error of the averaged weights, in the task's unit."""
     error = float(np.abs(predict(run.kept, store, val.rows, cap=run.validation_cap) - val.targets).mean())
     if not math.isfinite(error):
@@ -320,70 +331,21 @@ def _validate(run: _Run, val: Part, store: GraphStore) -> float:
     return error
 
 
-def _checkpoint(run: _Run) -> Checkpoint:
-    """Everything the next epoch depends on; batches and learning rates follow from the epoch's number."""
-    tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
-    tensors |= {f"averaged.{name}": tensor for name, tensor in run.kept.state_dict().items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in run.best.items()}
-    tensors["n_averaged"] = run.averaged.n_averaged
-    for index, state in run.optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items() if value is not None}
-    about: dict[str, Any] = {"history": [_plain(asdict(epoch)) for epoch in run.history], "best_epoch": run.best_epoch}
-    about["compiled"] = run.model.compiled  # another way would differ in the last digits
-    return Checkpoint({name: tensor.clone() for name, tensor in tensors.items()}, about)
-
-
-def _restore(run: _Run, checkpoint: Checkpoint) -> None:
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
-
-    run.model.load_state_dict(under("model."))
-    run.kept.load_state_dict(under("averaged."))
-    run.averaged.n_averaged.copy_(checkpoint.tensors["n_averaged"])
-    run.best = {name: tensor.to(run.device) for name, tensor in under("best.").items()}
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in under("optimiser.").items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
-    run.optimiser.load_state_dict({**run.optimiser.state_dict(), "state": state})
-    for line in checkpoint.about["history"]:
-        values: dict[str, Any] = {key: math.nan if value is None else value for key, value in line.items()}
-        run.history.append(Epoch(**values))
-    run.model.compiled = bool(checkpoint.about["compiled"]) and has_compiler(run.device.type)
-    run.best_epoch = checkpoint.about["best_epoch"]
-    run.best_val_mae = run.history[run.best_epoch].val_mae
-
-
-def _keep(result: FitResult, run: _Run, path: Path) -> None:
+def _keep(result: FitResult, run: Run, task: Task, path: Path) -> None:
     """Put the run's best epoch into the result and on disk."""
     result.history = run.history
     result.best_epoch, result.best_val_mae = run.best_epoch, run.best_val_mae
     if not run.best:
         return
     run.kept.load_state_dict(run.best)
-    about = {"best_epoch": run.best_epoch, "best_val_mae": run.best_val_mae}
-    write_checkpoint(path, save_model(run.kept, run.config, run.task, about))
+    about: dict[str, Any] = {"best_epoch": run.best_epoch, "best_val_mae": run.best_val_mae}
+    write_checkpoint(path, save_model(run.kept, run.config, task, about))
     result.model = path
 
 
-def _note(run: _Run) -> str:
+def _note(run: Run, task: Task) -> str:
     if not run.history:
         return ""
     last = run.history[-1]
     best = "" if math.isnan(last.val_mae) else f"val MAE {last.val_mae:.4g} (best {run.best_val_mae:.4g}) "
-    return f"epoch {last.epoch + 1}/{run.config.optim.epochs} {best}{run.task.unit}"
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """NaN and infinity become None, which JSON has."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-
-
-def _summary(result: FitResult) -> dict[str, Any]:
-    content = asdict(result) | {
-        "model": None if result.model is None else result.model.name,
-        "history": [_plain(asdict(epoch)) for epoch in result.history],
-        "seconds": result.seconds,
-        "structures_per_s": result.structures_per_second,
-    }
-    return _plain(content)
+    return f"epoch {last.epoch + 1}/{run.config.optim.epochs} {best}{task.unit}"

@@ -31,7 +31,7 @@ def part_of(name: str) -> str:
         return "reference"
     if "basis_expansion" in name:
         return "basis"
-    if name.startswith(("mlp.", "head.", "readout_norm.", "site_wise.")):
+    if name.startswith(("mlp.", "head.", "readout_norm.", "site_wise.", "auxiliary.", "log_scale.", "match.")):
         return "head"
     return "embedding"
 
@@ -84,15 +84,25 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-def averaged_weights(model: CrystalModel, decay: float) -> AveragedModel:
-    """An exponential moving average of the weights that forgets faster in its first steps.
+def averaged_weights(model: CrystalModel, config: OptimConfig, n_steps: int) -> AveragedModel:
+    """The weights that are validated and kept: averaged over the steps of training.
 
-    The decay is min(decay, (1 + t) / (10 + t)) at step t, so that a fresh head's random start is not averaged in
-    for the first 1 / (1 - decay) steps. With decay 0 it is a copy of the weights.
+    `ema`: an exponential moving average that forgets faster in its first steps. The decay is
+    min(decay, (1 + t) / (10 + t)) at step t, so that a fresh head's random start is not averaged in for the first
+    1 / (1 - decay) steps. `swa`: the plain mean of the weights after every step from the share `swa_from` on
+    (Izmailov et al., UAI 2018); before it, and with `none` or decay 0, a copy of the weights.
+
+    Args:
+        n_steps: of the whole training.
     """
+    first_of_swa = int(config.swa_from * n_steps)
+
+    def share_of_new(step: float) -> float:
+        if config.averaging == "ema":
+            return 1 - min(config.ema_decay, (1 + step) / (10 + step))
+        return 1.0 if config.averaging == "none" or step < first_of_swa else 1 / (step - first_of_swa + 1)
 
     def average(kept: Tensors, new: Tensors, n_averaged: Tensor | int) -> None:
-        step = float(n_averaged)
-        torch._foreach_lerp_(list(kept), list(new), 1 - min(decay, (1 + step) / (10 + step)))
+        torch._foreach_lerp_(list(kept), list(new), share_of_new(float(n_averaged)))
 
     return AveragedModel(model, multi_avg_fn=average)

@@ -12,7 +12,7 @@ from trainables.config import RunConfig
 from trainables.data.tasks import Task
 from trainables.graphs.batch import collate, cut_by_cost, prediction_batches
 from trainables.graphs.store import GraphStore
-from trainables.model.chgnet import CrystalModel, build_model
+from trainables.model.chgnet import CrystalModel, configured_model
 from trainables.progress import Progress, silent
 from trainables.training.checkpoint import Checkpoint, read_checkpoint
 from trainables.training.memory import PREDICTION_COST, CostCap
@@ -31,13 +31,13 @@ def predict(
     """Predict the crystals `rows` of the store, in that order.
 
     Args:
-        output: the model's method to call; "graph_energy" gives energies without the reference.
+        output: the model's method to call; "graph_energy" gives energies without the reference, "pooled" (n, D)
+            mean atom features.
         cap: how much at once, where a caller keeps what it learnt of the memory.
 
     Returns:
         (len(rows),) in the task's unit; NaN where the store holds no graph.
     """
-    values = np.full(len(rows), np.nan)
     device = next(model.parameters()).device
     store = store.near(device)
     usable = np.flatnonzero(~store.failed[rows])
@@ -56,8 +56,11 @@ def predict(
             lambda cost: np.concatenate([at_once(part) for part in cut_by_cost(chosen, store.cost[rows], cost)])
         )
 
+    values = np.full(len(rows), np.nan)
     with parts_mapper(device) as over, progress.stage("predict", len(usable), "crystals") as bar:
         for chosen, found in zip(batches, over(one_batch, batches), strict=True):
+            if found.ndim > values.ndim:
+                values = np.full((len(rows), *found.shape[1:]), np.nan)
             values[chosen] = found
             bar.advance(len(chosen))
     return values
@@ -74,7 +77,7 @@ def with_graph(store: GraphStore, rows: NDArray[np.int64], config: RunConfig) ->
 def save_model(model: CrystalModel, config: RunConfig, task: Task, about: dict[str, Any]) -> Checkpoint:
     """A checkpoint that load_model can read without anything else."""
     described = {"config": config.model_dump(mode="json"), "task": vars(task), **about}
-    return Checkpoint(dict(model.state_dict()), described)
+    return Checkpoint(model.without_training_parts(), described)
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[CrystalModel, RunConfig, Task]:
@@ -86,6 +89,6 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[CrystalM
     checkpoint = read_checkpoint(path)
     config = RunConfig.model_validate(checkpoint.about["config"])
     task = Task(**checkpoint.about["task"])
-    model = build_model(config.model.start, task, pooling=config.model.pooling)
+    model = configured_model(config.model, task)
     model.load_state_dict(checkpoint.tensors)
     return model.to(device), config, task

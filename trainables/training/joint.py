@@ -1,0 +1,79 @@
+"""Joint training on several tasks: their rows, heads, scales and weights."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trainables.config import RunConfig
+from trainables.data.folds import Part
+from trainables.data.tasks import Task
+from trainables.errors import UserError
+from trainables.graphs.store import GraphStore
+from trainables.model.chgnet import CrystalModel
+from trainables.model.heads import EnergyHead, PropertyHead
+from trainables.model.reference import fit_reference
+from trainables.training.objective import Stream
+from trainables.training.predict import predict, with_graph
+
+
+@dataclass(frozen=True, eq=False)
+class Auxiliary:
+    """Rows of another task to train the trunk on; none of them a test crystal of the target's fold."""
+
+    task: Task
+    part: Part
+    store: GraphStore
+
+
+def auxiliary_streams(config: RunConfig, auxiliary: Sequence[Auxiliary], device: torch.device) -> list[Stream]:
+    """One stream a task, standardised by its rows; perturbations are for the target alone.
+
+    Raises:
+        UserError: a task has no rows with a graph.
+    """
+    streams = []
+    for each in auxiliary:
+        part = each.part.keep(with_graph(each.store, each.part.rows, config))
+        if len(part) == 0:
+            raise UserError(f"{each.task.name} has no rows with a graph left for joint training: leave it out")
+        scale = torch.tensor(max(float(part.targets.std()), 1e-12), device=device)
+        store = each.store.near(device)
+        streams.append(Stream(each.task, part, store, scale, head=_name(each.task), weight=config.multitask.weight))
+    return streams
+
+
+def add_auxiliary_heads(model: CrystalModel, config: RunConfig, streams: Sequence[Stream]) -> None:
+    """A head a task: CHGNet's read-out with a reference of its own for energies, a fresh one for other properties."""
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        for stream in streams:
+            if stream.task.is_energy:
+                model.auxiliary[stream.head] = _energy_head(model, stream)
+            else:
+                head = PropertyHead(model.atom_fea_dim)
+                head.set_scale(torch.from_numpy(stream.part.targets))
+                model.auxiliary[stream.head] = head
+    model.auxiliary.to(device)
+    if config.multitask.weighting == "uncertainty":
+        for name in ("target", *(stream.head for stream in streams)):
+            model.log_scale[name] = nn.Parameter(torch.zeros((), device=device))
+
+
+def _energy_head(model: CrystalModel, stream: Stream) -> EnergyHead:
+    """Its reference is fitted to the stream's rows."""
+    rows, per_cell = stream.part.rows, stream.task.quantity == "energy_per_cell"
+    energy = stream.part.targets / stream.store.counts[rows, 0] if per_cell else stream.part.targets
+    graph_energy = predict(model, stream.store, rows, output="graph_energy")
+    reference = fit_reference(stream.store.composition(rows), graph_energy, energy)
+    weight = model.composition_model.fc.weight
+    known = torch.from_numpy(reference[1 : weight.shape[1] + 1]).to(weight)
+    return EnergyHead(model.mlp, known, per_cell=per_cell)
+
+
+def _name(task: Task) -> str:
+    """A name that a module may have."""
+    return re.sub(r"\W", "_", task.name)

@@ -1,0 +1,190 @@
+"""The loss of some crystals of one task: labels, perturbed views, consistency of views, teachers."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainables.config import RunConfig
+from trainables.data.folds import Part
+from trainables.data.tasks import Task
+from trainables.graphs.batch import Batch, collate
+from trainables.graphs.store import GraphStore
+from trainables.model.chgnet import CrystalModel
+from trainables.model.heads import Outputs, mean_pool
+from trainables.training.augment import Draw, draw, gathered, moved, view_cost
+from trainables.training.distill import SoftTargets
+from trainables.training.frozen import FrozenEnergies
+from trainables.training.losses import distance, supervised
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The rows of one task that a course of training draws batches from, and what their loss needs.
+
+    Attributes:
+        head: name of the auxiliary head; empty for the model's own.
+        scale: the loss's unit: 1 eV for an energy trained alone, else the training targets' standard deviation.
+        weight: of the stream's loss.
+        skinned: the same crystals with a skin, where views are perturbed.
+        soft: teachers' labels, aligned with `part`.
+    """
+
+    task: Task
+    part: Part
+    store: GraphStore
+    scale: Tensor
+    head: str = ""
+    weight: float = 1.0
+    skinned: GraphStore | None = None
+    soft: SoftTargets | None = None
+    frozen: FrozenEnergies | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The crystals of one batch, or of a part of one: places in the stream's part, and what was drawn for them."""
+
+    places: NDArray[np.int64]
+    change: Draw | None
+
+    def part(self, begin: int, end: int) -> "Chosen":
+        change = None if self.change is None else self.change.part(begin, end)
+        return Chosen(self.places[begin:end], change)
+
+
+class Objective:
+    """The loss that a configuration asks for, of the crystals of a stream.
+
+    Attributes:
+        costs: (rows,) of the part: what a crystal costs at once, in units of GraphStore.cost.
+    """
+
+    def __init__(self, config: RunConfig, stream: Stream, device: torch.device) -> None:
+        self._config, self.stream, self._device = config, stream, device
+        self._perturbs = config.augment.active and stream.skinned is not None
+        self._consistent = self._perturbs and config.consistency.weight > 0
+        self._target, self.costs = torch.from_numpy(stream.part.targets), self._costs()
+        if stream.soft is not None:
+            self._soft = torch.from_numpy(stream.soft.mean)
+            self._row_weight = torch.from_numpy(stream.soft.row_weights(config.distil))
+            self._features = None if stream.soft.features is None else torch.from_numpy(stream.soft.features)
+
+    @property
+    def views_per_row(self) -> int:
+        """Structures whose energy and gradient a row costs."""
+        return 2 if self._consistent else 1
+
+    def _costs(self) -> NDArray[np.float64]:
+        rows, stream = self.stream.part.rows, self.stream
+        clean = stream.store.cost[rows]
+        if not self._perturbs or stream.skinned is None:
+            return clean
+        views = view_cost(self._config.augment, stream.skinned)[rows]
+        return views + clean if self._consistent else views
+
+    def choose(self, places: NDArray[np.int64], rng: np.random.Generator) -> Chosen:
+        """Draw the perturbations of a whole batch: they depend on nothing but the generator and the batch."""
+        if not self._perturbs:
+            return Chosen(places, None)
+        n_atoms = self.stream.store.counts[self.stream.part.rows[places], 0]
+        augment = self._config.augment
+        return Chosen(places, draw(augment, n_atoms, rng, probability=augment.probability))
+
+    def loss(self, model: CrystalModel, chosen: Chosen, ramp: float) -> Tensor:
+        """Summed over the crystals, divided by the nominal batch size.
+
+        Batches are equal in cost, not in number; dividing by a constant gives every crystal the same weight in an
+        epoch, where a mean would favour the large crystals that share a batch with few others.
+
+        Args:
+            ramp: 0 to 1, what the consistency weight is multiplied by.
+        """
+        config, stream, rows = self._config, self.stream, self.stream.part.rows[chosen.places]
+        clean: tuple[Tensor, Outputs] | None = None
+        if chosen.change is None or self._consistent:
+            clean = self._forward(model, collate(stream.store, rows).to(self._device))
+        if chosen.change is None or stream.skinned is None:
+            per_row = self._supervised(model, clean, chosen.places)
+        else:
+            store = stream.skinned
+            view = moved(config.augment, store, rows, gathered(config.augment, store, rows), chosen.change)
+            batch = view.batch(trim=replace(store.cutoffs, skin=0.0)).to(self._device)
+            gain = None if stream.frozen is None else stream.frozen.difference(batch, rows)
+            perturbed = self._forward(model, batch)
+            if clean is None:
+                per_row = self._supervised(model, perturbed, chosen.places, gain)
+            else:
+                per_row = self._both(model, clean, perturbed, chosen.places, gain, ramp)
+        total = stream.weight * per_row.sum() / config.optim.batch_size
+        if stream.head or "target" in model.log_scale:
+            total = _uncertain(model, stream.head or "target", total, len(rows) / config.optim.batch_size)
+        return total
+
+    def _forward(self, model: CrystalModel, batch: Batch) -> tuple[Tensor, Outputs]:
+        """Pooled features (n, D), where they are matched, and outputs."""
+        features = model.features(batch)
+        pooled = mean_pool(features, batch) if model.match is not None else features[:0]
+        return pooled, model.outputs(features, batch, self.stream.head)
+
+    def _supervised(
+        self,
+        model: CrystalModel,
+        found: tuple[Tensor, Outputs] | None,
+        places: NDArray[np.int64],
+        gain: Tensor | None = None,
+    ) -> Tensor:
+        """(n,) distance to labels and teachers; `gain` is what the perturbation adds to both."""
+        if found is None:
+            raise AssertionError("a view was computed for every loss")
+        (pooled, outputs), config, stream = found, self._config, self.stream
+        add: Tensor | float = 0.0 if gain is None else gain
+        hard = supervised(config.loss, outputs, self._at(self._target, places, outputs) + add, stream.scale)
+        if stream.soft is None:
+            return hard
+        expected, share = outputs.expected(), config.distil.weight
+        soft = distance(config.loss, expected, self._at(self._soft, places, outputs) + add, stream.scale)
+        mixed = self._at(self._row_weight, places, outputs) * ((1 - share) * hard + share * soft)
+        if model.match is not None and self._features is not None:
+            wanted = self._at(self._features, places, outputs)
+            mixed = mixed + config.distil.features * (model.match(pooled) - wanted).square().mean(dim=1)
+        return mixed
+
+    def _both(
+        self,
+        model: CrystalModel,
+        clean: tuple[Tensor, Outputs],
+        perturbed: tuple[Tensor, Outputs],
+        places: NDArray[np.int64],
+        gain: Tensor | None,
+        ramp: float,
+    ) -> Tensor:
+        """(n,) supervised loss of one view or of both, and the distance between them."""
+        config = self._config.consistency
+        per_row = self._supervised(model, clean, places)
+        if config.supervised:
+            per_row = 0.5 * (per_row + self._supervised(model, perturbed, places, gain))
+        target = clean[1].expected() + (0.0 if gain is None else gain)
+        if config.target == "stop_gradient":
+            target = target.detach()
+        apart = distance(self._config.loss, perturbed[1].expected(), target, self.stream.scale)
+        return per_row + ramp * config.weight * apart
+
+    def _at(self, values: Tensor, places: NDArray[np.int64], outputs: Outputs) -> Tensor:
+        return values[torch.from_numpy(places)].to(outputs.value)
+
+
+def _uncertain(model: CrystalModel, name: str, loss: Tensor, share: float) -> Tensor:
+    """A loss under a learnt scale b: loss / b + log b, the negative log-likelihood of Laplace noise.
+
+    After Kendall, Gal and Cipolla (CVPR 2018), for absolute instead of squared errors.
+
+    Args:
+        share: of the nominal batch that the loss is of.
+    """
+    if name not in model.log_scale:
+        return loss
+    log_scale = model.log_scale[name]
+    return loss * torch.exp(-log_scale) + share * log_scale

@@ -1,6 +1,7 @@
 """The crystaltune command. Each command is one path: read options, call the function behind it, show the result."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -37,6 +38,21 @@ Energy = Annotated[bool, typer.Option("--energy", help="The target is an energy 
 Limit = Annotated[int | None, typer.Option(min=1, help="Keep this many rows, chosen at random with a fixed seed.")]
 Folds = Annotated[str, typer.Option(help="Folds to train: 0-4, 0, or 0,2.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML with settings, over the task's defaults.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, for example optim.lr=3e-4; may be repeated."),
+]
+Auxiliary = Annotated[
+    list[str] | None,
+    typer.Option("--aux", metavar="NAME[=FILE]", help="A task to train on jointly first; may be repeated."),
+]
+Processes = Annotated[int | None, typer.Option(min=1, help="Runs at once. Default: one a core, or one a GPU.")]
+PerGpu = Annotated[int, typer.Option(min=1, help="Runs that share a GPU, each in a process of its own.")]
+CompileOption = Annotated[
+    str, typer.Option("--compile", help="torch.compile: auto (long runs), on or off.", metavar="auto|on|off")
+]
+Tf32 = Annotated[bool, typer.Option("--tf32", help="TF32 products on a GPU, if exact enough on a sample.")]
 Published = Annotated[
     Path | None, typer.Option(help="CSV of published test predictions (mbid, fold, target, one column an algorithm).")
 ]
@@ -78,23 +94,17 @@ def train(
     energy: Energy = False,
     limit: Limit = None,
     folds: Folds = "0-4",
-    config: Annotated[Path | None, typer.Option(help="YAML with settings, over the task's defaults.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting, for example optim.lr=3e-4; may be repeated."),
-    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    aux: Auxiliary = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; resumed if it exists. Default: runs/TASK.")
     ] = None,
     device: Device = "auto",
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="Folds at once. Default: one a core, or one a GPU.")
-    ] = None,
-    per_gpu: Annotated[int, typer.Option(min=1, help="Folds that share a GPU, each in a process of its own.")] = 1,
-    compiled: Annotated[
-        str, typer.Option("--compile", help="torch.compile: auto (long runs), on or off.", metavar="auto|on|off")
-    ] = "auto",
-    tf32: Annotated[bool, typer.Option("--tf32", help="TF32 products on a GPU, if exact enough on a sample.")] = False,
+    processes: Processes = None,
+    per_gpu: PerGpu = 1,
+    compiled: CompileOption = "auto",
+    tf32: Tf32 = False,
     published: Published = None,
 ) -> None:
     """Train and test the folds of a task, resuming what is there; write scores, predictions and the record.
@@ -105,18 +115,97 @@ def train(
     from orchestrator.datasets import Source
     from orchestrator.train import TrainOptions, parse_folds
     from orchestrator.train import train as run_training
-    from trainables.config import load_config, merged, parse_assignments
     from trainables.model.compiled import parse_compile
 
-    layers = [load_config(config)] if config else []
-    chosen = merged({}, *layers, parse_assignments(settings or []))
+    chosen = _chosen(config, settings)
     options = TrainOptions(parse_folds(folds), device, processes, published, per_gpu, parse_compile(compiled), tf32)
     folder = out or Path("runs") / task
     with display() as shown:
         scores = run_training(
-            Source(task, data, target, unit, energy, limit), folder, settings=chosen, options=options, progress=shown
+            Source(task, data, target, unit, energy, limit),
+            folder,
+            settings=chosen,
+            options=options,
+            auxiliary=aux or [],
+            progress=shown,
         )
     _show(scores, folder)
+
+
+@app.command()
+def ablate(
+    task: TaskName,
+    experiments: Annotated[
+        str | None, typer.Option(help="E0,E1,...; parents and controls come along. Default: the whole ladder.")
+    ] = None,
+    data: DataFile = None,
+    target: Target = None,
+    unit: Unit = "",
+    energy: Energy = False,
+    limit: Limit = None,
+    folds: Folds = "0-4",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every experiment.")] = 3,
+    start: Annotated[
+        list[str] | None, typer.Option(help="Weights to start from; given again, a twin of every experiment.")
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(metavar="own|equal-steps", help="equal-steps: joint training is taken from the epochs.")
+    ] = "own",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    aux: Auxiliary = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study; resumed if it exists. Default: runs/ablation-TASK.")
+    ] = None,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Show what would be run, and stop.")] = False,
+    device: Device = "auto",
+    processes: Processes = None,
+    per_gpu: PerGpu = 1,
+    compiled: CompileOption = "auto",
+    tf32: Tf32 = False,
+    published: Published = None,
+) -> None:
+    """Run the ladder of experiments and say what each lever did, resuming what is there.
+
+    Leaves ablation.html, .md, .json and .parquet, every prediction, and one folder a model.
+    """
+    from orchestrator.ablation import AblationOptions, parse_budget, parse_starts
+    from orchestrator.ablation import ablate as run_ablation
+    from orchestrator.ablation_report import summary_table
+    from orchestrator.datasets import Source
+    from orchestrator.execute import Resources
+    from orchestrator.ladder import parse_experiments
+    from orchestrator.tables import plan_table
+    from orchestrator.train import parse_folds
+    from trainables.model.compiled import parse_compile
+
+    options = AblationOptions(
+        parse_experiments(experiments, with_auxiliary=bool(aux)),
+        parse_folds(folds),
+        seeds,
+        parse_starts(start or []),
+        parse_budget(budget),
+        published,
+        Resources(device, processes, per_gpu, parse_compile(compiled), tf32),
+        command=shlex.join(["crystaltune", *sys.argv[1:]]),
+        plan_only=plan_only,
+    )
+    folder, source = out or Path("runs") / f"ablation-{task}", Source(task, data, target, unit, energy, limit)
+    with display() as shown:
+        analysis = run_ablation(
+            source,
+            folder,
+            options,
+            settings=_chosen(config, settings),
+            auxiliary=aux or [],
+            progress=shown,
+            show_plan=lambda planned: out_console.print(plan_table(planned.lines), str(planned), sep=""),
+        )
+    if analysis is not None:
+        out_console.print(summary_table(analysis))
+        for sentence in analysis.sentences:
+            out_console.print(f"- {sentence}", soft_wrap=True)
+        out_console.print(f"Everything is in {folder} (ablation.html, ablation.md, ablation.json).", soft_wrap=True)
 
 
 @app.command()
@@ -174,6 +263,13 @@ def quickstart(
     with display() as shown:
         scores = run_quickstart(out, shown)
     _show(scores, out)
+
+
+def _chosen(config: Path | None, settings: list[str] | None) -> dict[str, object]:
+    """The settings of a file, and those of the command over it."""
+    from trainables.config import load_config, merged, parse_assignments
+
+    return merged({}, *([load_config(config)] if config else []), parse_assignments(settings or []))
 
 
 def _show(scores: dict[str, object], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """From what the user typed to a checked Dataset."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
@@ -67,10 +68,36 @@ def _read(source: Source, progress: Progress) -> Dataset:
     return read_table(source.file, source.task, source.target, unit=source.unit, energy=source.energy)
 
 
-def graph_store(dataset: Dataset, start: Start, progress: Progress) -> GraphStore:
-    """The dataset's packed graphs for these weights, from this machine's cache or built into it and checked."""
-    folder = cache_home() / "graphs"
-    return open_or_build(dataset.structures, cutoffs_of(start), folder, check=fold_check(start), progress=progress)
+def graph_store(dataset: Dataset, start: Start, progress: Progress, *, skin: float = 0.0) -> GraphStore:
+    """The dataset's packed graphs for these weights, from this machine's cache or built into it and checked.
+
+    Args:
+        skin: A added to the cutoffs, for views that are strained and displaced (training.augment.skin_of).
+    """
+    folder, cutoffs = cache_home() / "graphs", replace(cutoffs_of(start), skin=skin)
+    return open_or_build(dataset.structures, cutoffs, folder, check=fold_check(start), progress=progress)
+
+
+def full_name(name: str) -> str:
+    """A Matbench task's whole name where it was given without its prefix; other names as they are."""
+    return f"matbench_{name}" if f"matbench_{name}" in TASKS else name
+
+
+def load_auxiliary(texts: Sequence[str], progress: Progress) -> dict[str, Dataset]:
+    """Read auxiliary tasks given as NAME or NAME=FILE; by their whole names.
+
+    Raises:
+        UserError: as load_dataset, or a name given twice.
+    """
+    found: dict[str, Dataset] = {}
+    for text in texts:
+        name, equals, file = text.partition("=")
+        if not name or (equals and not file):
+            raise UserError(f"--aux {text}: NAME or NAME=FILE was wanted, for example --aux mp_gap")
+        if full_name(name) in found:
+            raise UserError(f"--aux {name} is given twice")
+        found[full_name(name)] = load_dataset(Source(name, Path(file) if equals else None), progress)
+    return found
 
 
 def prepare_data(source: Source, start: str, progress: Progress) -> str:

@@ -6,13 +6,15 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.datasets import graph_store
-from orchestrator.fold import finished, load_fold, predict_with_fallback
+from orchestrator.fold import LoadedFold, read_fold
 from orchestrator.workers import plan
 from trainables.data.dataset import read_structures
 from trainables.data.folds import N_FOLDS
 from trainables.errors import UserError
 from trainables.files import write_parquet
+from trainables.model.chgnet import cutoffs_of
 from trainables.progress import Progress, silent
+from trainables.training.augment import skin_of
 
 
 def predict_file(
@@ -31,18 +33,24 @@ def predict_file(
         UserError: no trained fold, an unreadable file, or structures that cannot be used (ids listed).
     """
     device = plan(1, device).devices[0]
-    folders = trained_folds(run)
-    loaded = [load_fold(folder, device) for folder in folders]
-    task = loaded[0][3]
+    folds = [LoadedFold.load(folder, device) for folder in trained_folds(run)]
+    config, task = folds[0].config, folds[0].task
     dataset = read_structures(file, task)
-    store = graph_store(dataset, loaded[0][2].model.start, progress)
-    rows = np.arange(len(dataset))
-    values, fallback = np.empty((len(loaded), len(rows))), np.zeros(len(rows), dtype=bool)
-    with progress.stage("predict", len(loaded) * len(rows), "crystals") as bar:
-        for place, (model, composition, config, _) in enumerate(loaded):
-            values[place], stood_in = predict_with_fallback(model, composition, config, store, rows)
-            fallback |= stood_in
-            bar.advance(len(rows))
+    start, views = config.model.start, config.tta
+    store, skinned = graph_store(dataset, start, progress), None
+    if views.views > 1:
+        skinned = graph_store(dataset, start, progress, skin=skin_of(views, cutoffs_of(start)))
+    rows, n_members = np.arange(len(dataset)), sum(len(fold.members) for fold in folds)
+    values, fallback = np.empty((len(folds), len(rows))), np.zeros(len(rows), dtype=bool)
+    with progress.stage("predict", n_members * len(rows), "crystals") as bar:
+        for place, fold in enumerate(folds):
+            members = []
+            for member in fold.members:
+                found, stood_in = member.predict(store, rows, views, skinned)
+                members.append(found.value)
+                fallback |= stood_in
+                bar.advance(len(rows))
+            values[place] = fold.combine(members)
     if fallback.any():
         progress.message(f"{int(fallback.sum())} rows have isolated atoms or no graph: their composition model is used")
     table = pd.DataFrame({"id": dataset.ids, "prediction": values.mean(0), "std": values.std(0), "fallback": fallback})
@@ -58,7 +66,7 @@ def trained_folds(run: Path) -> list[Path]:
         UserError: there are none.
     """
     folders = [run / f"fold_{fold}" for fold in range(N_FOLDS)]
-    done = [folder for folder in folders if finished(folder) is not None]
+    done = [folder for folder in folders if read_fold(folder) is not None]
     if not done:
         raise UserError(f"{run} holds no trained fold; `crystaltune train TASK --out {run}` makes them")
     return done

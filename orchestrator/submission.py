@@ -59,6 +59,8 @@ def refusal_of(scores: dict[str, Any]) -> str | None:
     task = TASKS.get(scores["task"]) or Task(
         scores["task"], scores["target"], scores["unit"], "property", scores["tier"], synthetic=scores["synthetic"]
     )
+    if scores.get("marks"):
+        return f"{'; '.join(scores['marks'])}: set multitask.keep_overlap=false for an honest record"
     folds = [int(fold) for fold in scores.get("folds", {})]
     n_fallback = scores["mean"]["n_fallback"] if folds else 0
     return why_no_record(task, partial=scores["partial"], n_rows=scores["n_rows"], folds=folds, n_fallback=n_fallback)

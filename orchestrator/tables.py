@@ -60,6 +60,7 @@ def title_of(scores: dict[str, Any]) -> str:
     if scores["partial"]:
         parts.append(f"PARTIAL: {scores['n_rows']:,} of {scores['official_rows']:,} rows, no leaderboard score")
     parts.append(f"tier {scores['tier']}")
+    parts += scores.get("marks", [])
     return ", ".join(parts)
 
 
@@ -90,4 +91,14 @@ def task_table() -> Table:
             task.name, task.target, task.unit, f"{task.official_rows:,}", task.overlap.removeprefix("pretrained-")
         )
     table.caption = "tier: how the pretraining data of CHGNet (MPtrj) overlap; start=scratch has its own tier"
+    return table
+
+
+def plan_table(lines: list[dict[str, Any]]) -> Table:
+    """The experiments of an ablation: what each changes, the models it needs, and how many no other has made."""
+    table = Table(title="Experiments", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("", "what", "models", "new"):
+        table.add_column(column, justify="right" if column in ("models", "new") else "left", no_wrap=column != "what")
+    for line in lines:
+        table.add_row(line["name"], line["says"], f"{line['models']:,}", f"{line['new']:,}")
     return table

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from orchestrator.baselines import baseline_predictions, baseline_scores
-from orchestrator.datasets import Source, graph_store, load_dataset
-from orchestrator.fold import FoldJob, finished, run_fold
+from orchestrator.datasets import Source, full_name, graph_store, load_auxiliary, load_dataset
+from orchestrator.execute import Resources, Runs, execute
+from orchestrator.fold import collect_predictions, read_fold, write_fold
+from orchestrator.material import Material
+from orchestrator.plan import ModelRun, recipe
 from orchestrator.published import published_scores, read_published
 from orchestrator.scores import fold_scores
-from orchestrator.workers import plan, run_jobs
+from orchestrator.workers import plan
 from search_spaces.presets import preset
 from trainables.config import RunConfig, dotted_names, merged, parse_config
 from trainables.data.dataset import Dataset
-from trainables.data.folds import N_FOLDS, make_split
+from trainables.data.folds import N_FOLDS
 from trainables.errors import UserError
 from trainables.files import read_json, write_json, write_parquet
 from trainables.graphs.store import GraphStore
@@ -51,12 +53,14 @@ def train(
     *,
     settings: Mapping[str, Any] | None = None,
     options: TrainOptions | None = None,
+    auxiliary: Sequence[str] = (),
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train and test every fold asked for, resuming what `out` already holds.
 
     Args:
         settings: keys of RunConfig, nested or dotted, over the task's preset.
+        auxiliary: tasks to train on jointly, as NAME or NAME=FILE; they become multitask.tasks where that is empty.
 
     Returns:
         The content of out/scores.json.
@@ -71,12 +75,15 @@ def train(
     devices = plan(1, options.device).devices
     Compute(devices[0], options.compiled, options.tf32).check()
     dataset = load_dataset(source, progress)
-    config = task_config(dataset, settings or {})
+    others = load_auxiliary(auxiliary, progress)
+    config = task_config(dataset, settings or {}, others)
+    material = Material(dataset, with_named(others, config, progress), progress)
     with only_process(out):
-        _same_run_or_refuse(out, config, dataset)
-        store = graph_store(dataset, config.model.start, progress)
-        failed = _train_folds(_jobs(dataset, config, store, options, out), options, progress)
-        scores = _score(dataset, config, store, options, out, progress, failed)
+        _same_run_or_refuse(out, config, material)
+        recipes = [recipe(config.changed({"fold": fold})) for fold in options.folds]
+        runs = Runs(material, recipes, lambda run: _folder(out, config, run))
+        failed = _train_folds(runs, options, progress)
+        scores = _score(material, config, options, out, progress, failed)
         scores |= _record(scores, out)
         write_json(out / "scores.json", scores)
     if failed:
@@ -114,19 +121,20 @@ def baseline_run(
     store = graph_store(dataset, "0.3.0", progress) if dataset.task.is_energy else None
     config = task_config(dataset, {})
     predictions = baseline_predictions(dataset, folds, store, progress, config)
-    content = _description(dataset, "0.3.0") | {"baselines": baseline_scores(predictions)}
+    content = description(dataset, config) | {"baselines": baseline_scores(predictions)}
     if published is not None:
         content["published"] = published_scores(published, predictions["dummy"])
     return content
 
 
-def _description(dataset: Dataset, start: str) -> dict[str, Any]:
+def description(dataset: Dataset, config: RunConfig) -> dict[str, Any]:
+    """What was scored, with everything that limits what it may be compared with."""
     task = dataset.task
     return {
         "task": task.name,
         "target": task.target,
         "unit": task.unit,
-        "tier": task.tier(start),
+        "tier": task.tier(config.uses_pretrained),
         "partial": dataset.partial,
         "synthetic": task.synthetic,
         "n_rows": len(dataset),
@@ -134,12 +142,27 @@ def _description(dataset: Dataset, start: str) -> dict[str, Any]:
     }
 
 
-def task_config(dataset: Dataset, settings: Mapping[str, Any]) -> RunConfig:
-    """The task's preset with the user's settings over it, checked as a whole."""
-    content = merged(preset(dataset.task), settings)
-    if content.get("task") != dataset.task.name:
-        raise UserError(f"the configuration is for task '{content.get('task')}', the command for '{dataset.task.name}'")
-    return parse_config(content, "configuration")
+def task_config(
+    dataset: Dataset, settings: Mapping[str, Any], auxiliary: Mapping[str, Dataset] | None = None
+) -> RunConfig:
+    """The task's preset with the user's settings over it, checked as a whole.
+
+    Auxiliary tasks that were read are those of the joint training, unless the settings name them.
+    """
+    config = parse_config(merged(preset(dataset.task), settings), "configuration")
+    if config.task != dataset.task.name:
+        raise UserError(f"the configuration is for task '{config.task}', the command for '{dataset.task.name}'")
+    named = [full_name(name) for name in config.multitask.tasks] or list(auxiliary or {})
+    unused = sorted(set(auxiliary or {}) - set(named))
+    if unused:
+        raise UserError(f"--aux {unused[0]}: multitask.tasks does not name it ({', '.join(named)})")
+    return config.changed({"multitask.tasks": named})
+
+
+def with_named(auxiliary: Mapping[str, Dataset], config: RunConfig, progress: Progress) -> dict[str, Dataset]:
+    """The auxiliary tasks of a configuration: those that were given with a file, and Matbench's by their names."""
+    lacking = [name for name in config.multitask.tasks if name not in auxiliary]
+    return {**auxiliary, **load_auxiliary(lacking, progress)}
 
 
 @contextmanager
@@ -162,12 +185,12 @@ def only_process(out: Path) -> Iterator[None]:
         yield
 
 
-def _same_run_or_refuse(out: Path, config: RunConfig, dataset: Dataset) -> None:
+def _same_run_or_refuse(out: Path, config: RunConfig, material: Material) -> None:
     """Write what this run is into out/run.json, or compare with what is there."""
-    path = out / "run.json"
+    path, digest = out / "run.json", material.digest(config)
     wanted = {
-        "fingerprint": config.changed({"fold": 0}).fingerprint(dataset.digest),
-        "data": dataset.digest,
+        "fingerprint": config.changed({"fold": 0}).fingerprint(digest),
+        "data": digest,
         "config": config.changed({"fold": 0}).model_dump(mode="json"),
         "versions": {name: version(name) for name in ("crystaltune", "chgnet", "torch", "pymatgen", "numpy")},
     }
@@ -188,8 +211,9 @@ def _same_run_or_refuse(out: Path, config: RunConfig, dataset: Dataset) -> None:
 
 def _differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     found = []
+    defaults = RunConfig(task="").model_dump(mode="json")  # of levers that an older version did not have
     for name in dotted_names():
-        before, now = _look_up(held.get("config", {}), name), _look_up(wanted["config"], name)
+        before, now = (_look_up(merged(defaults, each.get("config", {})), name) for each in (held, wanted))
         if before != now:
             found.append(f"{name} was {before}, is {now}")
     if held.get("data") != wanted["data"]:
@@ -206,90 +230,81 @@ def _look_up(content: Any, dotted: str) -> Any:
     return content
 
 
-def _jobs(
-    dataset: Dataset, config: RunConfig, store: GraphStore, options: TrainOptions, out: Path
-) -> list[tuple[str, FoldJob]]:
-    jobs = []
-    for fold in options.folds:
-        fold_config = config.changed({"fold": fold})
-        split = make_split(dataset, fold, val_share=config.data.val_share, seed=config.seed)
-        if split.test is None:
-            raise AssertionError("make_split gives test rows")
-        folder = out / f"fold_{fold}"
-        job = FoldJob(
-            fold_config,
-            dataset.task,
-            split.without_test(),
-            split.test.ids,
-            split.test.rows,
-            store.folder,
-            folder,
-            options.compiled,
-            options.tf32,
-        )
-        jobs.append((f"fold {fold}", job))
-    return jobs
+def _folder(out: Path, config: RunConfig, run: ModelRun) -> Path:
+    """Where a run lies: a fold's only member in the fold's folder, everything else in one of its own there."""
+    fold = out / f"fold_{run.config.fold}"
+    members = recipe(config.changed({"fold": run.config.fold})).members
+    if members == (run,):
+        return fold
+    if run.soup_of:
+        return fold / "soup"
+    if run.n_inner:
+        return fold / f"teacher_seed_{run.config.seed}_without_{run.inner}"
+    return fold / (f"seed_{run.config.seed}" if run in members else f"teacher_seed_{run.config.seed}")
 
 
-def _train_folds(jobs: list[tuple[str, FoldJob]], options: TrainOptions, progress: Progress) -> dict[int, str]:
-    """Run the folds that are not finished; returns the reasons of those that failed."""
-    left = [(name, job) for name, job in jobs if finished(job.folder) is None]
-    where = plan(len(left), options.device, options.processes, options.per_gpu)
-    if len(left) < len(jobs):
-        progress.message(f"{len(jobs) - len(left)} of {len(jobs)} folds are finished already")
-    fold_of = {name: job.config.fold for name, job in left}
+def _train_folds(runs: Runs, options: TrainOptions, progress: Progress) -> dict[int, str]:
+    """Make the models of all folds and write what each fold predicts; returns the reasons of those that failed."""
+    resources = Resources(options.device, options.processes, options.per_gpu, options.compiled, options.tf32)
+    execute(runs, resources, ended=lambda run, summary: _tell(run, summary, progress))
     failed = {}
-    for name, summary in run_jobs(run_fold, left, where, progress):
-        if summary["status"] == "failed":
-            failed[fold_of[name]] = str(summary["reason"])
-            progress.message(f"{name} failed: {summary['reason']}")
+    for one in runs.recipes:
+        reasons = [reason for run in one.members if (reason := runs.failed(run))]
+        if reasons:
+            failed[one.config.fold] = reasons[0]
         else:
-            progress.message(
-                f"{name}: validation MAE {summary['best_val_mae']:.4g} in epoch {summary['best_epoch'] + 1}, "
-                f"{summary['structures_per_s']:.0f} structures/s"
-            )
+            write_fold(runs, one)
     return failed
 
 
-def collect_predictions(dataset: Dataset, folds: Sequence[int], out: Path) -> pd.DataFrame:
-    """Predictions of all finished folds beside their targets: id, fold, target, prediction, fallback."""
-    target = pd.Series(dataset.targets, index=list(dataset.ids))
-    tables = [
-        pd.read_parquet(out / f"fold_{fold}" / "predictions.parquet")
-        for fold in folds
-        if finished(out / f"fold_{fold}") is not None
-    ]
-    if not tables:
-        return pd.DataFrame(columns=["id", "fold", "target", "prediction", "fallback"])
-    table = pd.concat(tables, ignore_index=True)
-    table.insert(2, "target", target.loc[table["id"]].to_numpy())
-    return table
+def _tell(run: ModelRun, summary: Mapping[str, Any], progress: Progress) -> None:
+    name = f"fold {run.config.fold} seed {run.config.seed}" + (f" without part {run.inner}" if run.n_inner else "")
+    if summary["status"] == "failed":
+        progress.message(f"{name} failed: {summary['reason']}")
+    elif not run.soup_of:
+        progress.message(
+            f"{name}: validation MAE {summary['best_val_mae']:.4g} in epoch {summary['best_epoch'] + 1}, "
+            f"{summary['structures_per_s']:.0f} structures/s"
+        )
 
 
 def _score(
-    dataset: Dataset,
+    material: Material,
     config: RunConfig,
-    store: GraphStore,
     options: TrainOptions,
     out: Path,
     progress: Progress,
     failed: Mapping[int, str],
 ) -> dict[str, Any]:
     """Write predictions.parquet and score every fold that is finished, asked for now or before."""
+    dataset = material.dataset
     predictions = collect_predictions(dataset, range(N_FOLDS), out)
     write_parquet(out / "predictions.parquet", predictions)
-    scores = _description(dataset, config.model.start) | {"fingerprint": config.fingerprint(dataset.digest)}
+    scores = description(dataset, config) | {"fingerprint": config.fingerprint(material.digest(config))}
+    scores["marks"] = marks(material, config, options.folds)
     if len(predictions):
         folds = sorted(int(fold) for fold in np.unique(predictions["fold"]))
         scores |= fold_scores(predictions)
+        store = GraphStore(material.store(config.model.start))
         baselines = baseline_predictions(dataset, folds, store, progress, config)
         scores["baselines"] = baseline_scores(baselines)
         for fold in folds:
-            scores["folds"][str(fold)]["structures_per_s"] = (finished(out / f"fold_{fold}") or {})["structures_per_s"]
+            about = read_fold(out / f"fold_{fold}")
+            scores["folds"][str(fold)]["structures_per_s"] = 0.0 if about is None else about["structures_per_s"]
         if options.published is not None:
             scores["published"] = published_scores(options.published, predictions)
     scores["failed"] = {str(fold): reason for fold, reason in failed.items()}
     return scores
+
+
+def marks(material: Material, config: RunConfig, folds: Sequence[int]) -> list[str]:
+    """What must be said beside every number of a configuration."""
+    if not config.multitask.keep_overlap:
+        return []
+    rows = [each for fold in folds for each in material.auxiliary_rows(config.changed({"fold": fold}))]
+    return (
+        [f"{sum(each.n_kept_overlap for each in rows)} auxiliary rows are test crystals and were KEPT"] if rows else []
+    )
 
 
 def _record(scores: dict[str, Any], out: Path) -> dict[str, str | None]:

@@ -19,6 +19,10 @@ Result = TypeVar("Result")
 Work = Callable[[Job, str, Progress], Result]  # (job, device, progress) -> result
 
 
+class WorkerKilled(UserError):
+    """A worker process ended without an answer; results that came before it are there."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Where jobs run: how many at once, with how many threads, on which devices in turn."""
@@ -54,7 +58,7 @@ def run_jobs(
     """Run named jobs and yield (name, result) as each ends.
 
     Raises:
-        UserError: raised by a job, or a worker process was killed; results that came before were yielded.
+        UserError: raised by a job; WorkerKilled where a worker process was; results that came before were yielded.
     """
     if where.devices == ("cpu",):
         keep_freed_memory()
@@ -75,7 +79,7 @@ def run_jobs(
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
         except BrokenProcessPool:
-            raise UserError(
+            raise WorkerKilled(
                 "a worker process was killed (out of memory, most likely); what is done is kept: "
                 "run the same command again, with --processes 1 to need less memory"
             ) from None

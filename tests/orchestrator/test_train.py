@@ -15,9 +15,10 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from small_data import tiny_dataset
 
+from orchestrator import execute as execute_module
 from orchestrator import train as train_module
 from orchestrator.datasets import Source
-from orchestrator.fold import FoldJob
+from orchestrator.jobs import Job
 from orchestrator.predict import predict_file
 from orchestrator.submission import record_run
 from orchestrator.train import TrainOptions, baseline_run, parse_folds, train
@@ -73,21 +74,22 @@ def test_train_leaves_scores_and_predictions_of_every_test_row(table: Path, tmp_
 
 
 def test_workers_never_get_a_test_target(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[FoldJob] = []
-    inner = train_module.run_fold
+    seen: list[Job] = []
+    inner = execute_module.do
 
-    def watched(job: FoldJob, *rest: Any) -> dict[str, Any]:
+    def watched(job: Job, *rest: Any) -> dict[str, Any]:
         seen.append(job)
         return inner(job, *rest)
 
-    monkeypatch.setattr(train_module, "run_fold", watched)
+    monkeypatch.setattr(execute_module, "do", watched)
     run(table, tmp_path / "out")
     predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
     assert len(seen) == 2
     for job in seen:
         test = set(predictions.loc[predictions["fold"] == job.config.fold, "id"])
         assert job.split.test is None
-        assert set(job.test_ids) == test
+        assert set(job.wanted["test"].ids) == test
+        assert set(vars(job.wanted["test"])) == {"ids", "rows"}
         assert not test & set(job.split.train.ids + job.split.val.ids)
 
 
@@ -103,7 +105,7 @@ def test_second_train_in_the_same_folder_trains_nothing_and_adds_folds(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = run(table, tmp_path / "out", (0,))
-    monkeypatch.setattr(train_module, "run_fold", lambda *args: pytest.fail("a fold was trained again"))
+    monkeypatch.setattr(execute_module, "do", lambda *args: pytest.fail("a fold was trained again"))
     assert run(table, tmp_path / "out", (0,))["mean"] == before["mean"]
     monkeypatch.undo()
     monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path / "cache"))
@@ -157,14 +159,14 @@ def test_second_process_in_the_same_folder_exits_at_once(table: Path, tmp_path: 
 def test_failed_fold_is_named_and_the_others_are_kept(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = train_module.run_fold
+    inner = execute_module.do
 
-    def fails_in_fold_1(job: FoldJob, *rest: Any) -> dict[str, Any]:
+    def fails_in_fold_1(job: Job, *rest: Any) -> dict[str, Any]:
         if job.config.fold == 1:
             return {"status": "failed", "reason": "the loss became nan in epoch 0"}
         return inner(job, *rest)
 
-    monkeypatch.setattr(train_module, "run_fold", fails_in_fold_1)
+    monkeypatch.setattr(execute_module, "do", fails_in_fold_1)
     with pytest.raises(UserError, match=r"1 of 2 folds failed \(fold 1: the loss became nan"):
         run(table, tmp_path / "out")
     scores = read_json(tmp_path / "out" / "scores.json")

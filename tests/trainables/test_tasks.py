@@ -50,8 +50,8 @@ def test_energies_use_chgnets_own_head_and_all_else_a_fresh_one() -> None:
 
 def test_a_run_from_scratch_has_the_tier_scratch_whatever_the_task() -> None:
     for task in (*TASKS.values(), SAMPLE_TASK):
-        assert task.tier("scratch") == "scratch"
-        assert task.tier("0.3.0") == task.overlap != "scratch"
+        assert task.tier(False) == "scratch"
+        assert task.tier(True) == task.overlap != "scratch"
     assert TASKS["matbench_mp_e_form"].overlap == "pretrained-label-overlap"
     assert TASKS["matbench_jdft2d"].overlap == "pretrained-disjoint"
 
@@ -59,7 +59,7 @@ def test_a_run_from_scratch_has_the_tier_scratch_whatever_the_task() -> None:
 def test_a_table_of_ones_own_has_an_unknown_overlap_and_no_official_rows() -> None:
     task = custom_task("mine", "y", "eV", "property")
     assert (task.name, task.target, task.unit, task.is_matbench) == ("mine", "y", "eV", False)
-    assert task.tier("0.3.0") == "pretrained-overlap-unknown"
+    assert task.tier(True) == "pretrained-overlap-unknown"
 
 
 @pytest.mark.parametrize("name", TASKS)

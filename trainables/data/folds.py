@@ -114,6 +114,35 @@ def make_split(dataset: Dataset, fold: int, *, val_share: float, seed: int) -> F
     return split
 
 
+def inner_split(
+    dataset: Dataset, fold: int, inner: int, n_inner: int, *, val_share: float, seed: int
+) -> tuple[FoldSplit, Part]:
+    """Split the training rows of an outer fold for an out-of-fold teacher.
+
+    The training rows (inner validation included) fall into `n_inner` parts by reduced formula. Part `inner` is held
+    out; of the others a validation part is split off as make_split does.
+
+    Returns:
+        The teacher's split, without test rows; and the rows that it may label, none of which is in the split.
+
+    Raises:
+        UserError: as make_split, or an inner fold without rows.
+    """
+    known = np.flatnonzero(fold_of_rows(dataset) != fold)
+    formulas = [dataset.structures.reduced_formulas[row] for row in known]
+    rank = _seeded_rank(sorted(set(formulas)), f"inner:{seed}:{fold}:{n_inner}")
+    held = np.array([rank[formula] % n_inner == inner for formula in formulas], dtype=bool)
+    rest = known[~held]
+    if not held.any() or len(rest) < 2:
+        raise UserError(
+            f"fold {fold} of {dataset.task.name} has {len(known)} training rows, too few for {n_inner} inner folds: "
+            "set distil.inner_folds lower, or give more rows"
+        )
+    val = _validation_mask([dataset.structures.reduced_formulas[row] for row in rest], val_share, fold, seed)
+    split = FoldSplit(fold, _part(dataset, rest[~val]), _part(dataset, rest[val]), None)
+    return split, _part(dataset, known[held])
+
+
 def _validation_mask(formulas: list[str], share: float, fold: int, seed: int) -> NDArray[np.bool_]:
     """True for about `share` of the rows: whole formulas in a seeded order until the share is reached."""
     rank = _seeded_rank(sorted(set(formulas)), f"validation:{seed}:{fold}")

@@ -43,9 +43,9 @@ class Task:
     def is_energy(self) -> bool:
         return self.quantity != "property"
 
-    def tier(self, start: str) -> Tier:
-        """Honesty tier of a result that began at `start`."""
-        return "scratch" if start == "scratch" else self.overlap
+    def tier(self, pretrained: bool) -> Tier:
+        """Honesty tier of a result that pretrained weights have (or have no) part in."""
+        return self.overlap if pretrained else "scratch"
 
     def mbid(self, row: int) -> str:
         """Matbench's id of an official 0-based row, for example mb-jdft2d-001."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trainables.config import RunConfig
 from trainables.graphs.convert import Cutoffs
@@ -15,9 +16,13 @@ from trainables.graphs.symmetry import MANDEL
 from trainables.graphs.view import View, folded_view, full_view, symmetry_of
 from trainables.levers import PerturbConfig
 
-# A normal draw longer than this many sizes is scaled back (3 strains and 2 displacements in 10,000), so that a skin
-# can cover every draw.
+# A normal draw longer than this many sizes is scaled back (3 strains in 10,000, 2 displacements in 100,000), so that a
+# skin can cover every draw.
 _LONGEST = 5.0
+# Symmetry operations found to spglib's tolerance are not quite orthogonal: projected displacements of real crystals
+# were up to 7e-4 longer than what was drawn.
+_PROJECTED = 1.01
+_STILL = 1e-9  # A, or a lattice fraction; what moves less has moved by rounding
 _SKIN_STEP = 0.1  # A; skins are multiples of it, so that near sizes share a store
 
 
@@ -69,10 +74,11 @@ def skin_for(config: RunConfig, cutoffs: Cutoffs) -> float:
 
 
 def skin_of(config: PerturbConfig, cutoffs: Cutoffs) -> float:
-    """The skin, in A, that covers every draw, rounded up."""
-    strain, displacement = largest(config)
+    """The skin, in A, that covers every draw and its projection, rounded up."""
+    strain, displacement = (_PROJECTED * bound for bound in largest(config))
     needed = needed_skin(max(cutoffs.atom, cutoffs.bond), displacement=displacement, strain=strain)
-    return round(math.ceil(needed / _SKIN_STEP - 1e-9) * _SKIN_STEP, 6)
+    steps = math.ceil(needed / _SKIN_STEP - 1e-9)
+    return round(max(steps, int(config.active)) * _SKIN_STEP, 6)  # the tiniest draws want a store with symmetry, too
 
 
 def draw(
@@ -134,3 +140,13 @@ def moved(config: PerturbConfig, store: GraphStore, rows: NDArray[np.int64], vie
         if displacement is not None and config.displacement == "symmetry":
             displacement = project_displacement(symmetry, displacement)
     return perturbed(view, store.cutoffs, strain=strain, displacement=displacement)
+
+
+def has_moved(before: View, after: View) -> Tensor:
+    """(n,) True for the crystals that were strained or displaced: not where nothing was drawn or symmetry left it."""
+    strained = (after.lattice - before.lattice).abs().amax(dim=(1, 2)) > _STILL
+    displaced = (after.frac - before.frac).abs().amax(dim=1) > _STILL  # (A,)
+    n_displaced = displaced.new_zeros(len(strained), dtype=torch.int64).index_add(
+        0, before.atom_owner, displaced.long()
+    )
+    return strained | (n_displaced > 0)

@@ -64,7 +64,7 @@ class SoftTargets:
         )
 
     def check(self, config: DistilConfig, wanted: Collection[str]) -> None:
-        """Refuse labels of teachers that saw the row, and rows without a label.
+        """Refuse labels of teachers that saw the row, and rows without a finite label.
 
         Raises:
             UserError: with the rows.
@@ -75,7 +75,8 @@ class SoftTargets:
                 f"{len(known)} soft targets come from teachers that were trained on those rows ({listed(known, 5)}), "
                 "which repeat the labels: use out-of-fold teachers, or ask for distil.teachers=in_sample by name"
             )
-        lacking = sorted(set(wanted) - set(self.ids))
+        told = {row for row, mean in zip(self.ids, self.mean, strict=True) if np.isfinite(mean)}
+        lacking = sorted(set(wanted) - told)
         if lacking:
             raise UserError(f"{len(lacking)} training rows have no soft target ({listed(lacking, 5)})")
 

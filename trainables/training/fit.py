@@ -73,7 +73,8 @@ def fit(
     Args:
         split: without test rows (FoldSplit.without_test()).
         skinned: the same crystals with the skin of augment.skin_for(config), where config.augment is active.
-        soft: teachers' labels of every training row, where config.distil.weight > 0.
+        soft: teachers' labels of every training row (for a refit of validation rows too), where config.distil.weight
+            > 0.
         auxiliary: the tasks of config.multitask, without rows that are test crystals.
         stop_early: asked after every epoch; True ends the run with the best epoch so far.
 
@@ -85,9 +86,10 @@ def fit(
     _check_arguments(config, split, skinned, soft, auxiliary)
     compute = compute or Compute()
     compute.check()
-    train, val = _usable(config, split, store, task)
+    train, val = _usable(config, split, store, skinned, task)
     left_out = len(split.train) + len(split.val) - len(train) - len(val)
-    course = _course(config, store, skinned, soft, task, Part.join(train, val), compute, progress)
+    trained = Part.join(train, val) if config.data.refit else train
+    course = _course(config, store, skinned, soft, task, trained, compute, progress)
     if compute.tf32:
         start = configured_model(config.model, task, config.seed)
         refuse_inexact_tf32(start.to(course.device), course.store, train.rows)
@@ -121,13 +123,20 @@ def _check_arguments(
         raise ValueError("augmentation wants the crystals with a skin: skinned=, built with augment.skin_for(config)")
     if config.distil.weight > 0 and soft is None:
         raise ValueError("distillation wants the teachers' labels: soft=")
+    if config.distil.weight > 0 and config.distil.features > 0 and soft is not None and soft.features is None:
+        raise ValueError("distil.features > 0 wants soft targets with the teachers' features")
     if [each.task.name for each in auxiliary] != list(config.multitask.tasks):
         raise ValueError(f"config.multitask.tasks are {config.multitask.tasks}: auxiliary= wants the same, in order")
 
 
-def _usable(config: RunConfig, split: FoldSplit, store: GraphStore, task: Task) -> tuple[Part, Part]:
-    """Training and validation rows with a graph."""
-    parts = [part.keep(with_graph(store, part.rows, config)) for part in (split.train, split.val)]
+def _usable(
+    config: RunConfig, split: FoldSplit, store: GraphStore, skinned: GraphStore | None, task: Task
+) -> tuple[Part, Part]:
+    """Training and validation rows with a graph, and with one to perturb where that is wanted."""
+    usable = with_graph(store, np.arange(len(store)), config)
+    if skinned is not None and config.augment.active:
+        usable &= ~skinned.failed
+    parts = [part.keep(usable[part.rows]) for part in (split.train, split.val)]
     for role, part in zip(("training", "validation"), parts, strict=True):
         if len(part) == 0:
             raise UserError(
@@ -143,7 +152,7 @@ def _course(
     skinned: GraphStore | None,
     soft: SoftTargets | None,
     task: Task,
-    known: Part,
+    trained: Part,
     compute: Compute,
     progress: Progress,
 ) -> _Course:
@@ -152,10 +161,10 @@ def _course(
         raise UserError(f"model.head=hurdle is for targets that are often exactly zero; {task.name} is an energy")
     store = store.near(device)
     if soft is not None:
-        soft.check(config.distil, known.ids)
+        soft.check(config.distil, trained.ids)
     if config.augment.active and config.augment.labels == "corrected":
         frozen = FrozenEnergies(config.model.start, task, device)
-        frozen.know(store, known.rows, progress)
+        frozen.know(store, trained.rows, progress)
     near_skinned = None if skinned is None or not config.augment.active else skinned.near(device)
     return _Course(task, store, near_skinned, soft, frozen, device, compute, progress)
 

@@ -14,7 +14,7 @@ from trainables.graphs.batch import Batch, collate
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel
 from trainables.model.heads import Outputs, mean_pool
-from trainables.training.augment import Draw, draw, gathered, moved, view_cost
+from trainables.training.augment import Draw, draw, gathered, has_moved, moved, view_cost
 from trainables.training.distill import SoftTargets
 from trainables.training.frozen import FrozenEnergies
 from trainables.training.losses import distance, supervised
@@ -110,14 +110,16 @@ class Objective:
             per_row = self._supervised(model, clean, chosen.places)
         else:
             store = stream.skinned
-            view = moved(config.augment, store, rows, gathered(config.augment, store, rows), chosen.change)
+            still = gathered(config.augment, store, rows)
+            view = moved(config.augment, store, rows, still, chosen.change)
             batch = view.batch(trim=replace(store.cutoffs, skin=0.0)).to(self._device)
             gain = None if stream.frozen is None else stream.frozen.difference(batch, rows)
             perturbed = self._forward(model, batch)
             if clean is None:
                 per_row = self._supervised(model, perturbed, chosen.places, gain)
             else:
-                per_row = self._both(model, clean, perturbed, chosen.places, gain, ramp)
+                apart = ramp * has_moved(still, view).to(self._device)
+                per_row = self._both(model, clean, perturbed, chosen.places, gain, apart)
         total = stream.weight * per_row.sum() / config.optim.batch_size
         if stream.head or "target" in model.log_scale:
             total = _uncertain(model, stream.head or "target", total, len(rows) / config.optim.batch_size)
@@ -159,9 +161,14 @@ class Objective:
         perturbed: tuple[Tensor, Outputs],
         places: NDArray[np.int64],
         gain: Tensor | None,
-        ramp: float,
+        share: Tensor,
     ) -> Tensor:
-        """(n,) supervised loss of one view or of both, and the distance between them."""
+        """(n,) supervised loss of one view or of both, and the distance between them.
+
+        Args:
+            share: (n,) of the consistency weight. 0 for crystals that did not move: both predictions differ by rounding
+                there, whose sign would decide the gradient of an absolute difference.
+        """
         config = self._config.consistency
         per_row = self._supervised(model, clean, places)
         if config.supervised:
@@ -170,7 +177,7 @@ class Objective:
         if config.target == "stop_gradient":
             target = target.detach()
         apart = distance(self._config.loss, perturbed[1].expected(), target, self.stream.scale)
-        return per_row + ramp * config.weight * apart
+        return per_row + share * config.weight * apart
 
     def _at(self, values: Tensor, places: NDArray[np.int64], outputs: Outputs) -> Tensor:
         return values[torch.from_numpy(places)].to(outputs.value)

@@ -1,0 +1,225 @@
+"""Runs become jobs, wave after wave, over processes; what is finished is not done again."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.jobs import FEATURES, Job, Wanted, complete, do, predictions_file
+from orchestrator.material import Material
+from orchestrator.plan import ModelRun, Recipe, waves
+from orchestrator.workers import WorkerKilled, plan, run_jobs
+from trainables.data.folds import Part
+from trainables.levers import TtaConfig
+from trainables.model.compiled import Compile
+from trainables.progress import Bar
+from trainables.training.distill import Labels, SoftTargets
+
+_RESTARTS = 3  # of the worker processes, where one was killed
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where jobs run. On a CPU none of it changes a result but in its last digits."""
+
+    device: str = "auto"
+    processes: int | None = None
+    per_gpu: int = 1
+    compiled: Compile = "auto"
+    tf32: bool = False
+
+
+@dataclass(eq=False)
+class Runs:
+    """All models that some recipes need, where they lie, and what became of them.
+
+    Attributes:
+        folder_of: a run's folder.
+        summaries: by key, what a run reported; "status" is finished or failed.
+    """
+
+    material: Material
+    recipes: Sequence[Recipe]
+    folder_of: Callable[[ModelRun], Path]
+    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def waves(self) -> list[list[ModelRun]]:
+        found: list[list[ModelRun]] = []
+        for run in (run for recipe in self.recipes for run in recipe.members):
+            for level, wave in enumerate(waves([run], self.material.digest(run.config))):
+                found += [[] for _ in range(level + 1 - len(found))]
+                found[level] += wave
+        return [list({self.material.key(run): run for run in wave}.values()) for wave in found]
+
+    def views_of(self) -> dict[str, list[TtaConfig]]:
+        """How each run is to predict, by key."""
+        wanted: dict[str, dict[str, TtaConfig]] = {}
+        for recipe in self.recipes:
+            for run in recipe.members:
+                views = recipe.views
+                wanted.setdefault(self.material.key(run), {})[views.model_dump_json()] = views
+        return {key: list(views.values()) for key, views in wanted.items()}
+
+    def failed(self, run: ModelRun) -> str:
+        """Why a run failed, or nothing."""
+        summary = self.summaries.get(self.material.key(run))
+        if summary is None:
+            return "it was not run"
+        return str(summary["reason"]) if summary["status"] == "failed" else ""
+
+
+def execute(
+    runs: Runs,
+    resources: Resources,
+    *,
+    bar: Bar | None = None,
+    work: Mapping[str, float] | None = None,
+    ended: Callable[[ModelRun, dict[str, Any]], None] = lambda run, summary: None,
+) -> None:
+    """Make every model that is needed; failures are kept as such and stop only what needs them.
+
+    Args:
+        bar: advances by `work`, by key, as runs end.
+        ended: told of every run that ends, failed or not.
+
+    Raises:
+        UserError: worker processes were killed again and again.
+    """
+    views = runs.views_of()
+    for wave in runs.waves():
+        jobs: list[tuple[str, Job]] = []
+        by_name: dict[str, ModelRun] = {}
+        for run in wave:
+            key = runs.material.key(run)
+            refused = _refused(runs, run)
+            if refused:
+                _note(runs, run, {"status": "failed", "reason": refused}, bar, work, ended)
+                continue
+            name = run.name(runs.material.digest(run.config)).rsplit("-", 1)[0]
+            name = f"{name}-{key[:4]}" if name in by_name else name
+            job = _job(runs, run, views.get(key, [TtaConfig()]), resources)
+            before = complete(job)
+            if before is not None:
+                _note(runs, run, before, bar, work, ended)
+                continue
+            by_name[name] = run
+            jobs.append((name, job))
+        for name, summary in _all_jobs(jobs, resources, runs.material):
+            _note(runs, by_name[name], summary, bar, work, ended)
+
+
+def _note(
+    runs: Runs,
+    run: ModelRun,
+    summary: dict[str, Any],
+    bar: Bar | None,
+    work: Mapping[str, float] | None,
+    ended: Callable[[ModelRun, dict[str, Any]], None],
+) -> None:
+    key = runs.material.key(run)
+    runs.summaries[key] = summary
+    if bar is not None:
+        bar.advance((work or {}).get(key, 1.0))
+    ended(run, summary)
+
+
+def _refused(runs: Runs, run: ModelRun) -> str:
+    for other in run.needs:
+        reason = runs.failed(other)
+        if reason:
+            return f"a model that it needs failed: {reason}"
+    return ""
+
+
+def _all_jobs(
+    jobs: list[tuple[str, Job]], resources: Resources, material: Material
+) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Results as they come; where a worker process was killed, the rest is begun anew."""
+    left, restarts = dict(jobs), 0
+    while left:
+        where = plan(len(left), resources.device, resources.processes, resources.per_gpu)
+        try:
+            for name, summary in run_jobs(do, list(left.items()), where, material.progress):
+                del left[name]
+                yield name, summary
+        except WorkerKilled as killed:
+            restarts += 1
+            if restarts > _RESTARTS:
+                raise
+            material.progress.message(f"{killed}; beginning again with {len(left)} runs left")
+            time.sleep(1.0)
+
+
+def _job(runs: Runs, run: ModelRun, views: Sequence[TtaConfig], resources: Resources) -> Job:
+    material, config, start = runs.material, run.config, run.config.model.start
+    split, held = material.split(run)
+    test = material.test(config.fold)
+    wanted = {"val": _wanted(split.val), "test": _wanted(test)}
+    if held is not None:
+        wanted = {"labelled": _wanted(held)}
+    elif _is_teacher_in_sample(runs, run):
+        wanted["labelled"] = _wanted(Part.join(split.train, split.val))
+    folder = runs.folder_of(run)
+    return Job(
+        config=config,
+        task=material.dataset.task,
+        split=split,
+        wanted=wanted,
+        views=tuple((each, material.store(start, each) if each.views > 1 else None) for each in views),
+        store=material.store(start),
+        folder=folder,
+        skinned=material.store(start, config.augment) if config.augment.active else None,
+        soft=_soft_targets(runs, run, folder) if run.teachers else None,
+        auxiliary=material.auxiliary_rows(config),
+        soup_of=tuple(runs.folder_of(other) for other in run.soup_of),
+        features=_features_wanted(runs, run),
+        compiled=resources.compiled,
+        tf32=resources.tf32,
+    )
+
+
+def _wanted(part: Part) -> Wanted:
+    return Wanted(part.ids, part.rows)
+
+
+def _students(runs: Runs, run: ModelRun) -> list[ModelRun]:
+    key = runs.material.key(run)
+    members = [member for recipe in runs.recipes for member in recipe.members]
+    members += [other for member in members for other in member.soup_of]
+    return [one for one in members if any(runs.material.key(teacher) == key for teacher in one.teachers)]
+
+
+def _is_teacher_in_sample(runs: Runs, run: ModelRun) -> bool:
+    return any(student.config.distil.teachers == "in_sample" for student in _students(runs, run))
+
+
+def _features_wanted(runs: Runs, run: ModelRun) -> bool:
+    return any(student.config.distil.features > 0 for student in _students(runs, run))
+
+
+def _soft_targets(runs: Runs, run: ModelRun, folder: Path) -> Path:
+    """Gather the teachers' labels into a file of the student's."""
+    labels = [_labels(runs, teacher, run.config.distil.features > 0) for teacher in run.teachers]
+    path = folder / "soft_targets.npz"
+    folder.mkdir(parents=True, exist_ok=True)
+    SoftTargets.from_teachers(labels).save(path)
+    return path
+
+
+def _labels(runs: Runs, teacher: ModelRun, with_features: bool) -> Labels:
+    """What a teacher says of the rows it may label, and which rows it has seen."""
+    split, _ = runs.material.split(teacher)
+    folder = runs.folder_of(teacher)
+    table = pd.read_parquet(predictions_file(folder, TtaConfig()))
+    table = table[table["part"] == "labelled"]
+    features = np.load(folder / FEATURES, allow_pickle=False) if with_features else None
+    seen = frozenset(split.train.ids) | frozenset(split.val.ids)
+    known = ~table["fallback"].to_numpy()  # a fallback's prediction is no teacher's
+    if features is not None:
+        features = features[known]
+    ids = tuple(str(row) for row in table["id"][known])
+    return Labels(ids, table["prediction"].to_numpy(float)[known], seen, features)

@@ -1,0 +1,251 @@
+"""One model's run in a worker process: from a split to predictions on disk."""
+
+import fcntl
+import hashlib
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from orchestrator.ensemble import soup
+from orchestrator.material import AuxiliaryRows
+from trainables.config import RunConfig
+from trainables.data.composition import CompositionModel
+from trainables.data.folds import FoldSplit, Part
+from trainables.data.tasks import Task
+from trainables.errors import UserError
+from trainables.files import read_json, write_atomically, write_json, write_parquet, write_text
+from trainables.graphs.store import GraphStore
+from trainables.levers import TtaConfig
+from trainables.model.chgnet import CrystalModel
+from trainables.model.compiled import Compile
+from trainables.progress import Progress, silent
+from trainables.training.checkpoint import DamagedCheckpoint, write_checkpoint
+from trainables.training.compute import Compute
+from trainables.training.distill import SoftTargets
+from trainables.training.fit import fit
+from trainables.training.frozen import FrozenEnergies
+from trainables.training.joint import Auxiliary
+from trainables.training.predict import load_model, predict, save_model, with_graph
+from trainables.training.tta import Predicted, predict_views
+
+DONE = "done.json"
+FEATURES = "features.npy"
+COMPOSITION = "composition.json"  # coefficients by atomic number, in the target's unit
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Rows to predict; what their targets are is not said."""
+
+    ids: tuple[str, ...]
+    rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All a worker is told. Test rows come as ids and places only: their targets never leave the parent.
+
+    Attributes:
+        split: without test.
+        wanted: rows to predict by the name of their part ("test", "val", "labelled").
+        views: how they are predicted, each into a file of its own, with the skinned store where it has several views.
+        soup_of: folders of the models whose weights are averaged; then nothing is trained.
+        features: keep pooled atom features of the "labelled" rows, for a student to match.
+    """
+
+    config: RunConfig
+    task: Task
+    split: FoldSplit
+    wanted: dict[str, Wanted]
+    views: tuple[tuple[TtaConfig, Path | None], ...]
+    store: Path
+    folder: Path
+    skinned: Path | None = None
+    soft: Path | None = None
+    auxiliary: tuple[AuxiliaryRows, ...] = ()
+    soup_of: tuple[Path, ...] = ()
+    features: bool = False
+    compiled: Compile = "auto"
+    tf32: bool = False
+
+
+def do(job: Job, device: str, progress: Progress) -> dict[str, Any]:
+    """Make the model, predict what is wanted, and leave predictions and done.json in the run's folder.
+
+    What fails is a result too: its status and reason are returned and kept, and nothing else stops.
+    """
+    with _alone(job.folder):
+        try:
+            summary = _make(job, device, progress)
+            if summary["status"] == "finished":
+                _predict_all(job, device, progress)
+                write_json(job.folder / DONE, summary)
+        except UserError as error:
+            summary = {"status": "failed", "reason": str(error)}
+        except Exception as error:
+            write_text(job.folder / "error.txt", traceback.format_exc())
+            reason = f"{type(error).__name__}: {error} (see error.txt in its folder)"
+            summary = {"status": "failed", "reason": " ".join(reason.split())}
+    return summary
+
+
+def _make(job: Job, device: str, progress: Progress) -> dict[str, Any]:
+    """The model in the folder; what is there already is not made again."""
+    before = finished(job.folder)
+    if before is not None:
+        return before
+    job.config.save(job.folder / "config.yaml")
+    if job.soup_of:
+        return _make_soup(job)
+    store = GraphStore(job.store)
+    auxiliary = [Auxiliary(rows.task, rows.part, GraphStore(rows.store)) for rows in job.auxiliary]
+    fit(
+        job.config,
+        job.split,
+        store,
+        job.task,
+        job.folder,
+        skinned=None if job.skinned is None else GraphStore(job.skinned),
+        soft=None if job.soft is None else SoftTargets.load(job.soft),
+        auxiliary=auxiliary,
+        compute=Compute(device, job.compiled, job.tf32),
+        progress=progress,
+    )
+    summary: dict[str, Any] = read_json(job.folder / "fit.json")
+    known = Part.join(job.split.train, job.split.val)
+    composition = CompositionModel.fit(store.composition(known.rows), known.targets)
+    write_json(job.folder / COMPOSITION, {"coefficients": composition.coefficients.tolist()})
+    return summary
+
+
+def _make_soup(job: Job) -> dict[str, Any]:
+    """Average the weights of models that began as the same one."""
+    members = [load_model(folder / "model") for folder in job.soup_of]
+    states = soup([model.state_dict() for model, _, _ in members])
+    model = members[0][0]
+    model.load_state_dict(states)
+    write_checkpoint(job.folder / "model", save_model(model, job.config, job.task, {"soup_of": len(members)}))
+    write_json(job.folder / COMPOSITION, read_json(job.soup_of[0] / COMPOSITION))
+    return {"status": "finished", "reason": "", "structures": 0, "seconds": 0.0, "structures_per_s": 0.0}
+
+
+def _predict_all(job: Job, device: str, progress: Progress) -> None:
+    """A file of predictions for every way of predicting that has none yet."""
+    left, features = _left_to_predict(job)
+    if not left and not features:
+        return
+    run, store = LoadedRun.load(job.folder, device), GraphStore(job.store)
+    for views, path in left:
+        skinned = None if path is None else GraphStore(path)
+        tables = []
+        for name, wanted in job.wanted.items():
+            found, fallback = run.predict(store, wanted.rows, views, skinned, progress)
+            columns = {"id": wanted.ids, "part": name, "prediction": found.value, "std": found.std}
+            tables.append(pd.DataFrame({**columns, "fallback": fallback}))
+        write_parquet(predictions_file(job.folder, views), pd.concat(tables, ignore_index=True))
+    if features:
+        pooled = predict(run.model, store, job.wanted["labelled"].rows, output="pooled")
+        write_atomically(job.folder / FEATURES, lambda path: _save_array(path, pooled))
+
+
+def _save_array(path: Path, array: NDArray[np.float64]) -> None:
+    with path.open("wb") as handle:
+        np.save(handle, array, allow_pickle=False)
+
+
+def predictions_file(folder: Path, views: TtaConfig) -> Path:
+    """Where a run keeps what it predicted that way."""
+    if views.views == 1:
+        return folder / "predicted.parquet"
+    digest = hashlib.sha256(views.model_dump_json().encode()).hexdigest()[:8]
+    return folder / f"predicted-{views.views}views-{digest}.parquet"
+
+
+def _left_to_predict(job: Job) -> tuple[list[tuple[TtaConfig, Path | None]], bool]:
+    """The ways of predicting that lack a file or a part in it, and whether features are missing."""
+    left = [(views, path) for views, path in job.views if not set(job.wanted) <= _parts(job.folder, views)]
+    return left, job.features and not (job.folder / FEATURES).exists()
+
+
+def _parts(folder: Path, views: TtaConfig) -> set[str]:
+    try:
+        return set(pd.read_parquet(predictions_file(folder, views), columns=["part"])["part"])
+    except (OSError, ValueError):
+        return set()
+
+
+def complete(job: Job) -> dict[str, Any] | None:
+    """What the run reported, where it is finished and everything wanted of it is there."""
+    left, features = _left_to_predict(job)
+    return None if left or features else finished(job.folder)
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """What a finished run reported, or None."""
+    try:
+        summary: dict[str, Any] = read_json(folder / DONE)
+    except (OSError, ValueError):
+        return None
+    return summary if (folder / "model.json").exists() else None
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """A finished run's model and its fallback."""
+
+    model: CrystalModel
+    composition: CompositionModel
+    config: RunConfig
+    task: Task
+
+    @classmethod
+    def load(cls, folder: Path, device: str) -> "LoadedRun":
+        """Read a run's folder.
+
+        Raises:
+            UserError: its files are damaged.
+        """
+        try:
+            model, config, task = load_model(folder / "model", device)
+            coefficients = np.array(read_json(folder / COMPOSITION)["coefficients"])
+        except (DamagedCheckpoint, OSError, ValueError, KeyError) as error:
+            raise UserError(f"{folder} is damaged ({error}): remove that folder and train it again") from None
+        return cls(model, CompositionModel(coefficients), config, task)
+
+    def predict(
+        self,
+        store: GraphStore,
+        rows: NDArray[np.int64],
+        views: TtaConfig | None = None,
+        skinned: GraphStore | None = None,
+        progress: Progress = silent,
+    ) -> tuple[Predicted, NDArray[np.bool_]]:
+        """CHGNet where a row has a usable graph, else least squares on its composition.
+
+        Returns:
+            Predictions with their spread over views, and (n,) True where the composition model stood in.
+        """
+        views, frozen = views or TtaConfig(), None
+        if views.views > 1 and views.corrected:
+            frozen = FrozenEnergies(self.config.model.start, self.task, next(self.model.parameters()).device)
+        found = predict_views(self.model, views, store, skinned, rows, frozen=frozen, progress=progress)
+        fallback = ~with_graph(store, rows, self.config) | ~np.isfinite(found.value)
+        value = found.value.copy()
+        value[fallback] = self.composition.predict(store.composition(rows[fallback]))
+        return Predicted(value, np.where(fallback, 0.0, found.std)), fallback
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process works in this folder (one whose parent was just killed, for example)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,303 @@
+"""The ablation's HTML page: its tables, and pictures of the differences, the costs and the ensembles."""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox, BboxBase
+from numpy.typing import NDArray
+
+from orchestrator.ablation_analysis import Analysis, Row
+
+COLOURS = {"better": "#1a7f37", "worse": "#b42318"}
+_GREY, _LINE = "#57606a", "#c4c9d0"
+_TEXT_COLUMNS = {"experiment", "what it is", "against", "control", "tier", "device", "decision", "algorithm"}
+_NEAREST = 9  # points between a point and its name
+_DIRECTIONS = ((1, 0.0), (-1, 0.0), (0.5, 1.4), (0.5, -1.4), (-0.5, 1.4), (-0.5, -1.4))
+_OFFSETS = [(_NEAREST * k * dx, _NEAREST * k * dy) for k in (1, 2, 3.5, 5, 7) for dx, dy in _DIRECTIONS]
+_LEAD = {"arrowstyle": "-", "color": _LINE, "shrinkA": 1, "shrinkB": 0}
+_LABEL_GAP = 13  # points between the names of lines
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table with its notes, for Markdown and HTML alike."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+
+    def is_text(self, column: str) -> bool:
+        return column in _TEXT_COLUMNS
+
+    def kind(self, column: str, cell: str = "") -> str:
+        """Classes of a cell of the page."""
+        decided = f" {cell}" if column == "decision" and cell in COLOURS else ""
+        return f"{'text' if self.is_text(column) else 'number'}{decided}"
+
+
+def shown_name(row: Mapping[str, Any]) -> str:
+    return f"{row['name']} *" if row["marks"] else str(row["name"])
+
+
+def page(
+    analysis: Analysis,
+    sheets: Sequence[Sheet],
+    title: str,
+    command: str,
+    origin: Sequence[tuple[str, str]],
+    definitions: Sequence[str],
+) -> str:
+    """The whole page; nothing in it is fetched from elsewhere."""
+    drawn = [(text, Markup(_svg(figure, f"p{place}-", text))) for place, (text, figure) in enumerate(figures(analysis))]
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
+    about = {"title": title, "command": command, "origin": origin, "definitions": definitions}
+    return template.render(analysis=analysis, sheets=sheets, pictures=drawn, colours=COLOURS, **about)
+
+
+def figures(analysis: Analysis) -> list[tuple[str, Figure]]:
+    """The pictures that there are numbers for, each with its caption."""
+    found = []
+    if compared := [row for row in analysis.rows if row["difference"] is not None]:
+        caption = "Difference in MAE to the parent with its 95 % interval; left of zero the experiment is better."
+        found.append((caption, _forest(compared, analysis.unit)))
+    if placed := [row for row in analysis.rows if row["mae_mean"] and row["cost"]["structures"] > 0]:
+        most = 1.3 * max(row["mae_mean"] for row in placed)
+        lines = {name: mae for name, mae in analysis.published.items() if mae <= most}
+        hidden = [name for name in analysis.published if name not in lines]
+        caption = "MAE against the structures processed in training."
+        caption += " Lines: published algorithms on the same test rows" if lines else ""
+        caption += f" (above the picture: {', '.join(hidden)})." if hidden and lines else "." if lines else ""
+        found.append((caption, _against_cost(placed, lines, analysis.unit)))
+    if curved := [row for row in analysis.rows if row["curve"]]:
+        caption = "MAE of the mean of some of an ensemble's members: mean over subsets, and from the best to the worst."
+        found.append((caption, _curves(curved, analysis.unit)))
+    return found
+
+
+def _figure(height_inches: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8.4, height_inches), dpi=72)  # SVG's own resolution, so that extents are the same
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=10)
+    return figure, axes
+
+
+def _forest(rows: Sequence[Row], unit: str) -> Figure:
+    height = 0.34 * len(rows) + 0.9
+    figure, axes = _figure(height)
+    figure.subplots_adjust(left=0.24, right=0.76, top=1 - 0.1 / height, bottom=0.6 / height)
+    axes.axvline(0, color="black", linewidth=1)
+    for place, row in enumerate(rows):
+        colour, difference = COLOURS.get(row["decision"], _GREY), row["difference"]
+        low, high = row["interval"] or (difference, difference)
+        axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
+        filled = colour if row["decision"] in COLOURS else "white"  # not by colour alone
+        axes.plot(difference, place, "o", color=colour, markerfacecolor=filled, markersize=7)
+        words: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 10, "color": colour}
+        axes.annotate(row["decision"], (1.03, place), annotation_clip=False, **words)
+    axes.set_yticks(range(len(rows)), [f"{shown_name(row)} - {row['parent']}" for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel(f"difference in MAE{f' ({unit})' if unit else ''}")
+    axes.grid(axis="x", color="#e5e7eb")
+    axes.set_axisbelow(True)
+    return figure
+
+
+def _against_cost(rows: Sequence[Row], lines: Mapping[str, float], unit: str) -> Figure:
+    figure, axes = _figure(5.2)
+    figure.subplots_adjust(left=0.1, right=0.74 if lines else 0.97, top=0.97, bottom=0.12)
+    maes = [row["mae_mean"] for row in rows] + list(lines.values())
+    costs = [row["cost"]["structures"] for row in rows]
+    axes.set_xscale("log")
+    axes.set_xlim(min(costs) / 1.7, max(costs) * 1.7)
+    if max(maes) > 4 * min(maes):
+        axes.set_yscale("log")
+        axes.set_ylim(min(maes) / 1.15, max(maes) * 1.15)
+    else:
+        margin = 0.12 * (max(maes) - min(maes)) or 0.1 * max(maes)
+        axes.set_ylim(min(maes) - margin, max(maes) + margin)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+            axis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("structures processed in training")
+    axes.set_ylabel(f"MAE{f' ({unit})' if unit else ''}")
+    for row, cost in zip(rows, costs, strict=True):
+        axes.plot(cost, row["mae_mean"], "o", color=COLOURS.get(row["decision"], _GREY), markersize=7)
+    _label_lines(axes, lines)
+    _label_points(axes, [(cost, row["mae_mean"], shown_name(row)) for cost, row in zip(costs, rows, strict=True)])
+    return figure
+
+
+def _label_lines(axes: Axes, lines: Mapping[str, float]) -> None:
+    """Horizontal lines with their names to the right, pushed apart where they lie close."""
+    below = -math.inf
+    for name, mae in sorted(lines.items(), key=lambda item: item[1]):
+        axes.axhline(mae, color=_LINE, linewidth=1, zorder=0)
+        here = axes.transData.transform((axes.get_xlim()[0], mae))[1]
+        below = max(here, below + _LABEL_GAP)
+        axes.annotate(
+            name,
+            (1.0, mae),
+            (14, below - here),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=_GREY,
+            arrowprops=_LEAD,
+        )
+
+
+def _label_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Names beside their points, each at the first place that nothing else takes."""
+    root = axes.figure.get_figure(root=True)
+    assert root is not None
+    renderer = FigureCanvasAgg(root).get_renderer()
+    here = [axes.transData.transform((x, y)) for x, y, _ in points]
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in here]
+    for x, y, name in points:
+        label = axes.annotate(name, (x, y), (0, 0), textcoords="offset points", fontsize=10, va="center")
+        size = label.get_window_extent(renderer)
+        place, box = _free_place(axes.transData.transform((x, y)), size.width, size.height, taken, axes.bbox)
+        label.set_position(place)
+        taken.append(box)
+        if math.hypot(*place) > 2 * _NEAREST + size.width:
+            axes.annotate("", (x, y), place, textcoords="offset points", arrowprops=_LEAD)
+
+
+def _free_place(
+    point: NDArray[np.float64], width: float, height: float, taken: Sequence[Bbox], frame: BboxBase
+) -> tuple[tuple[float, float], Bbox]:
+    """Where the left middle of a label goes, from its point, and the box that it then fills; all in points."""
+    tried = []
+    for dx, dy in _OFFSETS:
+        left = dx if dx > 0 else dx - width
+        box = Bbox.from_bounds(point[0] + left, point[1] + dy - height / 2, width, height)
+        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+        tried.append(((left, dy), box))
+        if inside and not any(box.overlaps(other) for other in taken):
+            return tried[-1]
+    return tried[0]
+
+
+def _curves(rows: Sequence[Row], unit: str) -> Figure:
+    figure, axes = _figure(3.4)
+    figure.subplots_adjust(left=0.1, right=0.74, top=0.95, bottom=0.16)
+    for place, row in enumerate(rows):
+        members, mae, low, high = (
+            [point[name] for point in row["curve"]] for name in ("n_members", "mae", "min", "max")
+        )
+        colour = f"C{place % 10}"
+        axes.fill_between(members, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(members, mae, "o-", color=colour, label=shown_name(row))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("members")
+    axes.set_ylabel(f"MAE{f' ({unit})' if unit else ''}")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02))
+    return figure
+
+
+def _svg(figure: Figure, prefix: str, caption: str) -> str:
+    """The figure as an SVG element; ids get a prefix, for two pictures of a page must not share them."""
+    stream = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context({"svg.hashsalt": "crystaltune", "svg.fonttype": "path"}):  # the same picture every time
+        figure.savefig(stream, format="svg", metadata=nothing)
+    drawn = stream.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", drawn)
+    drawn = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", drawn, count=5)
+    return drawn.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
+
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Ablation: {{ title }}</title>
+<style>
+body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 72rem; background: #fff; color: #1f2328;
+  font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.5rem; line-height: 1.3; margin: 0 0 .25rem; }
+h2 { font-size: 1.1rem; margin: 2.25rem 0 .5rem; }
+ul { margin: .5rem 0; padding-left: 1.25rem; max-width: 60rem; }
+li { margin: .25rem 0; }
+.notes { color: #57606a; font-size: .875rem; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid #e5e7eb; text-align: right; white-space: nowrap; }
+th { color: #57606a; font-weight: 600; border-bottom-color: #9aa1ab; vertical-align: bottom; }
+.text { text-align: left; }
+td:first-child { font-weight: 600; }
+{% for decision, colour in colours.items() %}
+.{{ decision }} { color: {{ colour }}; font-weight: 600; }
+{% endfor %}
+figure { margin: 1.25rem 0; max-width: 50rem; }
+figure svg { display: block; width: 100%; height: auto; }
+figcaption { color: #57606a; font-size: .875rem; margin-top: .25rem; }
+pre { background: #f6f8fa; padding: .75rem 1rem; overflow-x: auto; font-size: .875rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; font-size: .875rem; }
+dt { color: #57606a; }
+dd { margin: 0; overflow-wrap: anywhere; }
+</style>
+</head>
+<body>
+<h1>Ablation: {{ title }}</h1>
+<h2>What follows</h2>
+<ul>
+{% for sentence in analysis.sentences %}
+<li>{{ sentence }}</li>
+{% endfor %}
+</ul>
+{% for sheet in sheets %}
+<h2>{{ sheet.title }}</h2>
+<div class="scroll"><table>
+<tr>{% for column in sheet.columns %}<th class="{{ sheet.kind(column) }}">{{ column }}</th>{% endfor %}</tr>
+{% for row in sheet.rows %}
+<tr>{% for cell in row %}<td class="{{ sheet.kind(sheet.columns[loop.index0], cell) }}">{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</table></div>
+{% if sheet.notes %}
+<ul class="notes">
+{% for note in sheet.notes %}
+<li>{{ note }}</li>
+{% endfor %}
+</ul>
+{% endif %}
+{% if loop.first %}
+{% for caption, picture in pictures %}
+<figure>{{ picture }}<figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+{% endif %}
+{% endfor %}
+<h2>How to read it</h2>
+<ul class="notes">
+{% for definition in definitions %}
+<li>{{ definition }}</li>
+{% endfor %}
+</ul>
+<h2>How to repeat it</h2>
+<pre>{{ command }}</pre>
+<dl>{% for name, words in origin %}<dt>{{ name }}</dt><dd>{{ words }}</dd>{% endfor %}</dl>
+</body>
+</html>
+"""

@@ -1,0 +1,408 @@
+"""Made-up outcomes with known answers, published predictions as outcomes, and what the reports hold of them."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from orchestrator.ablation_analysis import Analysis, Outcome, Row, analyse
+from orchestrator.ablation_page import figures
+from orchestrator.ablation_report import flat_table, html, markdown, summary_table, write_reports
+from orchestrator.statistics import chemical_system
+
+N = 600
+FOLD = np.arange(N) % 5
+IDS = [f"row-{i:03d}" for i in range(N)]
+SYSTEMS = {row: f"system {place // 4}" for place, row in enumerate(IDS)}
+PARENTS = {"E1": "E0", "E2": "E1", "E3": "E0", "E4": "E3", "E5": "E0", "E6": "E4", "L3": "E0"}
+CONTROLS = {"E3": "L3", "E4": "E0"}
+ABOUT = {
+    "task": "matbench_mp_e_form",
+    "unit": "eV/atom",
+    "tier": "pretrained-label-overlap",
+    "partial": True,
+    "synthetic": False,
+    "n_rows": N,
+    "official_rows": 132752,
+    "marks": [],
+    "command": "crystaltune ablate mp_e_form --experiments E0,E3",
+    "versions": {"chgnet": "0.4.2", "torch": "2.15.0"},
+    "data": "0123456789abcdef",
+    "date": "2026-01-02",
+    "seeds": 2,
+    "folds": [0, 1, 2, 3, 4],
+    "device": "cpu",
+}
+
+
+def predictions(gain: float, jitter: float = 0.002, seed: int = 1, replicates: int = 2) -> pd.DataFrame:
+    """Errors of the size (1 - gain) times those of a common baseline, of mean 0.03, with a spread of their own."""
+    target = np.random.default_rng(0).normal(0, 1, N)
+    common = np.random.default_rng(0).exponential(0.03, N) + 0.004
+    tables = []
+    for replicate in range(replicates):
+        own = np.random.default_rng([seed, replicate]).normal(0, jitter, N)
+        table = pd.DataFrame({"id": IDS, "fold": FOLD, "replicate": replicate, "target": target})
+        tables.append(table.assign(prediction=target + np.abs((1 - gain) * common + own)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def outcome(name: str, rows: pd.DataFrame, **changes: Any) -> Outcome:
+    base, _, suffix = name.partition("-")
+    twin = f"-{suffix}" if suffix else ""
+    parent, control = (known[base] + twin if base in known else None for known in (PARENTS, CONTROLS))
+    structures = {"E3": 3, "E4": 4, "E6": 4, "L3": 3}.get(base, 1) * 120_000
+    told = outcome_of(name, rows, parent, control, structures, suffix or "pretrained-label-overlap")
+    return replace(told, **changes)
+
+
+def outcome_of(
+    name: str,
+    rows: pd.DataFrame,
+    parent: str | None,
+    control: str | None = None,
+    structures: int = 1000,
+    tier: str = "t",
+) -> Outcome:
+    change = f"lever.of={name}" if parent else ""
+    return Outcome(name, f"what {name} is", parent, control, change, rows, structures, 12.5, "cpu", 1, tier)
+
+
+CURVE = tuple({"n_members": k, "mae": 0.03 + 0.004 / k, "min": 0.03, "max": 0.03 + 0.008 / k} for k in (1, 2, 3))
+GAINS = {"E0": 0.0, "E1": 0.0, "E2": 0.0, "E3": 0.2, "E4": 0.1, "E5": 0.0, "E6": 0.1, "L3": 0.0}
+
+
+def ladder(suffix: str = "", **gains: float) -> dict[str, Outcome]:
+    """The whole ladder; by default E3 is a fifth better, E4 keeps half of that, and nothing else differs."""
+    found = {}
+    for place, (base, gain) in enumerate((GAINS | gains).items()):
+        name = base + suffix
+        found[name] = outcome(name, predictions(gain - 2 * bool(suffix), seed=place + 10 * bool(suffix)))
+    return found
+
+
+def analysed(outcomes: dict[str, Outcome], **options: Any) -> Analysis:
+    return analyse(list(outcomes.values()), SYSTEMS, unit="eV/atom", n_resamples=500, **options)
+
+
+def row(analysis: Analysis, name: str) -> Row:
+    return next(row for row in analysis.rows if row["name"] == name)
+
+
+def sentence(analysis: Analysis, start: str) -> str:
+    found = [said for said in analysis.sentences if said.startswith(start)]
+    assert len(found) == 1, analysis.sentences
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def full() -> Analysis:
+    """All of it: a failure, a mark, a curve, a twin ladder and published algorithms."""
+    outcomes = ladder() | ladder("-scratch")
+    outcomes["E1"] = replace(outcomes["E1"], predictions=pd.DataFrame(), failed="out of memory | at step 3")
+    outcomes["E3"] = replace(outcomes["E3"], curve=CURVE)
+    outcomes["E5"] = replace(outcomes["E5"], marks=("12 auxiliary rows are test crystals and were KEPT",))
+    published = {"coNGN": 0.0178, "ALIGNN": 0.0275, "CGCNN": 0.0337, "CrabNet": 0.0343, "dummy": 1.0059}
+    return analysed(outcomes, published=published)
+
+
+# the rows
+
+
+def test_scores_are_means_over_folds_and_spreads_over_folds_and_seeds(full: Analysis) -> None:
+    rows = predictions(0.2, seed=3)
+    by = (rows["prediction"] - rows["target"]).abs().groupby([rows["replicate"], rows["fold"]]).mean().unstack()
+    found = row(full, "E3")
+    assert found["mae_mean"] == pytest.approx(by.to_numpy().mean())
+    assert found["mae_std"] == pytest.approx(np.std(by.mean(0)))
+    assert found["mae_seed_std"] == pytest.approx(np.std(by.mean(1), ddof=1))
+    assert found["per_fold"] == pytest.approx({str(fold): value for fold, value in by.mean(0).items()})
+    assert (found["n_rows"], found["folds"], found["replicates"]) == (N, 5, 2)
+    assert found["cost"] == {"structures": 360_000, "seconds": 12.5, "device": "cpu", "models": 1}
+    assert found["p95_error"] < found["max_error"]
+
+
+def test_a_true_gain_is_better_and_equal_experiments_show_no_difference(full: Analysis) -> None:
+    found = row(full, "E3")
+    assert found["decision"] == "better"
+    assert found["difference"] == pytest.approx(found["mae_mean"] - row(full, "E0")["mae_mean"])
+    assert found["interval"][0] < found["difference"] < found["interval"][1] < 0
+    assert found["p"] <= found["p_corrected"] < 0.05
+    assert found["detectable"] < found["detectable_corrected"] < -found["difference"]
+    assert found["n_systems"] == N / 4
+    assert row(full, "E0")["decision"] == "baseline"
+    assert row(full, "E0")["difference"] is None
+    assert row(full, "E5")["decision"] == "no difference seen"
+    assert row(full, "E4")["decision"] == "worse"  # than the ensemble
+
+
+def test_equal_cost_is_a_family_of_its_own(full: Analysis) -> None:
+    found = row(full, "E3")["control"]
+    assert (found["name"], found["decision"]) == ("L3", "better")
+    assert found["difference"] == pytest.approx(row(full, "E3")["mae_mean"] - row(full, "L3")["mae_mean"])
+    assert row(full, "E5")["control"] is None
+    alone = analysed({name: one for name, one in ladder().items() if name in ("E0", "E3", "L3")})
+    # E3 and L3 against E0 are one family of two, E3 against L3 the other, of one
+    assert row(alone, "E3")["control"]["p_corrected"] == row(alone, "E3")["control"]["p"]
+    assert row(alone, "E3")["p_corrected"] == pytest.approx(2 * row(alone, "E3")["p"])
+
+
+def test_a_failed_experiment_has_a_row_without_numbers_and_its_children_a_reason(full: Analysis) -> None:
+    failed = row(full, "E1")
+    assert (failed["decision"], failed["failed"], failed["mae_mean"]) == ("failed", "out of memory | at step 3", None)
+    child = row(full, "E2")
+    assert (child["decision"], child["reason"], child["difference"]) == ("not compared", "E1 failed", None)
+    assert child["mae_mean"] > 0
+    lonely = analysed({"E3": ladder()["E3"]})
+    assert row(lonely, "E3")["reason"] == "E0 was not run"
+    assert row(lonely, "E3")["control"]["reason"] == "L3 was not run"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda rows: rows.assign(prediction=rows["prediction"].where(rows["id"] != "row-003")), "2 predictions"),
+        (lambda rows: rows[1:], "do not all predict the same rows"),
+        (lambda rows: pd.concat([rows, rows[:1]]), "do not all predict the same rows"),
+        (lambda rows: rows.assign(fold=rows["fold"].where(rows.index > 0, 3)), "other folds"),
+        (lambda rows: rows[:0], "no predictions"),
+    ],
+)
+def test_unusable_predictions_are_a_failure_not_a_number(spoil: Any, why: str) -> None:
+    outcomes = {"E0": outcome("E0", predictions(0)), "E3": outcome("E3", spoil(predictions(0.2)))}
+    found = row(analysed(outcomes), "E3")
+    assert why in found["failed"]
+    assert (found["mae_mean"], found["decision"]) == (None, "failed")
+
+
+def test_other_rows_or_targets_are_not_compared() -> None:
+    base, child = outcome("E0", predictions(0)), predictions(0.2)
+    fewer = analysed({"E0": base, "E3": outcome("E3", child[child["id"] != "row-003"])})
+    assert row(fewer, "E3")["reason"] == "E3 and E0 were tested on different rows (599 and 600)"
+    shifted = analysed({"E0": base, "E3": outcome("E3", child.assign(target=child["target"] + 1))})
+    assert "other folds or targets" in row(shifted, "E3")["reason"]
+    with pytest.raises(ValueError, match="share a name"):
+        analyse([base, base], SYSTEMS, unit="")
+    with pytest.raises(ValueError, match="no chemical system"):
+        analyse([base, outcome("E3", child)], {}, unit="")
+
+
+def test_a_single_fold_rests_on_the_bootstrap_and_says_so() -> None:
+    rows = {name: predictions(gain, replicates=1).assign(fold=0) for name, gain in (("E0", 0.0), ("E3", 0.2))}
+    analysis = analysed({name: outcome(name, table) for name, table in rows.items()})
+    found = row(analysis, "E3")
+    assert found["decision"] == "better"
+    assert found["p"] == found["p_bootstrap"] == pytest.approx(2 / 501)
+    assert (found["detectable"], found["mae_std"], found["mae_seed_std"]) == (None, None, None)
+    assert found["note"].startswith("one fold")
+    assert "one fold" in markdown(analysis, ABOUT)
+
+
+def test_an_infinite_interval_is_none() -> None:
+    outcomes = [outcome("E0", predictions(0)), outcome("E3", predictions(0.2))]
+    analysis = analyse(outcomes, dict.fromkeys(IDS, "Al-O"), unit="", n_resamples=50)
+    found = row(analysis, "E3")
+    assert (found["interval"], found["decision"]) == (None, "no difference seen")
+    assert found["note"].startswith("few chemical systems (1)")
+    assert "Infinity" not in json.dumps(analysis.rows, allow_nan=False)
+    assert html(analysis, ABOUT)
+
+
+# the decision sentences
+
+
+def test_consistency_is_confirmed_only_by_a_gain_over_the_baseline() -> None:
+    gained = sentence(analysed(ladder(E1=0.15, E2=0.15)), "Consistency")
+    assert gained.startswith("Consistency regularisation: confirmed. E1 against E0: -0.0")
+    assert "E2 against E0: " in gained
+    assert "E2 against E1: " in gained
+    none = sentence(analysed(ladder()), "Consistency")
+    assert none.startswith("Consistency regularisation: not confirmed. E1 against E0")
+    assert "no difference seen" in none
+    lost = sentence(analysed(ladder(E1=-0.2, E2=-0.2)), "Consistency")
+    assert lost.startswith("Consistency regularisation: not confirmed. E1 against E0: +0.0")
+    without = {name: one for name, one in ladder(E1=0.15).items() if name != "E2"}
+    assert "E2 against E0: not compared (E2 was not run)" in sentence(analysed(without), "Consistency")
+
+
+def test_a_gain_in_four_of_five_folds_confirms_nothing() -> None:
+    rows = predictions(0.3)
+    base = predictions(0)
+    rows.loc[rows["fold"] == 2, "prediction"] = base["prediction"][rows["fold"] == 2] + 1e-6
+    analysis = analysed({"E0": outcome("E0", base), "E1": outcome("E1", rows)})
+    assert row(analysis, "E1")["per_fold_difference"]["2"] > 0
+    assert "Consistency regularisation: not confirmed" in sentence(analysis, "Consistency")
+
+
+def test_the_ensemble_is_near_the_best_published_or_not() -> None:
+    outcomes = ladder()
+    mae = row(analysed(outcomes), "E3")["mae_mean"]
+    near = sentence(analysed(outcomes, published={"best": mae / 1.09, "dummy": 1.0}), "Ensemble")
+    assert near.startswith("Ensemble: near the best, so distil it (the limit is 1.1 times). E3 has ")
+    assert "1.09 times the lowest MAE published for the same test rows (best, " in near
+    assert near.endswith("this is no leaderboard score.")
+    comparable = sentence(analysed(outcomes, published={"best": mae / 1.09}, comparable=True), "Ensemble")
+    assert "no leaderboard score" not in comparable
+    far = sentence(analysed(outcomes, published={"best": mae / 1.12}), "Ensemble")
+    assert far.startswith("Ensemble: not near the best, so do not distil it")
+    unknown = sentence(analysed(outcomes), "Ensemble")
+    assert "cannot be judged: give published predictions for these test rows with --published" in unknown
+
+
+def test_the_student_keeps_a_share_of_the_gain_if_there_is_one(full: Analysis) -> None:
+    kept = re.search(r"E4 keeps (\d+)% of the ensemble's gain", sentence(full, "Distillation"))
+    assert kept
+    assert 40 <= int(kept[1]) <= 60
+    gainless = sentence(analysed(ladder(E3=0.0)), "Distillation")
+    assert gainless.startswith("Distillation: E3 shows no gain over E0 that a student could keep. E4 against E0: -")
+    unjudged = {name: one for name, one in ladder().items() if name != "E3"}
+    assert sentence(analysed(unjudged), "Distillation") == "Distillation: E4 cannot be judged: E3 was not run."
+
+
+def test_multi_task_training_is_kept_or_dropped(full: Analysis) -> None:
+    assert sentence(full, "Multi-task").startswith("Multi-task training: dropped. E5 against E0: ")
+    assert sentence(analysed(ladder(E5=0.2)), "Multi-task").startswith("Multi-task training: kept. ")
+    failed = ladder() | {"E5": outcome("E5", pd.DataFrame(), failed="no data")}
+    assert "cannot be judged. E5 against E0: not compared (E5 failed)" in sentence(analysed(failed), "Multi-task")
+
+
+def test_equal_cost_is_said_of_the_ensemble_and_of_the_student(full: Analysis) -> None:
+    assert sentence(full, "Equal cost, the ensemble").endswith(": better.")
+    assert "E4 against E0: -0.0" in sentence(full, "Equal cost, the student")
+    assert sentence(analysed(ladder(L3=0.2)), "Equal cost, the ensemble").endswith(": no difference seen.")
+
+
+def test_no_lever_beats_noise_or_those_that_do_are_named(full: Analysis) -> None:
+    nothing = analysed(ladder(E3=0.0, E4=0.0, E6=0.0))
+    said = sentence(nothing, "No lever beat noise. The smallest difference that could have been seen is 0.000")
+    assert "corrected for their number" in said
+    assert sentence(full, "Better than") == "Better than their parent: E3."
+    assert not [said for said in full.sentences if said.startswith("No lever")]
+
+
+def test_marks_are_said_and_twins_have_sentences_of_their_own(full: Analysis) -> None:
+    assert "E5 (12 auxiliary rows are test crystals and were KEPT)" in sentence(full, "Marked")
+    assert "E3-scratch against L3-scratch" in sentence(full, "scratch ladder: Equal cost, the ensemble")
+    assert row(full, "E3-scratch")["parent"] == "E0-scratch"
+    few = analysed({"E0": ladder()["E0"], "E5": ladder()["E5"]})
+    assert [said.split()[0] for said in few.sentences] == ["Multi-task", "No"]
+
+
+# the files
+
+
+def test_reports_hold_every_experiment_and_read_back(full: Analysis, tmp_path: Path) -> None:
+    write_reports(tmp_path, full, ABOUT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"ablation.{x}" for x in ("html", "json", "md", "parquet")
+    ]
+    content = json.loads((tmp_path / "ablation.json").read_text())
+    assert content == {
+        "about": ABOUT,
+        "experiments": full.rows,
+        "sentences": full.sentences,
+        "published": full.published,
+    }
+    table = pd.read_parquet(tmp_path / "ablation.parquet")
+    assert list(table["name"]) == [row["name"] for row in full.rows]
+    by_name = table.set_index("name")
+    assert by_name.loc["E3", "interval_high"] == row(full, "E3")["interval"][1]
+    assert by_name.loc["E3", "control_name"] == "L3"
+    assert by_name.loc["E3", "control_interval_low"] == row(full, "E3")["control"]["interval"][0]
+    assert by_name.loc["E3", "mae_fold_4"] == row(full, "E3")["per_fold"]["4"]
+    assert by_name.loc["E5", "marks"] == "12 auxiliary rows are test crystals and were KEPT"
+    assert np.isnan(by_name.loc["E1", "mae_mean"])
+
+
+def test_a_table_without_any_number_has_number_columns(tmp_path: Path) -> None:
+    failed = analysed({"E0": outcome("E0", pd.DataFrame(), failed="no space")})
+    assert flat_table(failed)["mae_mean"].dtype == float
+    write_reports(tmp_path, failed, ABOUT)
+    assert failed.sentences == ["No experiment could be compared with its parent."]
+    assert "failed: no space" in (tmp_path / "ablation.md").read_text()
+
+
+def test_markdown_has_a_line_an_experiment_and_begins_with_the_limits(full: Analysis) -> None:
+    text = markdown(full, ABOUT)
+    assert text.startswith(
+        "# Ablation: matbench_mp_e_form (eV/atom), PARTIAL: 600 of 132,752 rows, no leaderboard score, tier pretrained"
+    )
+    first = text.split("## ")[1]
+    lines = [line for line in first.splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines}) == 1  # aligned
+    assert [line.split("|")[1].strip(" *") for line in lines[2:]] == [row["name"] for row in full.rows]
+    assert "- E5 *: 12 auxiliary rows are test crystals and were KEPT" in first
+    assert "- E1: failed: out of memory | at step 3" in first
+    for wanted in ("## At equal cost", "fold 4", *full.sentences, "crystaltune ablate", "torch 2.15.0", "0123456789ab"):
+        assert wanted in text
+    assert markdown(full, {"title_parts": ["mine", "SYNTHETIC"]}).startswith("# Ablation: mine, SYNTHETIC\n")
+
+
+def test_the_page_holds_everything_and_links_nowhere(full: Analysis) -> None:
+    page = html(full, ABOUT)
+    assert not re.search(r"(src|href)=[\"'](?!#)|url\((?!#)|@import|<script|https?://", page)
+    assert page.count("<svg") == page.count("</svg>") == 3
+    for one in full.rows:
+        assert re.search(rf"<td[^>]*>{one['name']}( \*)?</td>", page)
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)) <= {(i, "") for i in ids} | {("", i) for i in ids}
+    assert "PARTIAL" in page
+    hostile = html(analysed({"E0": outcome("E0", predictions(0), says="<b>bold</b>")}), ABOUT)
+    assert "&lt;b&gt;bold" in hostile
+    assert html(full, ABOUT) == page
+
+
+def test_pictures_are_left_out_where_there_is_nothing_to_draw(full: Analysis) -> None:
+    assert len(figures(full)) == 3
+    assert len(figures(analysed({"E0": outcome("E0", predictions(0))}))) == 1
+    assert not figures(analysed({"E0": outcome("E0", pd.DataFrame(), failed="no")}))
+
+
+def test_names_in_the_cost_picture_do_not_overlap(full: Analysis) -> None:
+    figure = figures(full)[1][1]
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
+    assert len(boxes) == len([one for one in full.rows if one["mae_mean"]]) + 4  # and the published but the dummy
+    assert not [(a, b) for place, a in enumerate(boxes) for b in boxes[:place] if a.overlaps(b)]
+
+
+def test_the_terminals_table_fits_80_columns(full: Analysis) -> None:
+    console = Console(width=80, record=True, file=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(summary_table(full))
+    shown = capture.get()
+    for one in full.rows:
+        assert one["name"] in shown
+    assert "…" not in shown
+    assert "+0.00" in shown
+
+
+# real predictions
+
+
+def test_published_predictions_are_told_apart_as_measured(shared_data: Path) -> None:
+    name = "matbench_mp_e_form.csv.gz"
+    table = pd.read_csv(shared_data / "matbench_predictions" / name)
+    formulas = pd.read_csv(shared_data / "matbench_targets" / name).set_index("mbid")["composition"]
+    systems = {row_id: chemical_system(formula) for row_id, formula in formulas.items()}
+    rows = table.rename(columns={"mbid": "id", "e_form": "target"}).assign(replicate=0)
+
+    def published(name: str, algorithm: str, parent: str | None) -> Outcome:
+        kept = rows[["id", "fold", "replicate", "target"]].assign(prediction=rows[algorithm])
+        return outcome_of(name, kept, parent)
+
+    outcomes = [published("A", "alignn", None), published("B", "coNGN", "A"), published("C", "coNGN", "B")]
+    analysis = analyse(outcomes, systems, unit="eV/atom", n_resamples=300)
+    better, same = row(analysis, "B"), row(analysis, "C")
+    assert round(better["difference"], 4) == -0.0037
+    assert better["decision"] == "better"
+    assert round(row(analysis, "A")["mae_mean"], 4) == 0.0215
+    assert round(better["detectable"], 4) == 0.0008
+    assert (same["difference"], same["decision"]) == (0.0, "no difference seen")

@@ -27,11 +27,14 @@ from orchestrator.scores import errors
 from orchestrator.statistics import chemical_system
 from orchestrator.train import description, marks, only_process, task_config, with_named
 from orchestrator.workers import plan
+from trainables.config import refuse_for_task
 from trainables.data.folds import N_FOLDS
+from trainables.data.tasks import custom_task
 from trainables.errors import UserError
 from trainables.files import write_json, write_parquet
 from trainables.levers import Start
 from trainables.progress import Progress, silent
+from trainables.training.compute import Compute
 
 RECORD = "record.json"
 
@@ -119,7 +122,9 @@ def ablate(
     """
     if options.published is not None:
         read_published(options.published)
-    plan(1, options.resources.device)
+    where = plan(1, options.resources.device)
+    Compute(where.devices[0], options.resources.compiled, options.resources.tf32).check()
+    _check_before_reading(source, options, settings or {}, auxiliary)
     dataset = load_dataset(source, progress)
     others = load_auxiliary(auxiliary, progress)
     base = task_config(dataset, settings or {})
@@ -134,6 +139,8 @@ def ablate(
         auxiliary=tuple(others),
         equal_steps=options.equal_steps,
     )
+    for rung in rungs:
+        refuse_for_task(rung.config, dataset.task)
     with only_process(out):
         runs = Runs(material, [one for rung in rungs for one in rung.recipes.values()], _folders(out, material))
         planned = plan_ablation(rungs, runs, options)
@@ -149,6 +156,23 @@ def ablate(
     if all(outcome.failed for outcome in outcomes):
         raise UserError(f"every experiment failed, the first with: {outcomes[0].failed}")
     return analysis
+
+
+def _check_before_reading(
+    source: Source, options: AblationOptions, settings: Mapping[str, Any], auxiliary: Sequence[str]
+) -> None:
+    """Let mistakes in names and settings be told before minutes of reading; what the task allows is checked later."""
+    anything = custom_task(source.task, "", "", "energy_per_atom" if source.energy else "property")
+    build_ladder(
+        options.experiments,
+        anything,
+        settings,
+        folds=(0,),
+        seeds=1,
+        starts=options.starts,
+        auxiliary=tuple(text.partition("=")[0] for text in auxiliary),
+        equal_steps=options.equal_steps,
+    )
 
 
 def _folders(out: Path, material: Material) -> Callable[[ModelRun], Path]:
@@ -248,7 +272,9 @@ def _test_scores(runs: Runs, run: ModelRun) -> dict[str, dict[str, float]]:
         table = pd.read_parquet(file)
         table = table[table["part"] == "test"]
         if len(table):
-            found[file.stem] = errors(target.loc[table["id"]].to_numpy(np.float64), table["prediction"].to_numpy(float))
+            found[file.stem] = errors(
+                np.asarray(target.loc[table["id"]]), np.asarray(table["prediction"], dtype=np.float64)
+            )
     return found
 
 

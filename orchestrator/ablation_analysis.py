@@ -310,8 +310,8 @@ class _Ladder:
             (("E3",), self._ensemble),
             (("E4",), self._distillation),
             (("E5",), self._multi_task),
-            (("E3",), lambda: f"Equal cost, the ensemble against one long run: {self._said('E3', 'L3')}."),
-            (("E4",), lambda: f"Equal cost, the student against labels alone: {self._said('E4', 'E0')}."),
+            (("E3",), lambda: f"Equal cost of training, the ensemble against one long run: {self._said('E3', 'L3')}."),
+            (("E4",), lambda: f"Equal cost of use, the student against labels alone: {self._said('E4', 'E0')}."),
             (self._mine(), self._noise),
         )
         return [rule() for wanted, rule in rules if set(wanted) & set(self._mine())]
@@ -379,7 +379,7 @@ class _Ladder:
         if pair["reason"]:
             return f"{names}: not compared ({pair['reason']})"
         decimals = _decimals(self.rows.values())
-        ends = [f"{value:+.{decimals}f}" for value in pair["interval"] or ()]
+        ends = [f"{value:+z.{decimals}f}" for value in pair["interval"] or ()]
         interval = f"interval {' to '.join(ends)}" if ends else "no interval"
         one_fold = " (one fold)" if len(pair["per_fold_difference"]) == 1 else ""
         numbers = f"{self._number(pair['difference'], '+')}, {interval}, corrected p {p_text(pair['p_corrected'])}"
@@ -389,7 +389,7 @@ class _Ladder:
         return self.pairs[self._name(child), self._name(other)]
 
     def _number(self, value: float, sign: str = "") -> str:
-        return f"{value:{sign}.{_decimals(self.rows.values())}f} {self.unit}".rstrip()
+        return f"{value:{sign}z.{_decimals(self.rows.values())}f} {self.unit}".rstrip()
 
     def _name(self, base: str) -> str:
         return base + self.suffix

@@ -1,8 +1,8 @@
 """The ablation's HTML page: its tables, and pictures of the differences, the costs and the ensembles."""
 
 import io
-import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,10 +23,11 @@ from orchestrator.ablation_analysis import Analysis, Row
 COLOURS = {"better": "#1a7f37", "worse": "#b42318"}
 _GREY, _LINE = "#57606a", "#c4c9d0"
 _TEXT_COLUMNS = {"experiment", "what it is", "against", "control", "tier", "device", "decision", "algorithm"}
+_FIRM = "\u00a0"  # a space at which no line is broken
 _NEAREST = 9  # points between a point and its name
 _DIRECTIONS = ((1, 0.0), (-1, 0.0), (0.5, 1.4), (0.5, -1.4), (-0.5, 1.4), (-0.5, -1.4))
 _OFFSETS = [(_NEAREST * k * dx, _NEAREST * k * dy) for k in (1, 2, 3.5, 5, 7) for dx, dy in _DIRECTIONS]
-_LEAD = {"arrowstyle": "-", "color": _LINE, "shrinkA": 1, "shrinkB": 0}
+_LEAD = {"arrowstyle": "-", "color": _LINE, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
 _LABEL_GAP = 13  # points between the names of lines
 
 
@@ -99,7 +100,9 @@ def _figure(height_inches: float) -> tuple[Figure, Axes]:
 def _forest(rows: Sequence[Row], unit: str) -> Figure:
     height = 0.34 * len(rows) + 0.9
     figure, axes = _figure(height)
-    figure.subplots_adjust(left=0.24, right=0.76, top=1 - 0.1 / height, bottom=0.6 / height)
+    names = [f"{shown_name(row)} vs {row['parent']}" for row in rows]
+    left = min(0.4, 0.03 + 0.0105 * max(map(len, names)))
+    figure.subplots_adjust(left=left, right=0.76, top=1 - 0.1 / height, bottom=0.6 / height)
     axes.axvline(0, color="black", linewidth=1)
     for place, row in enumerate(rows):
         colour, difference = COLOURS.get(row["decision"], _GREY), row["difference"]
@@ -109,7 +112,7 @@ def _forest(rows: Sequence[Row], unit: str) -> Figure:
         axes.plot(difference, place, "o", color=colour, markerfacecolor=filled, markersize=7)
         words: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 10, "color": colour}
         axes.annotate(row["decision"], (1.03, place), annotation_clip=False, **words)
-    axes.set_yticks(range(len(rows)), [f"{shown_name(row)} - {row['parent']}" for row in rows])
+    axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(f"difference in MAE{f' ({unit})' if unit else ''}")
@@ -124,16 +127,17 @@ def _against_cost(rows: Sequence[Row], lines: Mapping[str, float], unit: str) ->
     maes = [row["mae_mean"] for row in rows] + list(lines.values())
     costs = [row["cost"]["structures"] for row in rows]
     axes.set_xscale("log")
-    axes.set_xlim(min(costs) / 1.7, max(costs) * 1.7)
+    axes.set_xlim(min(costs) / 1.7, max(costs) * 2.2)
     if max(maes) > 4 * min(maes):
         axes.set_yscale("log")
-        axes.set_ylim(min(maes) / 1.15, max(maes) * 1.15)
+        axes.set_ylim(min(maes) / 1.15, max(maes) * 1.3)
     else:
         margin = 0.12 * (max(maes) - min(maes)) or 0.1 * max(maes)
         axes.set_ylim(min(maes) - margin, max(maes) + margin)
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
             axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("structures processed in training")
@@ -147,15 +151,14 @@ def _against_cost(rows: Sequence[Row], lines: Mapping[str, float], unit: str) ->
 
 def _label_lines(axes: Axes, lines: Mapping[str, float]) -> None:
     """Horizontal lines with their names to the right, pushed apart where they lie close."""
-    below = -math.inf
-    for name, mae in sorted(lines.items(), key=lambda item: item[1]):
+    ordered = sorted(lines.items(), key=lambda item: item[1])
+    heights = [float(axes.transData.transform((axes.get_xlim()[0], mae))[1]) for _, mae in ordered]
+    for (name, mae), here, apart in zip(ordered, heights, _spread(heights, _LABEL_GAP), strict=True):
         axes.axhline(mae, color=_LINE, linewidth=1, zorder=0)
-        here = axes.transData.transform((axes.get_xlim()[0], mae))[1]
-        below = max(here, below + _LABEL_GAP)
         axes.annotate(
             name,
             (1.0, mae),
-            (14, below - here),
+            (16, apart - here),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             va="center",
@@ -165,21 +168,41 @@ def _label_lines(axes: Axes, lines: Mapping[str, float]) -> None:
         )
 
 
+def _spread(places: Sequence[float], gap: float) -> list[float]:
+    """Ascending places, at least a gap apart: halfway between pushing upwards only and downwards only."""
+    up, down = list(places), list(places)
+    for i in range(1, len(places)):
+        up[i] = max(up[i], up[i - 1] + gap)
+        down[-1 - i] = min(down[-1 - i], down[-i] - gap)
+    return [(high + low) / 2 for high, low in zip(up, down, strict=True)]
+
+
 def _label_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Names beside their points, each at the first place that nothing else takes."""
+    """Names beside their points, each at the first place that nothing else takes; points that touch share a label."""
     root = axes.figure.get_figure(root=True)
     assert root is not None
     renderer = FigureCanvasAgg(root).get_renderer()
-    here = [axes.transData.transform((x, y)) for x, y, _ in points]
-    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in here]
-    for x, y, name in points:
-        label = axes.annotate(name, (x, y), (0, 0), textcoords="offset points", fontsize=10, va="center")
+    places = axes.transData.transform([(x, y) for x, y, _ in points])  # (n, 2)
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in places]
+    for group in _touching(places):
+        here = places[group].mean(axis=0)
+        text = textwrap.fill(", ".join(points[i][2].replace(" ", _FIRM) for i in group), 16, break_on_hyphens=False)
+        x, y = axes.transData.inverted().transform(here)
+        label = axes.annotate(text, (x, y), (0, 0), "data", "offset points", fontsize=10, va="center")
         size = label.get_window_extent(renderer)
-        place, box = _free_place(axes.transData.transform((x, y)), size.width, size.height, taken, axes.bbox)
+        place, box = _free_place(here, size.width, size.height, taken, axes.bbox)
         label.set_position(place)
         taken.append(box)
-        if math.hypot(*place) > 2 * _NEAREST + size.width:
-            axes.annotate("", (x, y), place, textcoords="offset points", arrowprops=_LEAD)
+
+
+def _touching(places: NDArray[np.float64]) -> list[list[int]]:
+    """Points (n, 2) in groups of such as touch each other, the highest first in each group."""
+    groups: list[list[int]] = []
+    for i in np.argsort(-places[:, 1], kind="stable").tolist():
+        near = [group for group in groups if np.hypot(*(places[group] - places[i]).T).min() < _NEAREST]
+        groups = [group for group in groups if group not in near]
+        groups.append([*(member for group in near for member in group), i])
+    return groups
 
 
 def _free_place(
@@ -265,7 +288,8 @@ dd { margin: 0; overflow-wrap: anywhere; }
 <h2>What follows</h2>
 <ul>
 {% for sentence in analysis.sentences %}
-<li>{{ sentence }}</li>
+{% set head, colon, rest = sentence.partition(": ") %}
+<li>{% if colon %}<b>{{ head }}:</b> {{ rest }}{% else %}{{ sentence }}{% endif %}</li>
 {% endfor %}
 </ul>
 {% for sheet in sheets %}

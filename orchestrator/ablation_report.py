@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.ablation_analysis import Analysis, Row, p_text
 from orchestrator.ablation_page import Sheet, page, shown_name
@@ -66,12 +67,13 @@ def summary_table(analysis: Analysis) -> Table:
     table.add_column("", no_wrap=True, max_width=12)
     for column in ("MAE", "+-", "difference", "95 % interval", "p"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("decision", max_width=13)
+    table.add_column("decision")
     for row in analysis.rows:
         cells = _cells(row, analysis.decimals)
-        values = [cells[name] for name in ("MAE", "+-", "difference", "95 % interval", "corrected p", "decision")]
-        table.add_row(shown_name(row), *values, style=None if row["decision"] in ("better", "baseline") else "dim")
-    table.caption = "\n".join(["p: corrected for the number of comparisons", *_notes(analysis.rows)])
+        values = [cells[name] for name in ("MAE", "+-", "difference", "95 % interval", "corrected p")]
+        decision = row["decision"].replace("no difference seen", "none seen")  # else a line has more than 80 columns
+        table.add_row(cells["experiment"], *values, decision, style="bold" if row["decision"] == "better" else None)
+    table.caption = Text("\n".join(["p: corrected for the number of comparisons", *_notes(analysis.rows)]))
     return table
 
 
@@ -82,8 +84,8 @@ def _sheets(analysis: Analysis) -> list[Sheet]:
 
 
 def _against_parent(analysis: Analysis, unit: str) -> Sheet:
-    scores = ("experiment", "MAE", "+-", "seeds")
-    columns = (*scores, "against", "difference", "95 % interval", "p", "corrected p", "detectable", "decision")
+    first = ("experiment", "MAE", "+-", "against", "difference", "95 % interval", "corrected p", "decision")
+    columns = (*first, "p", "detectable", "seeds")
     found = [_cells(row, analysis.decimals) for row in analysis.rows]
     rows = [[cells[column] for column in columns] for cells in found]
     return Sheet(f"Against the parent{unit}", columns, rows, _notes(analysis.rows))
@@ -98,7 +100,7 @@ def _equal_cost(analysis: Analysis, unit: str) -> Sheet:
         values = [cells[column] for column in (*columns[4:], "decision")]
         rows.append([shown_name(row), cost[row["name"]], name, cost.get(name, ""), *values])
         notes += [f"{row['name']}: {row['control']['reason']}"] if row["control"]["reason"] else []
-    return Sheet(f"At equal cost{unit}", (*columns, "decision"), rows, notes)
+    return Sheet(f"Against the control of equal cost{unit}", (*columns, "decision"), rows, notes)
 
 
 def _by_fold(analysis: Analysis, unit: str) -> Sheet:
@@ -107,7 +109,9 @@ def _by_fold(analysis: Analysis, unit: str) -> Sheet:
     for row in analysis.rows:
         cells = [_number(row["per_fold"].get(fold), d) for fold in folds]
         differences = [row["per_fold_difference"].get(fold) for fold in folds]
-        cells = [cell + (f" ({x:+.{d}f})" if x is not None else "") for cell, x in zip(cells, differences, strict=True)]
+        cells = [
+            cell + (f" ({x:+z.{d}f})" if x is not None else "") for cell, x in zip(cells, differences, strict=True)
+        ]
         rows.append([shown_name(row), *cells, _number(row["p95_error"], d), _number(row["max_error"], d)])
     columns = ("experiment", *(f"fold {fold}" for fold in folds), "95th percentile", "largest error")
     return Sheet(f"MAE by fold, with the difference to the parent{unit}", columns, rows if folds else [])
@@ -133,14 +137,14 @@ def _experiments(analysis: Analysis, _unit: str) -> Sheet:
 
 
 def _cells(row: Mapping[str, Any], decimals: int) -> dict[str, str]:
-    interval = row["interval"] and " ".join(f"{value:+.{decimals}f}" for value in row["interval"])
+    interval = row["interval"] and " ".join(f"{value:+z.{decimals}f}" for value in row["interval"])
     return {
         "experiment": shown_name(row),
         "MAE": _number(row["mae_mean"], decimals),
         "+-": _number(row["mae_std"], decimals),
         "seeds": _number(row["mae_seed_std"], decimals),
         "against": row["parent"] or "",
-        "difference": "" if row["difference"] is None else f"{row['difference']:+.{decimals}f}",
+        "difference": "" if row["difference"] is None else f"{row['difference']:+z.{decimals}f}",
         "95 % interval": interval or "",
         "p": p_text(row["p"]),
         "corrected p": p_text(row["p_corrected"]),
@@ -157,11 +161,9 @@ def _notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """What must be read beside the numbers; a note that several experiments share is said once."""
     names: dict[str, list[str]] = {}
     for row in rows:
-        said = [f"failed: {row['failed']}"] if row["failed"] else [row["reason"], row["note"]]
-        for note in [note for note in said if note]:
-            names.setdefault(note, []).append(row["name"])
-        for mark in row["marks"]:
-            names.setdefault(mark, []).append(shown_name(row))
+        why = f"failed ({row['failed']})" if row["failed"] else row["reason"] and f"not compared ({row['reason']})"
+        for note in filter(None, (why, row["note"], *row["marks"])):
+            names.setdefault(note, []).append(shown_name(row))
     return [f"{', '.join(who)}: {note}" for note, who in names.items()]
 
 

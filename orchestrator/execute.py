@@ -1,8 +1,10 @@
 """Runs become jobs, wave after wave, over processes; what is finished is not done again."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,16 @@ class Runs:
                 found += [[] for _ in range(level + 1 - len(found))]
                 found[level] += wave
         return [list({self.material.key(run): run for run in wave}.values()) for wave in found]
+
+    @cached_property
+    def students(self) -> dict[str, list[ModelRun]]:
+        """Who learns from a run, by key."""
+        found: dict[str, list[ModelRun]] = defaultdict(list)
+        members = [member for recipe in self.recipes for member in recipe.members]
+        for student in (*members, *(other for member in members for other in member.soup_of)):
+            for teacher in student.teachers:
+                found[self.material.key(teacher)].append(student)
+        return found
 
     def views_of(self) -> dict[str, list[TtaConfig]]:
         """How each run is to predict, by key."""
@@ -157,11 +169,12 @@ def _all_jobs(
 def _job(runs: Runs, run: ModelRun, views: Sequence[TtaConfig], resources: Resources) -> Job:
     material, config, start = runs.material, run.config, run.config.model.start
     split, held = material.split(run)
+    students = runs.students.get(material.key(run), [])
     test = material.test(config.fold)
     wanted = {"val": _wanted(split.val), "test": _wanted(test)}
     if held is not None:
         wanted = {"labelled": _wanted(held)}
-    elif _is_teacher_in_sample(runs, run):
+    elif any(student.config.distil.teachers == "in_sample" for student in students):
         wanted["labelled"] = _wanted(Part.join(split.train, split.val))
     folder = runs.folder_of(run)
     return Job(
@@ -176,7 +189,7 @@ def _job(runs: Runs, run: ModelRun, views: Sequence[TtaConfig], resources: Resou
         soft=_soft_targets(runs, run, folder) if run.teachers else None,
         auxiliary=material.auxiliary_rows(config),
         soup_of=tuple(runs.folder_of(other) for other in run.soup_of),
-        features=_features_wanted(runs, run),
+        features=any(student.config.distil.features > 0 for student in students),
         compiled=resources.compiled,
         tf32=resources.tf32,
     )
@@ -184,21 +197,6 @@ def _job(runs: Runs, run: ModelRun, views: Sequence[TtaConfig], resources: Resou
 
 def _wanted(part: Part) -> Wanted:
     return Wanted(part.ids, part.rows)
-
-
-def _students(runs: Runs, run: ModelRun) -> list[ModelRun]:
-    key = runs.material.key(run)
-    members = [member for recipe in runs.recipes for member in recipe.members]
-    members += [other for member in members for other in member.soup_of]
-    return [one for one in members if any(runs.material.key(teacher) == key for teacher in one.teachers)]
-
-
-def _is_teacher_in_sample(runs: Runs, run: ModelRun) -> bool:
-    return any(student.config.distil.teachers == "in_sample" for student in _students(runs, run))
-
-
-def _features_wanted(runs: Runs, run: ModelRun) -> bool:
-    return any(student.config.distil.features > 0 for student in _students(runs, run))
 
 
 def _soft_targets(runs: Runs, run: ModelRun, folder: Path) -> Path:

@@ -36,6 +36,12 @@ class ModelRun:
 
     def key(self, data: str) -> str:
         """A hash of all that decides the model, given the data's digest."""
+        known: dict[str, str] = self.__dict__.setdefault("_keys", {})  # asked for over and over
+        if data not in known:
+            known[data] = self._new_key(data)
+        return known[data]
+
+    def _new_key(self, data: str) -> str:
         parts = [self.config.fingerprint(data), str(self.inner), str(self.n_inner), str(len(self.teachers))]
         parts += [run.key(data) for run in self.needs]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]

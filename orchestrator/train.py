@@ -20,7 +20,7 @@ from orchestrator.published import published_scores, read_published
 from orchestrator.scores import fold_scores
 from orchestrator.workers import plan
 from search_spaces.presets import preset
-from trainables.config import RunConfig, dotted_names, merged, parse_config
+from trainables.config import RunConfig, dotted_names, merged, parse_config, refuse_for_task
 from trainables.data.dataset import Dataset
 from trainables.data.folds import N_FOLDS
 from trainables.errors import UserError
@@ -156,6 +156,7 @@ def task_config(
     unused = sorted(set(auxiliary or {}) - set(named))
     if unused:
         raise UserError(f"--aux {unused[0]}: multitask.tasks does not name it ({', '.join(named)})")
+    refuse_for_task(config, dataset.task)
     return config.changed({"multitask.tasks": named})
 
 

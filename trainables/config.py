@@ -17,6 +17,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from trainables.data.tasks import Task
 from trainables.errors import UserError
 from trainables.files import write_text
 from trainables.graphs.convert import CONVERTER_VERSION
@@ -101,6 +102,22 @@ class RunConfig(Section):
         for key, value in changes.items():
             _place(content, key, value)
         return parse_config(content, "the changed configuration")
+
+
+def refuse_for_task(config: RunConfig, task: Task) -> None:
+    """Refuse levers that make no sense for a task.
+
+    Raises:
+        UserError: with the reason.
+    """
+    corrected = config.augment.active and config.augment.labels == "corrected"
+    if not task.is_energy and (corrected or (config.tta.views > 1 and config.tta.corrected)):
+        raise UserError(
+            f"labels of {task.name} ({task.unit or 'no unit'}) cannot be corrected by CHGNet, which predicts energies "
+            "only: set augment.labels=kept and tta.corrected=false"
+        )
+    if task.is_energy and config.model.head == "hurdle":
+        raise UserError(f"model.head=hurdle is for targets that are often exactly zero; {task.name} is an energy")
 
 
 def load_config(path: Path) -> dict[str, Any]:

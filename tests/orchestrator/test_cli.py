@@ -26,7 +26,7 @@ def crystaltune(*arguments: str, **environment: str) -> subprocess.CompletedProc
 def test_help_names_every_command_without_loading_torch() -> None:
     told = crystaltune("--help")
     assert told.returncode == 0
-    for command in ("tasks", "prepare", "train", "predict", "record", "baseline", "quickstart"):
+    for command in ("tasks", "prepare", "train", "ablate", "predict", "record", "baseline", "quickstart"):
         assert command in told.stdout
     code = "import sys, orchestrator.cli; assert 'torch' not in sys.modules and 'matbench' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
@@ -59,6 +59,14 @@ def test_tasks_lists_all_eight() -> None:
         (("train", "sample", "--data", "README.md"), "another task name"),
         (("train", "mine", "--data", "tests"), "no such file"),
         (("prepare", "sample", "--start", "0.4"), "one of 0.3.0"),
+        (("train", "jdft2d", "--set", "augment.strian=free"), "did you mean 'augment.strain'"),
+        (("train", "jdft2d", "--set", "consistency.weight=1"), "wants a perturbation"),
+        (("ablate", "jdft2d", "--experiments", "E0,E9"), "known are E0"),
+        (("ablate", "mp_e_form", "--experiments", "E5"), "--aux mp_gap"),
+        (("ablate", "jdft2d", "--start", "0.4"), "one of 0.3.0"),
+        (("ablate", "jdft2d", "--budget", "equal"), "own or equal-steps"),
+        (("ablate", "jdft2d", "--set", "tta.vews=3"), "did you mean 'tta.views'"),
+        (("ablate", "jdft2d", "--seeds", "0"), "--seeds"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments: tuple[str, ...], part: str, tmp_path: Path) -> None:

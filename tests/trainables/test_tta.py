@@ -101,6 +101,13 @@ def test_a_crystals_views_depend_on_the_crystal_alone(
     np.testing.assert_allclose(elsewhere.value, whole.value[1:4], atol=1e-5)
 
 
+def test_every_crystal_and_every_view_has_a_draw_of_its_own(table: CrystalTable, folder: Path) -> None:
+    config = views(2, strain="isotropic")
+    store = stores(table, folder, config)[1]
+    drawn = {own_strain(config, store, row, number) for row in range(len(table)) for number in range(3)}
+    assert len(drawn) == 3 * len(table)
+
+
 def by_hand(config: TtaConfig, table: CrystalTable, folder: Path) -> NDArray[np.float64]:
     """(views, n) one view at a time: a run of 1 + k views holds that of k views and one more."""
     found = [predicted(views(1), table, folder).value]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.config import RunConfig
+from trainables.config import RunConfig, refuse_for_task
 from trainables.data.folds import FoldSplit, Part
 from trainables.data.tasks import Task
 from trainables.errors import UserError
@@ -157,8 +157,7 @@ def _course(
     progress: Progress,
 ) -> _Course:
     device, frozen = compute.torch_device, None
-    if config.model.head == "hurdle" and task.is_energy:
-        raise UserError(f"model.head=hurdle is for targets that are often exactly zero; {task.name} is an energy")
+    refuse_for_task(config, task)
     store = store.near(device)
     if soft is not None:
         soft.check(config.distil, trained.ids)

@@ -1,15 +1,12 @@
 """`crystaltune ablate`: plan the ladder, run it, and say what each lever did."""
 
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-import torch
 
 from orchestrator.ablation_analysis import Analysis, Outcome, analyse
 from orchestrator.ablation_report import write_reports
@@ -20,9 +17,10 @@ from orchestrator.estimate import readable, seconds_of, structures_of, structure
 from orchestrator.execute import Resources, Runs, execute
 from orchestrator.jobs import finished
 from orchestrator.ladder import Rung, build_ladder
+from orchestrator.machine import device_name, versions
 from orchestrator.material import Material
 from orchestrator.plan import ModelRun, Recipe
-from orchestrator.published import published_scores, read_published
+from orchestrator.published import check_published, published_scores, read_published
 from orchestrator.scores import errors
 from orchestrator.statistics import chemical_system
 from orchestrator.train import description, marks, only_process, task_config, with_named
@@ -88,7 +86,6 @@ def parse_budget(text: str) -> bool:
 class Planned:
     """What will be done: a line an experiment, and the whole."""
 
-    rungs: list[Rung]
     lines: list[dict[str, Any]]
     n_runs: int
     n_finished: int
@@ -127,6 +124,8 @@ def ablate(
     _check_before_reading(source, options, settings or {}, auxiliary)
     dataset = load_dataset(source, progress)
     others = load_auxiliary(auxiliary, progress)
+    if options.published is not None:
+        check_published(options.published, dataset, options.folds)
     base = task_config(dataset, settings or {})
     material = Material(dataset, with_named(others, base, progress), progress)
     rungs = build_ladder(
@@ -149,7 +148,7 @@ def ablate(
             return None
         _run(runs, options, progress)
         outcomes = [_outcome(rung, runs, options) for rung in rungs]
-        analysis = _analysed(outcomes, material, options)
+        analysis = _analysed(outcomes, material, options, progress)
         about = _about(material, rungs[0], options)
         write_reports(out, analysis, about)
         _write_predictions(out, outcomes)
@@ -188,7 +187,6 @@ def plan_ablation(rungs: Sequence[Rung], runs: Runs, options: AblationOptions) -
             {
                 "name": rung.name,
                 "says": rung.experiment.says,
-                "change": rung.change,
                 "models": len(needed),
                 "new": len(needed - seen),
             }
@@ -203,7 +201,7 @@ def plan_ablation(rungs: Sequence[Rung], runs: Runs, options: AblationOptions) -
     if len(done) < len(every):
         speed = structures_per_second(material, every[0], where)
         seconds = seconds_of(material, waves, where, done, speed)
-    return Planned(list(rungs), lines, len(every), len(done), where.processes, seconds)
+    return Planned(lines, len(every), len(done), where.processes, seconds)
 
 
 def _keys(runs: Runs, recipes: Iterable[Recipe]) -> set[str]:
@@ -214,18 +212,17 @@ def _keys(runs: Runs, recipes: Iterable[Recipe]) -> set[str]:
 
 def _run(runs: Runs, options: AblationOptions, progress: Progress) -> None:
     work = {runs.material.key(run): structures_of(runs.material, run) for wave in runs.waves() for run in wave}
-    device = plan(1, options.resources.device).devices[0]
     with progress.stage("all runs", sum(work.values()), "structures") as bar:
         execute(
             runs,
             options.resources,
             bar=bar,
             work=work,
-            ended=lambda run, summary: _record(runs, run, summary, device, progress),
+            ended=lambda run, summary: _record(runs, run, summary, progress),
         )
 
 
-def _record(runs: Runs, run: ModelRun, summary: dict[str, Any], device: str, progress: Progress) -> None:
+def _record(runs: Runs, run: ModelRun, summary: dict[str, Any], progress: Progress) -> None:
     """Keep what a run was and became; test scores are computed here, where the test targets are."""
     material, folder = runs.material, runs.folder_of(run)
     digest = material.digest(run.config)
@@ -242,8 +239,7 @@ def _record(runs: Runs, run: ModelRun, summary: dict[str, Any], device: str, pro
         "soup_of": [member.name(digest) for member in run.soup_of],
         "fingerprint": run.config.fingerprint(digest),
         "data": digest,
-        "versions": versions(),
-        "device": _device_name(device),
+        **{name: summary.get(name) for name in ("device", "versions", "threads", "tf32", "compiled")},
         "seconds": summary.get("seconds"),
         "structures": summary.get("structures"),
         "val_mae": summary.get("best_val_mae"),
@@ -278,17 +274,6 @@ def _test_scores(runs: Runs, run: ModelRun) -> dict[str, dict[str, float]]:
     return found
 
 
-def versions() -> dict[str, str]:
-    return {name: version(name) for name in ("crystaltune", "chgnet", "torch", "pymatgen", "numpy")}
-
-
-def _device_name(device: str) -> str:
-    """A GPU's own name, or the processor's kind."""
-    if device.startswith("cuda"):
-        return str(torch.cuda.get_device_name(device))
-    return f"cpu ({platform.machine()})"
-
-
 def _outcome(rung: Rung, runs: Runs, options: AblationOptions) -> Outcome:
     """Gather what the recipes of an experiment predicted; replicates of which a model failed are left out."""
     replicates = sorted({replicate for _, replicate in rung.recipes})
@@ -315,13 +300,22 @@ def _outcome(rung: Rung, runs: Runs, options: AblationOptions) -> Outcome:
         predictions=pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=_COLUMNS),
         structures=round(float(np.mean([each[0] for each in cost]))) if cost else 0,
         seconds=float(np.mean([each[1] for each in cost])) if cost else 0.0,
-        device=_device_name(plan(1, options.resources.device).devices[0]),
+        device=_devices(rung, runs),
+        views=rung.config.tta.views,
+        n_members=len(next(iter(rung.recipes.values())).members),
         n_models=len(_keys(runs, [next(iter(rung.recipes.values()))])),
         tier=runs.material.dataset.task.tier(rung.config.uses_pretrained),
         marks=tuple(told),
         failed="" if good else first,
         curve=_curve(members),
     )
+
+
+def _devices(rung: Rung, runs: Runs) -> str:
+    """Where the models of an experiment were made."""
+    summaries = [runs.summaries.get(key, {}) for key in _keys(runs, rung.recipes.values())]
+    names = sorted({str(summary["device"]) for summary in summaries if "device" in summary})
+    return names[0] if len(names) == 1 else f"mixed: {', '.join(names)}" if names else ""
 
 
 _COLUMNS = ["id", "fold", "replicate", "target", "prediction", "std", "fallback"]
@@ -361,7 +355,9 @@ def _curve(members: list[tuple[np.ndarray, pd.DataFrame]]) -> tuple[dict[str, An
     return tuple(error_curve(predictions, table["target"].to_numpy(float), table["fold"].to_numpy(int)))
 
 
-def _analysed(outcomes: Sequence[Outcome], material: Material, options: AblationOptions) -> Analysis:
+def _analysed(
+    outcomes: Sequence[Outcome], material: Material, options: AblationOptions, progress: Progress
+) -> Analysis:
     dataset = material.dataset
     formulas = dataset.structures.reduced_formulas
     systems = {row_id: chemical_system(formula) for row_id, formula in zip(dataset.ids, formulas, strict=True)}
@@ -375,6 +371,7 @@ def _analysed(outcomes: Sequence[Outcome], material: Material, options: Ablation
         systems,
         published=published,
         unit=dataset.task.unit,
+        progress=progress,
         comparable=dataset.task.is_matbench and not dataset.partial and len(options.folds) == N_FOLDS,
     )
 
@@ -388,7 +385,7 @@ def _about(material: Material, rung: Rung, options: AblationOptions) -> dict[str
         "auxiliary": {name: dataset.digest for name, dataset in material.auxiliary.items()},
         "folds": list(options.folds),
         "seeds": options.seeds,
-        "device": _device_name(plan(1, options.resources.device).devices[0]),
+        "device": device_name(plan(1, options.resources.device).devices[0]),
         "base": rung.config.model_dump(mode="json"),
     }
 
@@ -397,4 +394,4 @@ def _write_predictions(out: Path, outcomes: Sequence[Outcome]) -> None:
     """Every test prediction of every experiment, for whoever wants to look closer."""
     tables = [outcome.predictions.assign(experiment=outcome.name) for outcome in outcomes if len(outcome.predictions)]
     if tables:
-        write_parquet(out / "predictions.parquet", pd.concat(tables, ignore_index=True))
+        write_parquet(out / "ablation_predictions.parquet", pd.concat(tables, ignore_index=True))

@@ -1,13 +1,14 @@
-"""The ablation table from outcomes: what each experiment scored, against its parent, at equal cost, and what follows.
+"""The ablation table from outcomes: what each experiment scored, against its parent, and against what costs the same.
 
 Two families of comparisons are corrected for their number, each by Holm's method: those with the parent (which decide
-whether a lever is better), and those with the experiment of equal cost, with E2, E3, E4 and E5 against the baseline
-where that is not their parent. The second family asks another question (is the lever worth its cost?) of rows that
-the first has already judged. As one family, every control added would make the levers themselves harder to see.
+whether a lever is better), and those with the control of equal cost (in training, as L3 for E3, or in use, as E0 for
+E4 and B1), with E2, E3, E4 and E5 against the baseline where that is not their parent. The second family asks another
+question (is the lever worth its cost?) of rows that the first has already judged. As one family, every control added
+would make the levers themselves harder to see.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from orchestrator.ablation_rules import QUESTIONS, Row, decimals_of, sentences_of, suffixes
 from orchestrator.statistics import CONFIDENCE, N_RESAMPLES, Contrast, compare, with_holm
+from trainables.progress import Progress, silent
 
 LEVEL = 1 - CONFIDENCE
-NEAR = 1.1  # an ensemble is near the best published MAE at up to this many times it
+ABOUT_EQUAL = 1.1  # two trainings cost the same at up to this many times the structures
 FEW_SYSTEMS = 30  # below, the bootstrap's interval is too narrow
-QUESTIONS = (("E1", "E0"), ("E2", "E0"), ("E2", "E1"), ("E3", "E0"), ("E3", "L3"), ("E4", "E0"), ("E5", "E0"))
 
-Row = dict[str, Any]
+Pair = tuple[str, str]  # a child, and what it is compared with
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,8 @@ class Outcome:
     Attributes:
         name: "E3"; twins carry a suffix, as "E3-scratch" with the parent "E0-scratch".
         says: one line.
-        control: the experiment of equal cost without the lever.
+        control: the experiment without the lever that costs the same in training (L3 for E3) or in use (E0 for E4 and
+            B1, one model at prediction each, though their training costs more).
         change: what it changes against the parent, as "ensemble.members=3".
         predictions: id, fold, replicate, target, prediction, in the target's unit: one row a test row and replicate
             (seed); empty where it failed.
@@ -42,7 +45,10 @@ class Outcome:
         tier: honesty tier, as "scratch".
         marks: what must be said beside every number.
         failed: why; the experiment then has a row without numbers.
-        curve: of an ensemble: n_members, mae, min and max, as `orchestrator.ensemble.error_curve` gives them.
+        curve: of an ensemble: n_members, mae, min and max, as `orchestrator.ensemble.error_curve` gives them for the
+            plain mean of its members.
+        views: of a crystal that each model predicts at test time.
+        n_members: models that predict a crystal together; 1 for a student or a soup.
     """
 
     name: str
@@ -59,6 +65,13 @@ class Outcome:
     marks: tuple[str, ...] = ()
     failed: str = ""
     curve: tuple[dict[str, float], ...] = ()
+    views: int = 1
+    n_members: int = 1
+
+    @property
+    def n_predictions(self) -> int:
+        """Of a crystal at test time."""
+        return self.n_members * self.views
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +93,7 @@ class Analysis:
     @property
     def decimals(self) -> int:
         """Decimals that give the smallest MAE four digits; the whole table shares them."""
-        return _decimals(self.rows)
+        return decimals_of(self.rows)
 
 
 def analyse(
@@ -91,15 +104,18 @@ def analyse(
     comparable: bool = False,
     unit: str,
     n_resamples: int = N_RESAMPLES,
+    progress: Progress = silent,
 ) -> Analysis:
     """Score the experiments, compare each with its parent and its control, and say what the comparisons decide.
 
     A row holds name, says, change, parent, control (below), tier, marks, failed, n_rows, folds and replicates
     (numbers of), mae_mean, mae_std (population, over folds; None for one), mae_seed_std (over replicates, ddof 1; None
-    for one), per_fold, max_error, p95_error (of absolute errors averaged over replicates), cost, curve, and of the
-    comparison with its parent difference, interval, p, p_bootstrap, p_corrected, detectable (alone),
+    for one), per_fold, max_error, p95_error (of each replicate's absolute errors, mean over replicates), cost
+    (structures, seconds, device, models, members, views, and predictions of a crystal: members x views), curve, and
+    of the comparison with its parent difference, interval, p, p_bootstrap, p_corrected, detectable (alone),
     detectable_corrected (as the only difference of its family), per_fold_difference, n_systems, decision, reason (why
-    there is no comparison) and note. `control` is None, or the same of the comparison with it and its name.
+    there is no comparison) and note. `control` is None, or the same of the comparison with it, its name and equal_in:
+    "training", "use", "training and use" or "neither"; nothing where one of the two has no numbers.
 
     Decisions: baseline; better or worse (corrected p < 0.05 and the bootstrap's interval on one side of zero); no
     difference seen; failed; not compared (there are numbers, but none of the parent on the same rows).
@@ -120,22 +136,24 @@ def analyse(
     errors = {name: _errors(by_name[name].predictions) for name, failure in failures.items() if not failure}
     first = {(o.name, o.parent): None for o in outcomes if o.parent is not None}
     second = {(o.name, o.control): None for o in outcomes if o.control is not None}
-    for suffix in _suffixes(by_name):
+    for suffix in suffixes(by_name):
         second |= {(child + suffix, other + suffix): None for child, other in QUESTIONS}
-    pairs: dict[tuple[str, str], Row] = {}
-    for family in (first, [pair for pair in second if pair not in first]):
-        pairs |= _family(family, errors, failures, systems, n_resamples)
-    rows = {name: _row(outcome, failures[name], errors.get(name), pairs) for name, outcome in by_name.items()}
-    sentences = []
-    for suffix in _suffixes(by_name):
-        ladder = _Ladder(suffix, rows, pairs, unit, dict(published or {}), comparable)
-        sentences += [f"{suffix[1:]} ladder: {said}" if suffix else said for said in ladder.sentences()]
-    return Analysis(list(rows.values()), sentences + _marked(rows), dict(published or {}), unit, comparable)
-
-
-def _suffixes(names: Iterable[str]) -> list[str]:
-    """Of the ladder itself (nothing) and of its twins ("-scratch"), in the order in which they come."""
-    return list(dict.fromkeys(name[len(name.partition("-")[0]) :] for name in names))
+    reasons = {pair: _obstacle(*pair, errors, failures) for pair in first | second}
+    contrasts: dict[Pair, Contrast] = {}
+    possible = [pair for pair, reason in reasons.items() if not reason]
+    with progress.stage("compare experiments", len(possible), "contrasts") as bar:
+        for child, other in possible:
+            contrasts[child, other] = compare(errors[child], errors[other], systems, n_resamples=n_resamples)
+            bar.advance(1, f"{child} against {other}")
+    pairs = {pair: _nothing(reason) for pair, reason in reasons.items()}
+    for is_first in (True, False):
+        pairs |= _family({pair: made for pair, made in contrasts.items() if (pair in first) is is_first})
+    rows = {}
+    for name, outcome in by_name.items():
+        control = None if outcome.control is None else _control(outcome, outcome.control, by_name, failures, pairs)
+        rows[name] = _row(outcome, failures[name], errors.get(name), pairs) | {"control": control}
+    given = dict(published or {})
+    return Analysis(list(rows.values()), sentences_of(rows, pairs, unit, given, comparable), given, unit, comparable)
 
 
 def _failure(outcome: Outcome) -> str:
@@ -158,20 +176,39 @@ def _errors(predictions: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby("id", as_index=False).agg({"fold": "first", "target": "first", "error": "mean"})
 
 
-def _row(outcome: Outcome, failure: str, errors: pd.DataFrame | None, pairs: Mapping[tuple[str, str], Row]) -> Row:
+def _row(outcome: Outcome, failure: str, errors: pd.DataFrame | None, pairs: Mapping[Pair, Row]) -> Row:
     against_parent = _nothing("") if outcome.parent is None else pairs[outcome.name, outcome.parent]
-    control = outcome.control and {"name": outcome.control} | pairs[outcome.name, outcome.control]
     decision = "failed" if failure else "baseline" if outcome.parent is None else against_parent["decision"]
     about = {"name": outcome.name, "says": outcome.says, "change": outcome.change, "parent": outcome.parent}
     cost = {"structures": _plain(outcome.structures), "seconds": _plain(outcome.seconds), "device": outcome.device}
+    cost |= {"models": int(outcome.n_models), "members": int(outcome.n_members), "views": int(outcome.views)}
     return (
         about
         | {"tier": outcome.tier, "marks": list(outcome.marks), "failed": failure}
         | _scores(outcome.predictions, errors)
-        | {"cost": cost | {"models": int(outcome.n_models)}, "curve": [_plain(point) for point in outcome.curve]}
+        | {"cost": cost | {"predictions": int(outcome.n_predictions)}}
+        | {"curve": [_plain(point) for point in outcome.curve]}
         | against_parent
-        | {"decision": decision, "control": control}
+        | {"decision": decision}
     )
+
+
+def _control(
+    outcome: Outcome, name: str, by_name: Mapping[str, Outcome], failures: Mapping[str, str], pairs: Mapping[Pair, Row]
+) -> Row:
+    """The comparison with the control, and which of the two costs is equal."""
+    equal = ""
+    if not failures.get(name, "it was not run") and not failures[outcome.name]:
+        equal = _equal_in(outcome, by_name[name])
+    return {"name": name, "equal_in": equal} | pairs[outcome.name, name]
+
+
+def _equal_in(one: Outcome, other: Outcome) -> str:
+    """The costs in which two experiments are about equal."""
+    least, most = sorted([one.structures, other.structures])
+    found = ["training"] if most <= ABOUT_EQUAL * least else []
+    found += ["use"] if one.n_predictions == other.n_predictions else []
+    return " and ".join(found) or "neither"
 
 
 def _scores(predictions: pd.DataFrame, errors: pd.DataFrame | None) -> Row:
@@ -181,6 +218,7 @@ def _scores(predictions: pd.DataFrame, errors: pd.DataFrame | None) -> Row:
     per_fold = errors.groupby("fold")["error"].mean()
     each = (predictions["prediction"] - predictions["target"]).abs()
     of_replicates = each.groupby([predictions["replicate"], predictions["fold"]]).mean().groupby(level=0).mean()
+    by_replicate = each.groupby(predictions["replicate"])  # errors averaged over replicates are no model's
     return {
         "n_rows": len(errors),
         "folds": len(per_fold),
@@ -188,29 +226,18 @@ def _scores(predictions: pd.DataFrame, errors: pd.DataFrame | None) -> Row:
         "mae_mean": float(per_fold.mean()),
         "mae_std": float(per_fold.std(ddof=0)) if len(per_fold) > 1 else None,
         "mae_seed_std": float(of_replicates.std(ddof=1)) if len(of_replicates) > 1 else None,
-        "max_error": float(errors["error"].max()),
-        "p95_error": float(errors["error"].quantile(0.95)),
+        "max_error": float(by_replicate.max().mean()),
+        "p95_error": float(by_replicate.quantile(0.95).mean()),
         "per_fold": {str(fold): float(value) for fold, value in per_fold.items()},
     }
 
 
-def _family(
-    pairs: Iterable[tuple[str, str]],
-    errors: Mapping[str, pd.DataFrame],
-    failures: Mapping[str, str],
-    systems: Mapping[str, str],
-    n_resamples: int,
-) -> dict[tuple[str, str], Row]:
-    """The comparison of each (child, other), corrected for the number of those that could be made."""
-    made: dict[str, Contrast] = {}
-    reasons: dict[tuple[str, str], str] = {}
-    for child, other in pairs:
-        reasons[child, other] = _obstacle(child, other, errors, failures)
-        if not reasons[child, other]:
-            made[f"{child} {other}"] = compare(errors[child], errors[other], systems, n_resamples=n_resamples)
-    corrected = with_holm(made)
-    found = {key: _compared(contrast, corrected[key], len(made)) for key, contrast in made.items()}
-    return {pair: found.get(" ".join(pair)) or _nothing(reason) for pair, reason in reasons.items()}
+def _family(contrasts: Mapping[Pair, Contrast]) -> dict[Pair, Row]:
+    """The comparisons, corrected for their number."""
+    corrected = with_holm({" ".join(pair): contrast for pair, contrast in contrasts.items()})
+    return {
+        pair: _compared(contrast, corrected[" ".join(pair)], len(contrasts)) for pair, contrast in contrasts.items()
+    }
 
 
 def _obstacle(child: str, other: str, errors: Mapping[str, pd.DataFrame], failures: Mapping[str, str]) -> str:
@@ -277,123 +304,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int | np.integer):
         return int(value)
     return (float(value) if math.isfinite(value) else None) if isinstance(value, float | np.floating) else value
-
-
-def _decimals(rows: Iterable[Row]) -> int:
-    found = [row["mae_mean"] for row in rows if row["mae_mean"]]
-    return min(9, max(0, 3 - math.floor(math.log10(min(found))))) if found else 4
-
-
-def p_text(p: float | None) -> str:
-    return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _marked(rows: Mapping[str, Row]) -> list[str]:
-    marked = [f"{name} ({'; '.join(row['marks'])})" for name, row in rows.items() if row["marks"]]
-    return [f"Marked, to be read with every number of theirs: {', '.join(marked)}."] if marked else []
-
-
-@dataclass(frozen=True, eq=False)
-class _Ladder:
-    """What the rules say of the experiments that share a suffix."""
-
-    suffix: str
-    rows: Mapping[str, Row]
-    pairs: Mapping[tuple[str, str], Row]
-    unit: str
-    published: Mapping[str, float]
-    comparable: bool
-
-    def sentences(self) -> list[str]:
-        rules = (
-            (("E1", "E2"), self._consistency),
-            (("E3",), self._ensemble),
-            (("E4",), self._distillation),
-            (("E5",), self._multi_task),
-            (("E3",), lambda: f"Equal cost of training, the ensemble against one long run: {self._said('E3', 'L3')}."),
-            (("E4",), lambda: f"Equal cost of use, the student against labels alone: {self._said('E4', 'E0')}."),
-            (self._mine(), self._noise),
-        )
-        return [rule() for wanted, rule in rules if set(wanted) & set(self._mine())]
-
-    def _consistency(self) -> str:
-        asked = [base for base in ("E1", "E2") if base in self._mine()]
-        better = [base for base in asked if self._pair(base, "E0")["decision"] == "better"]
-        steady = [base for base in better if all(v < 0 for v in self._pair(base, "E0")["per_fold_difference"].values())]
-        numbers = [self._said(base, "E0") for base in ("E1", "E2")]
-        numbers += [self._said("E2", "E1")] if len(asked) == 2 else []
-        unsteady = " (better, but not in every fold)" if better and not steady else ""
-        verdict = "confirmed" if steady else f"not confirmed{unsteady}"
-        return f"Consistency regularisation: {verdict}. {'; '.join(numbers)}."
-
-    def _ensemble(self) -> str:
-        mae = self.rows[self._name("E3")]["mae_mean"]
-        if mae is None:
-            return f"Ensemble: {self._name('E3')} failed, so that nothing can be said of it."
-        if not self.published:
-            unjudged = "whether it is near the best published result, and so whether to distil it, cannot be judged"
-            return f"Ensemble: {unjudged}: give published predictions for these test rows with --published."
-        best = min(self.published, key=lambda name: self.published[name])
-        ratio = mae / self.published[best]
-        verdict = "near the best, so distil it" if ratio <= NEAR else "not near the best, so do not distil it"
-        numbers = f"{self._name('E3')} has {self._number(mae)}, {ratio:.2f} times the lowest MAE published for the "
-        numbers += f"same test rows ({best}, {self._number(self.published[best])})"
-        limit = "" if self.comparable else " These rows are not the whole official task: this is no leaderboard score."
-        return f"Ensemble: {verdict} (the limit is {NEAR} times). {numbers}.{limit}"
-
-    def _distillation(self) -> str:
-        teacher, student = self._pair("E3", "E0"), self._pair("E4", "E0")
-        if reason := teacher["reason"] or student["reason"]:
-            return f"Distillation: {self._name('E4')} cannot be judged: {reason}."
-        if teacher["decision"] != "better":
-            gainless = f"{self._name('E3')} shows no gain over {self._name('E0')} that a student could keep"
-            return f"Distillation: {gainless}. {self._said('E4', 'E0')}."
-        share = student["difference"] / teacher["difference"]
-        gains = f"{self._number(-student['difference'])} of {self._number(-teacher['difference'])}"
-        return f"Distillation: {self._name('E4')} keeps {share:.0%} of the ensemble's gain ({gains})."
-
-    def _multi_task(self) -> str:
-        pair = self._pair("E5", "E0")
-        verdict = "cannot be judged" if pair["reason"] else "kept" if pair["decision"] == "better" else "dropped"
-        return f"Multi-task training: {verdict}. {self._said('E5', 'E0')}."
-
-    def _noise(self) -> str:
-        mine = [self.rows[self._name(base)] for base in self._mine()]
-        compared = [row for row in mine if row["difference"] is not None]
-        better = [row["name"] for row in compared if row["decision"] == "better"]
-        if not compared:
-            return "No experiment could be compared with its parent."
-        if better:
-            return f"Better than their parent: {', '.join(better)}."
-        seen = [row for row in compared if row["detectable"]]  # 0 where two experiments predict the same
-        if not seen:
-            return "No lever beat noise. The spread over folds, and so what could have been seen, is unknown."
-        finest = min(seen, key=lambda row: row["detectable"])
-        alone, corrected = (self._number(finest[name]) for name in ("detectable", "detectable_corrected"))
-        seen_from = f"{alone} in a single comparison ({finest['name']}), {corrected} corrected for their number"
-        return f"No lever beat noise. The smallest difference that could have been seen is {seen_from}."
-
-    def _said(self, child: str, other: str) -> str:
-        """A comparison in words, as "E1 against E0: -0.0012 eV/atom, interval ..., corrected p 0.012: better"."""
-        pair, names = self._pair(child, other), f"{self._name(child)} against {self._name(other)}"
-        if pair["reason"]:
-            return f"{names}: not compared ({pair['reason']})"
-        decimals = _decimals(self.rows.values())
-        ends = [f"{value:+z.{decimals}f}" for value in pair["interval"] or ()]
-        interval = f"interval {' to '.join(ends)}" if ends else "no interval"
-        one_fold = " (one fold)" if len(pair["per_fold_difference"]) == 1 else ""
-        numbers = f"{self._number(pair['difference'], '+')}, {interval}, corrected p {p_text(pair['p_corrected'])}"
-        return f"{names}: {numbers}{one_fold}: {pair['decision']}"
-
-    def _pair(self, child: str, other: str) -> Row:
-        return self.pairs[self._name(child), self._name(other)]
-
-    def _number(self, value: float, sign: str = "") -> str:
-        return f"{value:{sign}z.{_decimals(self.rows.values())}f} {self.unit}".rstrip()
-
-    def _name(self, base: str) -> str:
-        return base + self.suffix
-
-    def _mine(self) -> list[str]:
-        """The experiments of this ladder, by their names without suffix."""
-        return [name.removesuffix(self.suffix) for name in self.rows if _suffixes([name]) == [self.suffix]]

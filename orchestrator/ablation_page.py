@@ -18,11 +18,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import Bbox, BboxBase
 from numpy.typing import NDArray
 
-from orchestrator.ablation_analysis import Analysis, Row
+from orchestrator.ablation_analysis import Analysis
+from orchestrator.ablation_rules import Row
 
 COLOURS = {"better": "#1a7f37", "worse": "#b42318"}
 _GREY, _LINE = "#57606a", "#c4c9d0"
-_TEXT_COLUMNS = {"experiment", "what it is", "against", "control", "tier", "device", "decision", "algorithm"}
+_TEXT_COLUMNS = frozenset(
+    ("experiment", "what it is", "against", "control", "equal in", "tier", "device", "decision", "algorithm")
+)
 _FIRM = "\u00a0"  # a space at which no line is broken
 _NEAREST = 9  # points between a point and its name
 _DIRECTIONS = ((1, 0.0), (-1, 0.0), (0.5, 1.4), (0.5, -1.4), (-0.5, 1.4), (-0.5, -1.4))
@@ -78,12 +81,13 @@ def figures(analysis: Analysis) -> list[tuple[str, Figure]]:
         most = 1.3 * max(row["mae_mean"] for row in placed)
         lines = {name: mae for name, mae in analysis.published.items() if mae <= most}
         hidden = [name for name in analysis.published if name not in lines]
-        caption = "MAE against the structures processed in training."
+        caption = "MAE against the cost of training alone: the structures processed by all of an experiment's models."
         caption += " Lines: published algorithms on the same test rows" if lines else ""
         caption += f" (above the picture: {', '.join(hidden)})." if hidden and lines else "." if lines else ""
         found.append((caption, _against_cost(placed, lines, analysis.unit)))
     if curved := [row for row in analysis.rows if row["curve"]]:
-        caption = "MAE of the mean of some of an ensemble's members: mean over subsets, and from the best to the worst."
+        caption = "MAE of the plain mean of some of an ensemble's members, however the experiment combines them: mean "
+        caption += "over subsets, and from the best to the worst."
         found.append((caption, _curves(curved, analysis.unit)))
     return found
 
@@ -268,9 +272,10 @@ li { margin: .25rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid #e5e7eb; text-align: right; white-space: nowrap; }
-th { color: #57606a; font-weight: 600; border-bottom-color: #9aa1ab; vertical-align: bottom; }
+th { white-space: normal; color: #57606a; font-weight: 600; border-bottom-color: #9aa1ab; vertical-align: bottom; }
 .text { text-align: left; }
-td:first-child { font-weight: 600; }
+td.text { white-space: normal; }
+td:first-child { font-weight: 600; white-space: nowrap; }
 {% for decision, colour in colours.items() %}
 .{{ decision }} { color: {{ colour }}; font-weight: 600; }
 {% endfor %}

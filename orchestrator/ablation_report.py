@@ -9,20 +9,31 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.ablation_analysis import Analysis, Row, p_text
+from orchestrator.ablation_analysis import Analysis
 from orchestrator.ablation_page import Sheet, page, shown_name
+from orchestrator.ablation_rules import Row, p_text
 from orchestrator.tables import title_of
 from trainables.files import write_json, write_parquet, write_text
 
 DEFINITIONS = (
     "Difference: MAE of the experiment minus that of what it is compared with, on the same test rows, mean over folds; "
-    "negative speaks for the experiment. +-: population standard deviation over folds; seeds: standard deviation over "
-    "repeated seeds.",
+    "negative speaks for the experiment. +-: population standard deviation over folds.",
+    "Replicates: how often an experiment was trained with other seeds; its errors are means over them, and +- seeds is "
+    "their standard deviation. An ensemble takes its seeds in groups, so it has fewer, and replicates of two "
+    "experiments are not paired by seed.",
     "95 % interval: bootstrap over chemical systems, with the trained models taken as given. p: Nadeau and Bengio's "
     "corrected t-test over folds (of a single fold: the bootstrap's). Corrected p: Holm's, over all comparisons with a "
-    "parent; those at equal cost are a second family.",
+    "parent; those with a control of equal cost, or with E0 where it is not the parent, are a second family.",
     "Detectable: the smallest difference that this many folds with this spread could have called significant in a "
     "single comparison. Better or worse: corrected p below 0.05 and an interval on one side of zero.",
+    "Cost of training: structures processed by all of an experiment's models, teachers included. Cost of use: "
+    "predictions of a crystal at test time, models x views. A control has one of them in common with its experiment: "
+    "training for E3 and L3; use for E4 and E0, or B1 and E0 (one model predicts; training costs more).",
+)
+_STUDENTS = (
+    "Students of a fold share their teachers, so their spread over seeds leaves out the teachers'.",
+    "E4's teachers are out-of-fold models of their own (each training row is labelled only by models that did not see "
+    "it), so E3's seeds serve E0 and E3 but not E4.",
 )
 
 
@@ -31,7 +42,8 @@ def write_reports(folder: Path, analysis: Analysis, about: Mapping[str, Any]) ->
 
     Args:
         about: title_parts, or what `orchestrator.tables.title_of` makes a title of; and, to be printed as they are,
-            command, versions, data, date, seeds, folds and device.
+            command, versions, data, auxiliary, seeds, folds and device; and
+            base, the configuration that all experiments start from.
     """
     content = {"about": dict(about), "experiments": analysis.rows, "sentences": analysis.sentences}
     write_json(folder / "ablation.json", content | {"published": analysis.published})
@@ -85,22 +97,28 @@ def _sheets(analysis: Analysis) -> list[Sheet]:
 
 def _against_parent(analysis: Analysis, unit: str) -> Sheet:
     first = ("experiment", "MAE", "+-", "against", "difference", "95 % interval", "corrected p", "decision")
-    columns = (*first, "p", "detectable", "seeds")
+    columns = (*first, "p", "detectable", "+- seeds", "replicates")
     found = [_cells(row, analysis.decimals) for row in analysis.rows]
     rows = [[cells[column] for column in columns] for cells in found]
     return Sheet(f"Against the parent{unit}", columns, rows, _notes(analysis.rows))
 
 
 def _equal_cost(analysis: Analysis, unit: str) -> Sheet:
-    columns = ("experiment", "structures", "control", "its structures", "difference", "95 % interval", "corrected p")
-    cost = {row["name"]: f"{row['cost']['structures']:,}" for row in analysis.rows}
+    costs = ("structures", "its structures", "predictions", "its predictions")
+    numbers = ("difference", "95 % interval", "corrected p", "decision")
+    named = {row["name"]: row for row in analysis.rows}
     rows, notes = [], []
     for row in (row for row in analysis.rows if row["control"]):
-        name, cells = row["control"]["name"], _cells(row | row["control"] | {"name": row["name"]}, analysis.decimals)
-        values = [cells[column] for column in (*columns[4:], "decision")]
-        rows.append([shown_name(row), cost[row["name"]], name, cost.get(name, ""), *values])
-        notes += [f"{row['name']}: {row['control']['reason']}"] if row["control"]["reason"] else []
-    return Sheet(f"Against the control of equal cost{unit}", (*columns, "decision"), rows, notes)
+        control = row["control"]
+        cells = _cells(row | control | {"name": row["name"]}, analysis.decimals)
+        both = [named[name]["cost"] if name in named else {} for name in (row["name"], control["name"])]
+        shown = [_number(cost.get(kind), 0) for kind in ("structures", "predictions") for cost in both]
+        about = [shown_name(row), control["name"], control["equal_in"]]
+        rows.append([*about, *shown, *(cells[column] for column in numbers)])
+        notes += [f"{row['name']}: {control['reason']}"] if control["reason"] else []
+    notes.append("structures: processed in training; predictions: of a crystal at test time; its: the control's")
+    title = f"Against a control of equal cost, in training or in use{unit}"
+    return Sheet(title, ("experiment", "control", "equal in", *costs, *numbers), rows, notes)
 
 
 def _by_fold(analysis: Analysis, unit: str) -> Sheet:
@@ -114,7 +132,8 @@ def _by_fold(analysis: Analysis, unit: str) -> Sheet:
         ]
         rows.append([shown_name(row), *cells, _number(row["p95_error"], d), _number(row["max_error"], d)])
     columns = ("experiment", *(f"fold {fold}" for fold in folds), "95th percentile", "largest error")
-    return Sheet(f"MAE by fold, with the difference to the parent{unit}", columns, rows if folds else [])
+    notes = ["95th percentile and largest error: of each replicate's own errors, then their mean"]
+    return Sheet(f"MAE by fold, with the difference to the parent{unit}", columns, rows if folds else [], notes)
 
 
 def _published(analysis: Analysis, unit: str) -> Sheet:
@@ -125,15 +144,33 @@ def _published(analysis: Analysis, unit: str) -> Sheet:
 
 
 def _experiments(analysis: Analysis, _unit: str) -> Sheet:
-    columns = ("experiment", "what it is", "tier", "rows", "folds", "replicates", "models", "structures", "seconds")
+    about = ("experiment", "what it is", "tier", "rows", "folds", "replicates")
+    columns = (*about, "models", "structures", "seconds", "predictions", "device")
     rows = []
     for row in analysis.rows:
         counts = [_number(row[name], 0) for name in ("n_rows", "folds", "replicates")]
         cost = [_number(row["cost"][name], 0) for name in ("models", "structures", "seconds")]
-        rows.append([shown_name(row), row["says"], row["tier"], *counts, *cost, row["cost"]["device"]])
+        rows.append(
+            [
+                shown_name(row),
+                row["says"],
+                row["tier"],
+                *counts,
+                *cost,
+                _predictions(row["cost"]),
+                row["cost"]["device"],
+            ]
+        )
     notes = [f"{row['name']} changes {row['change']}" for row in analysis.rows if row["change"]]
-    notes.append("models: a fold and replicate; structures and seconds: in training, all folds, a replicate")
-    return Sheet("The experiments", (*columns, "device"), rows, notes)
+    notes.append("models: trained, a fold and replicate; structures and seconds: in training, all folds, a replicate")
+    notes.append("predictions: of a crystal at test time, models x views")
+    return Sheet("The experiments", columns, rows, notes)
+
+
+def _predictions(cost: Mapping[str, Any]) -> str:
+    """As "3 x 4 = 12"; a single one is just that."""
+    product = f"{cost['members']} x {cost['views']} = "
+    return f"{product if cost['predictions'] > 1 else ''}{cost['predictions']:,}"
 
 
 def _cells(row: Mapping[str, Any], decimals: int) -> dict[str, str]:
@@ -142,7 +179,8 @@ def _cells(row: Mapping[str, Any], decimals: int) -> dict[str, str]:
         "experiment": shown_name(row),
         "MAE": _number(row["mae_mean"], decimals),
         "+-": _number(row["mae_std"], decimals),
-        "seeds": _number(row["mae_seed_std"], decimals),
+        "+- seeds": _number(row["mae_seed_std"], decimals),
+        "replicates": _number(row["replicates"], 0),
         "against": row["parent"] or "",
         "difference": "" if row["difference"] is None else f"{row['difference']:+z.{decimals}f}",
         "95 % interval": interval or "",
@@ -171,9 +209,17 @@ def _title(about: Mapping[str, Any]) -> str:
     return ", ".join(about["title_parts"]) if about.get("title_parts") else title_of(dict(about))
 
 
+def _definitions(analysis: Analysis, about: Mapping[str, Any]) -> tuple[str, ...]:
+    """How to read it; of students only where there are any, of out-of-fold teachers only where they are such."""
+    if not {"E4", "E6", "B1"} & {row["name"].partition("-")[0] for row in analysis.rows}:
+        return DEFINITIONS
+    in_sample = about.get("base", {}).get("distil", {}).get("teachers") == "in_sample"
+    return DEFINITIONS + (_STUDENTS[:1] if in_sample else _STUDENTS)
+
+
 def _origin(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Where the numbers come from, as names and words."""
-    names = ("date", "folds", "seeds", "device", "data", "auxiliary", "versions")
+    names = ("folds", "seeds", "device", "data", "auxiliary", "versions")
     return [(name, _words(about[name])) for name in names if about.get(name)]
 
 
@@ -188,7 +234,7 @@ def markdown(analysis: Analysis, about: Mapping[str, Any]) -> str:
     for sheet in _sheets(analysis):
         parts += [f"## {sheet.title}", _pipes(sheet), "\n".join(f"- {note}" for note in sheet.notes)]
     parts += ["## What follows", "\n".join(f"- {sentence}" for sentence in analysis.sentences)]
-    parts += ["## How to read it", "\n".join(f"- {definition}" for definition in DEFINITIONS)]
+    parts += ["## How to read it", "\n".join(f"- {definition}" for definition in _definitions(analysis, about))]
     parts += ["## How to repeat it", f"```\n{_words(about.get('command', ''))}\n```"]
     parts += ["\n".join(f"- {name}: {words}" for name, words in _origin(about))]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -213,6 +259,5 @@ def _pipes(sheet: Sheet) -> str:
 
 def html(analysis: Analysis, about: Mapping[str, Any]) -> str:
     """One page without any link outwards."""
-    return page(
-        analysis, _sheets(analysis), _title(about), _words(about.get("command", "")), _origin(about), DEFINITIONS
-    )
+    command, definitions = _words(about.get("command", "")), _definitions(analysis, about)
+    return page(analysis, _sheets(analysis), _title(about), command, _origin(about), definitions)

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from orchestrator.ensemble import Combine, OutOfFold, choose_weights, combine, disagreement
+from orchestrator.ensemble import OutOfFold, choose_weights, combine, disagreement
 from orchestrator.execute import Runs
 from orchestrator.jobs import predictions_file
 from orchestrator.plan import Recipe
-from trainables.levers import TtaConfig
+from trainables.levers import Combine, TtaConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,10 @@ def read_predictions(folder: Path, views: TtaConfig) -> pd.DataFrame:
 
 
 def _out_of_fold(runs: Runs, recipe: Recipe, tables: list[pd.DataFrame]) -> OutOfFold:
-    """The members' predictions of their shared validation rows."""
+    """The members' predictions of their shared validation rows.
+
+    Of students these are rows that some of their teachers were trained on: their weights are a little optimistic.
+    """
     split, _ = runs.material.split(recipe.members[0])
     known = [table[table["part"] == "val"].set_index("id").loc[list(split.val.ids)] for table in tables]
     formulas = runs.material.dataset.structures.reduced_formulas

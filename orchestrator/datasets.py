@@ -79,7 +79,9 @@ def graph_store(dataset: Dataset, start: Start, progress: Progress, *, skin: flo
 
 
 def full_name(name: str) -> str:
-    """A Matbench task's whole name where it was given without its prefix; other names as they are."""
+    """A known task's whole name where it was given in short; other names as they are."""
+    if name == "sample":
+        return SAMPLE_TASK.name
     return f"matbench_{name}" if f"matbench_{name}" in TASKS else name
 
 

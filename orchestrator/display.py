@@ -16,6 +16,7 @@ from trainables.progress import Bar, Progress
 
 console = Console(stderr=True, highlight=False, markup=False)
 _SECONDS_BETWEEN_LINES = 10.0
+_MOST_ENDED_BARS = 6
 
 
 class _Rate(ProgressColumn):
@@ -30,6 +31,7 @@ class BarDisplay:
     """Live bars with throughput and ETA."""
 
     def __init__(self) -> None:
+        self._ended: list[TaskID] = []
         self._bars = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -53,8 +55,16 @@ class BarDisplay:
         try:
             yield _RichBar(self._bars, key)
         finally:
-            if name.endswith("predict"):
-                self._bars.remove_task(key)
+            self._put_away(key, at_once=name.endswith(("predict", "predict views")))
+
+    def _put_away(self, key: TaskID, at_once: bool) -> None:
+        """Take ended bars off the screen: short ones at once, others when there are many."""
+        if at_once:
+            self._bars.remove_task(key)
+            return
+        self._ended.append(key)
+        if len(self._ended) > _MOST_ENDED_BARS:
+            self._bars.remove_task(self._ended.pop(0))
 
     def message(self, text: str) -> None:
         self._bars.console.print(text)

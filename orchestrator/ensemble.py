@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from trainables.errors import UserError, listed
+from trainables.levers import Combine
 
-Combine = Literal["mean", "median", "greedy", "stacked"]
 Values = NDArray[np.float64]
 
 GREEDY_ROUNDS = 50

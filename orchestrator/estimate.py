@@ -15,6 +15,7 @@ from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import configured_model
 from trainables.training.augment import view_cost
 from trainables.training.memory import GRADIENT_COST
+from trainables.training.steps import auxiliary_steps
 
 _PREDICTION = 0.3  # of the time of a prediction with its gradient
 _MEASURED_PARTS = 3
@@ -29,10 +30,19 @@ def structures_of(material: Material, run: ModelRun) -> float:
     config = run.config
     views = 2 if config.augment.active and config.consistency.weight > 0 else 1
     epochs = config.optim.epochs
-    joint = (
-        config.multitask.epochs * len(split.train) * (1 + len(config.multitask.tasks)) if config.multitask.tasks else 0
-    )
+    joint = _joint_structures(material, run, len(split.train)) if config.multitask.tasks else 0.0
     return joint + epochs * (views * len(split.train) + _PREDICTION * len(split.val))
+
+
+def _joint_structures(material: Material, run: ModelRun, n_train: int) -> float:
+    """Structures of the joint training, those of other tasks by what they cost beside the target's."""
+    config, total = run.config, float(n_train)
+    own = float(GraphStore(material.store(config.model.start)).cost.mean())
+    size = config.optim.batch_size
+    for rows in material.auxiliary_rows(config):
+        steps = auxiliary_steps(math.ceil(n_train / size), math.ceil(len(rows.part) / size), config.multitask)
+        total += steps * size * float(GraphStore(rows.store).cost[rows.part.rows].mean()) / own
+    return config.multitask.epochs * total
 
 
 def cost_factor(material: Material, run: ModelRun) -> float:
@@ -63,7 +73,7 @@ def structures_per_second(material: Material, run: ModelRun, where: Plan) -> flo
             if device.type == "cuda":
                 torch.cuda.synchronize()
             done += len(part) if index > 0 or len(parts) == 1 else 0
-        return done / max(time.perf_counter() - begin, 1e-9)
+        return max(done, 1) / max(time.perf_counter() - begin, 1e-9)
     finally:
         torch.set_num_threads(before)
 

@@ -1,8 +1,7 @@
 """Runs become jobs, wave after wave, over processes; what is finished is not done again."""
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +19,6 @@ from trainables.levers import TtaConfig
 from trainables.model.compiled import Compile
 from trainables.progress import Bar
 from trainables.training.distill import Labels, SoftTargets
-
-_RESTARTS = 3  # of the worker processes, where one was killed
 
 
 @dataclass(frozen=True)
@@ -97,9 +94,6 @@ def execute(
     Args:
         bar: advances by `work`, by key, as runs end.
         ended: told of every run that ends, failed or not.
-
-    Raises:
-        UserError: worker processes were killed again and again.
     """
     views = runs.views_of()
     for wave in runs.waves():
@@ -111,17 +105,24 @@ def execute(
             if refused:
                 _note(runs, run, {"status": "failed", "reason": refused}, bar, work, ended)
                 continue
-            name = run.name(runs.material.digest(run.config)).rsplit("-", 1)[0]
-            name = f"{name}-{key[:4]}" if name in by_name else name
             job = _job(runs, run, views.get(key, [TtaConfig()]), resources)
             before = complete(job)
             if before is not None:
                 _note(runs, run, before, bar, work, ended)
                 continue
+            if job.soft is not None:
+                _gather_soft_targets(runs, run, job.soft)
+            name = _display_name(run, key, by_name)
             by_name[name] = run
             jobs.append((name, job))
         for name, summary in _all_jobs(jobs, resources, runs.material):
             _note(runs, by_name[name], summary, bar, work, ended)
+
+
+def _display_name(run: ModelRun, key: str, taken: Container[str]) -> str:
+    """As short as it can be and still be the run's own."""
+    short = run.name_with(key).removesuffix(f"-{key}")
+    return next(name for name in (short, f"{short}-{key[:4]}", f"{short}-{key}") if name not in taken)
 
 
 def _note(
@@ -150,20 +151,27 @@ def _refused(runs: Runs, run: ModelRun) -> str:
 def _all_jobs(
     jobs: list[tuple[str, Job]], resources: Resources, material: Material
 ) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Results as they come; where a worker process was killed, the rest is begun anew."""
-    left, restarts = dict(jobs), 0
+    """Results as they come.
+
+    Where a worker process was killed the rest is begun anew; where that happens again before any run has ended, each
+    is run in a process of its own, and a run whose process is killed has failed.
+    """
+    left, apart = dict(jobs), False
     while left:
         where = plan(len(left), resources.device, resources.processes, resources.per_gpu)
+        chosen, before = list(left.items())[: 1 if apart else None], len(left)
         try:
-            for name, summary in run_jobs(do, list(left.items()), where, material.progress):
+            for name, summary in run_jobs(do, chosen, where, material.progress, apart=apart):
                 del left[name]
                 yield name, summary
         except WorkerKilled as killed:
-            restarts += 1
-            if restarts > _RESTARTS:
-                raise
-            material.progress.message(f"{killed}; beginning again with {len(left)} runs left")
-            time.sleep(1.0)
+            if apart:
+                name = chosen[0][0]
+                del left[name]
+                yield name, {"status": "failed", "reason": "its process was killed (out of memory, most likely)"}
+            else:
+                apart = len(left) == before
+                material.progress.message(f"{killed}; going on with {len(left)} runs left")
 
 
 def _job(runs: Runs, run: ModelRun, views: Sequence[TtaConfig], resources: Resources) -> Job:
@@ -186,7 +194,7 @@ def _job(runs: Runs, run: ModelRun, views: Sequence[TtaConfig], resources: Resou
         store=material.store(start),
         folder=folder,
         skinned=material.store(start, config.augment) if config.augment.active else None,
-        soft=_soft_targets(runs, run, folder) if run.teachers else None,
+        soft=folder / "soft_targets.npz" if run.teachers else None,
         auxiliary=material.auxiliary_rows(config),
         soup_of=tuple(runs.folder_of(other) for other in run.soup_of),
         features=any(student.config.distil.features > 0 for student in students),
@@ -199,13 +207,11 @@ def _wanted(part: Part) -> Wanted:
     return Wanted(part.ids, part.rows)
 
 
-def _soft_targets(runs: Runs, run: ModelRun, folder: Path) -> Path:
-    """Gather the teachers' labels into a file of the student's."""
+def _gather_soft_targets(runs: Runs, run: ModelRun, path: Path) -> None:
+    """Put the teachers' labels into a file of the student's."""
     labels = [_labels(runs, teacher, run.config.distil.features > 0) for teacher in run.teachers]
-    path = folder / "soft_targets.npz"
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     SoftTargets.from_teachers(labels).save(path)
-    return path
 
 
 def _labels(runs: Runs, teacher: ModelRun, with_features: bool) -> Labels:

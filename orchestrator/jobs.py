@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from orchestrator.ensemble import soup
+from orchestrator.machine import device_name, versions
 from orchestrator.material import AuxiliaryRows
 from trainables.config import RunConfig
 from trainables.data.composition import CompositionModel
@@ -103,7 +105,7 @@ def _make(job: Job, device: str, progress: Progress) -> dict[str, Any]:
         return before
     job.config.save(job.folder / "config.yaml")
     if job.soup_of:
-        return _make_soup(job)
+        return _make_soup(job) | _made_by(device)
     store = GraphStore(job.store)
     auxiliary = [Auxiliary(rows.task, rows.part, GraphStore(rows.store)) for rows in job.auxiliary]
     fit(
@@ -118,11 +120,15 @@ def _make(job: Job, device: str, progress: Progress) -> dict[str, Any]:
         compute=Compute(device, job.compiled, job.tf32),
         progress=progress,
     )
-    summary: dict[str, Any] = read_json(job.folder / "fit.json")
+    summary: dict[str, Any] = read_json(job.folder / "fit.json") | _made_by(device) | {"tf32": job.tf32}
     known = Part.join(job.split.train, job.split.val)
     composition = CompositionModel.fit(store.composition(known.rows), known.targets)
     write_json(job.folder / COMPOSITION, {"coefficients": composition.coefficients.tolist()})
     return summary
+
+
+def _made_by(device: str) -> dict[str, Any]:
+    return {"device": device_name(device), "versions": versions(), "threads": torch.get_num_threads()}
 
 
 def _make_soup(job: Job) -> dict[str, Any]:
@@ -239,6 +245,8 @@ class LoadedRun:
         fallback = ~with_graph(store, rows, self.config) | ~np.isfinite(found.value)
         value = found.value.copy()
         value[fallback] = self.composition.predict(store.composition(rows[fallback]))
+        if self.model.floor is not None:
+            value = np.maximum(value, self.model.floor)
         return Predicted(value, np.where(fallback, 0.0, found.std)), fallback
 
 

@@ -14,7 +14,7 @@ from trainables.config import RunConfig
 from trainables.data.dataset import Dataset
 from trainables.data.folds import FoldSplit, Part, fold_of_rows, inner_split, make_split
 from trainables.data.locate import cache_home
-from trainables.data.overlap import find_overlap
+from trainables.data.overlap import Overlap, find_overlap
 from trainables.data.tasks import Task
 from trainables.levers import PerturbConfig, Start
 from trainables.model.chgnet import cutoffs_of
@@ -92,21 +92,27 @@ class Material:
 
     def _rows_of(self, name: str, config: RunConfig) -> AuxiliaryRows:
         choices = config.multitask
-        key = (name, config.fold, config.model.start, choices.keep_overlap, choices.max_rows)
+        key = (name, config.fold, config.model.start, choices.keep_overlap, choices.max_rows, config.data)
         if key not in self._auxiliary_rows:
             self._auxiliary_rows[key] = self._without_test_crystals(name, config)
         return self._auxiliary_rows[key]
 
     def _without_test_crystals(self, name: str, config: RunConfig) -> AuxiliaryRows:
         dataset, choices = self.auxiliary[name], config.multitask
-        test = self.dataset.structures.take(self.test(config.fold).rows)
-        overlap = find_overlap(dataset.structures, test, cache=cache_home() / "overlap", progress=self.progress)
-        self.progress.message(f"fold {config.fold}, {name}: {overlap.describe()}")
-        matched = overlap.matched
-        rows = np.arange(len(dataset)) if choices.keep_overlap else np.flatnonzero(~matched)
+        test = self._overlap(name, self.test(config.fold))
+        self.progress.message(f"fold {config.fold}, {name}: {test.describe()}")
+        # Not test rows, but they choose the epoch: a model that saw their crystals would be flattered.
+        split, _ = self.split(ModelRun(config))
+        matched, chosen_by = test.matched, self._overlap(name, split.val).matched
+        rows = np.arange(len(dataset)) if choices.keep_overlap else np.flatnonzero(~(matched | chosen_by))
         if choices.max_rows is not None and choices.max_rows < len(rows):
             rows = np.sort(np.random.default_rng(config.data.split_seed).choice(rows, choices.max_rows, replace=False))
         part = Part(tuple(dataset.ids[row] for row in rows), rows, dataset.targets[rows])
-        n_kept = int(matched[rows].sum())
+        n_removed, n_kept = int(matched.sum()), int(matched[rows].sum())
         store = self.store(config.model.start, dataset=dataset)
-        return AuxiliaryRows(dataset.task, part, store, 0 if choices.keep_overlap else int(matched.sum()), n_kept)
+        return AuxiliaryRows(dataset.task, part, store, 0 if choices.keep_overlap else n_removed, n_kept)
+
+    def _overlap(self, name: str, part: Part) -> Overlap:
+        crystals = self.dataset.structures.take(part.rows)
+        others = self.auxiliary[name].structures
+        return find_overlap(others, crystals, cache=cache_home() / "overlap", progress=self.progress)

@@ -48,8 +48,11 @@ class ModelRun:
 
     def name(self, data: str) -> str:
         """Readable, and unique by its key."""
+        return self.name_with(self.key(data))
+
+    def name_with(self, key: str) -> str:
         kind = f"-inner{self.inner}of{self.n_inner}" if self.n_inner else "-soup" if self.soup_of else ""
-        return f"fold{self.config.fold}-seed{self.config.seed}{kind}-{self.key(data)}"
+        return f"fold{self.config.fold}-seed{self.config.seed}{kind}-{key}"
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,12 @@ def _member(config: RunConfig, index: int) -> ModelRun:
 def teachers_of(config: RunConfig) -> tuple[ModelRun, ...]:
     """The teachers of a student: the same run without teachers, at full width.
 
+    They are not trained jointly: an auxiliary row may be a crystal that a teacher has to label unseen.
     Their seeds count from 0, whatever the student's, so that all students of a fold share them.
     """
     start = config.distil.teacher_start or config.model.start
     changes: dict[str, object] = {
+        "multitask": {},
         "distil": {},
         "model.start": start,
         "model.width": FULL_WIDTH,

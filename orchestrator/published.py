@@ -1,13 +1,17 @@
 """Published Matbench predictions on the same test rows."""
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from orchestrator.scores import fold_scores
-from trainables.errors import UserError
+from trainables.data.dataset import Dataset
+from trainables.data.folds import fold_of_rows
+from trainables.errors import UserError, listed
 
 _NOT_ALGORITHMS = 3
 
@@ -35,6 +39,24 @@ def published_scores(file: Path, predictions: pd.DataFrame) -> dict[str, Any]:
         for name in algorithms
         if joined[name].notna().all()
     }
+
+
+def check_published(file: Path, dataset: Dataset, folds: Sequence[int]) -> None:
+    """Refuse a table of another task before anything is trained.
+
+    Raises:
+        UserError: it lacks a test row of these folds, or has another target for it.
+    """
+    chosen = np.isin(fold_of_rows(dataset), list(folds))
+    ids = np.array(dataset.ids)[chosen]
+    table = read_published(file).set_index("mbid")
+    missing = sorted(set(ids) - set(table.index))
+    if missing:
+        raise UserError(f"--published {file} lacks {listed(missing, 3)}; is it the table of this task?")
+    target = pd.to_numeric(table.iloc[:, 1].loc[ids], errors="coerce").to_numpy(np.float64)
+    other = ~np.isclose(target, dataset.targets[chosen], rtol=1e-4, atol=1e-4)
+    if other.any():
+        raise UserError(f"--published {file} has other targets than the data, for {listed(ids[other], 3)}")
 
 
 def read_published(file: Path) -> pd.DataFrame:

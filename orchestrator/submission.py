@@ -36,6 +36,9 @@ def record_run(run: Path) -> Path:
         "versions": settings["versions"] | {"matbench": version("matbench")},
         "n_fallback": scores["mean"]["n_fallback"],
     }
+    others = [f"{rows} rows of {name}" for name, rows in scores.get("trained_also_on", {}).items()]
+    if others:
+        about["notes"] = f"Trained jointly on {', '.join(others)} first; rows that are test crystals were left out."
     params = {int(fold): _flat(settings["config"] | {"fold": int(fold)}) for fold in scores["folds"]}
     return write_record(predictions, task, submission_folder(run, NAME), about=about, params=params)
 

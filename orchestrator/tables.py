@@ -60,6 +60,7 @@ def title_of(scores: dict[str, Any]) -> str:
     if scores["partial"]:
         parts.append(f"PARTIAL: {scores['n_rows']:,} of {scores['official_rows']:,} rows, no leaderboard score")
     parts.append(f"tier {scores['tier']}")
+    parts += [f"also trained on {rows:,} rows of {name}" for name, rows in scores.get("trained_also_on", {}).items()]
     parts += scores.get("marks", [])
     return ", ".join(parts)
 

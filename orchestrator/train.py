@@ -4,7 +4,6 @@ import fcntl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from orchestrator.baselines import baseline_predictions, baseline_scores
 from orchestrator.datasets import Source, full_name, graph_store, load_auxiliary, load_dataset
 from orchestrator.execute import Resources, Runs, execute
 from orchestrator.fold import collect_predictions, read_fold, write_fold
-from orchestrator.material import Material
+from orchestrator.machine import versions
+from orchestrator.material import AuxiliaryRows, Material
 from orchestrator.plan import ModelRun, recipe
-from orchestrator.published import published_scores, read_published
+from orchestrator.published import check_published, published_scores, read_published
 from orchestrator.scores import fold_scores
 from orchestrator.workers import plan
 from search_spaces.presets import preset
@@ -76,12 +76,14 @@ def train(
     Compute(devices[0], options.compiled, options.tf32).check()
     dataset = load_dataset(source, progress)
     others = load_auxiliary(auxiliary, progress)
+    if options.published is not None:
+        check_published(options.published, dataset, options.folds)
     config = task_config(dataset, settings or {}, others)
     material = Material(dataset, with_named(others, config, progress), progress)
     with only_process(out):
         _same_run_or_refuse(out, config, material)
         recipes = [recipe(config.changed({"fold": fold})) for fold in options.folds]
-        runs = Runs(material, recipes, lambda run: _folder(out, config, run))
+        runs = Runs(material, recipes, lambda run: _folder(out, config, run, material.key(run)))
         failed = _train_folds(runs, options, progress)
         scores = _score(material, config, options, out, progress, failed)
         scores |= _record(scores, out)
@@ -193,7 +195,7 @@ def _same_run_or_refuse(out: Path, config: RunConfig, material: Material) -> Non
         "fingerprint": config.changed({"fold": 0}).fingerprint(digest),
         "data": digest,
         "config": config.changed({"fold": 0}).model_dump(mode="json"),
-        "versions": {name: version(name) for name in ("crystaltune", "chgnet", "torch", "pymatgen", "numpy")},
+        "versions": versions(),
     }
     if not path.exists():
         write_json(path, wanted)
@@ -231,17 +233,11 @@ def _look_up(content: Any, dotted: str) -> Any:
     return content
 
 
-def _folder(out: Path, config: RunConfig, run: ModelRun) -> Path:
+def _folder(out: Path, config: RunConfig, run: ModelRun, key: str) -> Path:
     """Where a run lies: a fold's only member in the fold's folder, everything else in one of its own there."""
     fold = out / f"fold_{run.config.fold}"
     members = recipe(config.changed({"fold": run.config.fold})).members
-    if members == (run,):
-        return fold
-    if run.soup_of:
-        return fold / "soup"
-    if run.n_inner:
-        return fold / f"teacher_seed_{run.config.seed}_without_{run.inner}"
-    return fold / (f"seed_{run.config.seed}" if run in members else f"teacher_seed_{run.config.seed}")
+    return fold if members == (run,) else fold / run.name_with(key)
 
 
 def _train_folds(runs: Runs, options: TrainOptions, progress: Progress) -> dict[int, str]:
@@ -282,10 +278,11 @@ def _score(
     predictions = collect_predictions(dataset, range(N_FOLDS), out)
     write_parquet(out / "predictions.parquet", predictions)
     scores = description(dataset, config) | {"fingerprint": config.fingerprint(material.digest(config))}
-    scores["marks"] = marks(material, config, options.folds)
     if len(predictions):
         folds = sorted(int(fold) for fold in np.unique(predictions["fold"]))
         scores |= fold_scores(predictions)
+        scores["marks"] = marks(material, config, folds)
+        scores["trained_also_on"] = trained_also_on(material, config, folds)
         store = GraphStore(material.store(config.model.start))
         baselines = baseline_predictions(dataset, folds, store, progress, config)
         scores["baselines"] = baseline_scores(baselines)
@@ -300,12 +297,20 @@ def _score(
 
 def marks(material: Material, config: RunConfig, folds: Sequence[int]) -> list[str]:
     """What must be said beside every number of a configuration."""
-    if not config.multitask.keep_overlap:
-        return []
-    rows = [each for fold in folds for each in material.auxiliary_rows(config.changed({"fold": fold}))]
-    return (
-        [f"{sum(each.n_kept_overlap for each in rows)} auxiliary rows are test crystals and were KEPT"] if rows else []
-    )
+    n_kept = sum(each.n_kept_overlap for fold in folds for each in _auxiliary_of(material, config, fold))
+    return [f"{n_kept} auxiliary rows are test crystals and were KEPT"] if n_kept else []
+
+
+def trained_also_on(material: Material, config: RunConfig, folds: Sequence[int]) -> dict[str, int]:
+    """Rows of other tasks that took part in training, by task: the most of any fold."""
+    found: dict[str, int] = {}
+    for each in (each for fold in folds for each in _auxiliary_of(material, config, fold)):
+        found[each.task.name] = max(found.get(each.task.name, 0), len(each.part))
+    return found
+
+
+def _auxiliary_of(material: Material, config: RunConfig, fold: int) -> tuple[AuxiliaryRows, ...]:
+    return material.auxiliary_rows(config.changed({"fold": fold}))
 
 
 def _record(scores: dict[str, Any], out: Path) -> dict[str, str | None]:

@@ -1,7 +1,7 @@
 """The ladder of experiments: each is a named change against its parent.
 
 A new one is one entry: a name, its parent, what it says, and the keys of RunConfig that it changes. `longer` multiplies
-the parent's epochs. `control` names the experiment of equal cost that it has to beat. Known values of keys that depend
+the parent's epochs. `control` names what it has to beat at equal cost. Known values of keys that depend
 on the task (epochs, the learning rate) come from the task's preset and the user's settings, which hold for all.
 """
 
@@ -23,7 +23,7 @@ class Experiment:
         parent: what it changes, and is compared with; None for the baseline.
         changes: dotted keys of RunConfig.
         longer: factor on the epochs.
-        control: another experiment of about the same cost without the lever.
+        control: another experiment without the lever that costs about as much to train (L3) or to use (E0).
     """
 
     name: str
@@ -34,14 +34,13 @@ class Experiment:
     control: str | None = None
 
 
-_AUGMENTED = {
+_PERTURBED = {
     "augment.strain": "symmetry",
     "augment.strain_size": 1e-3,
     "augment.displacement": "symmetry",
     "augment.displacement_size": 0.005,
-    "consistency.weight": 0.5,
-    "consistency.supervised": True,
 }
+_AUGMENTED = {**_PERTURBED, "consistency.weight": 0.5, "consistency.supervised": True}
 _FOUR_VIEWS = {"tta.views": 4, "tta.strain_size": 1e-3, "tta.displacement_size": 0.005}
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -58,11 +57,12 @@ EXPERIMENTS: dict[str, Experiment] = {
             {"ensemble.members": 1, "distil.weight": 0.5},
             control="E0",
         ),
-        Experiment("E5", "E0", "joint pre-training on other tasks", {"multitask.tasks": "auxiliary"}),
+        Experiment("E5", "E0", "joint pre-training on other tasks", {"multitask.tasks": "auxiliary"}, control="L3"),
         Experiment("E6", "E4", "student and 4 views at test time", _FOUR_VIEWS),
         # What the ladder is held against, and cheap alternatives.
         Experiment("L3", "E0", "one run three times as long", longer=3.0),
         Experiment("B1", "E4", "born again: one teacher a row", {"distil.seeds": 1}, control="E0"),
+        Experiment("A1", "E0", "augmentation alone, without consistency", _PERTURBED),
         Experiment("T4", "E0", "baseline and 4 views at test time", _FOUR_VIEWS),
         Experiment("W0", "E0", "equal averaging of the last quarter's weights", {"optim.averaging": "swa"}),
         Experiment("W3", "E3", "soup: averaged weights of 3 seeds", {"ensemble.combine": "soup"}),

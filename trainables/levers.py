@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Start = Literal["0.3.0", "r2scan", "0.2.0", "scratch"]
 Freezable = Literal["embedding", "basis", "block_1", "block_2", "block_3", "block_4", "head", "reference"]
-Combine = Literal["mean", "median", "greedy", "stacked", "soup"]
+Combine = Literal["mean", "median", "greedy", "stacked"]
 FULL_WIDTH = 64
 
 
@@ -136,7 +136,9 @@ class EnsembleConfig(Section):
     """Several seeds of the same run, combined; weights are chosen on the shared inner validation rows."""
 
     members: int = Field(1, ge=1, le=64, description="seeds seed, seed + 1, ...")
-    combine: Combine = Field("mean", description="soup: the average of the members' weights, one model")
+    combine: Literal[Combine, "soup"] = Field(
+        "mean", description="soup: the average of the members' weights, one model"
+    )
 
 
 class DistilConfig(Section):
@@ -189,6 +191,14 @@ def _problems(config: "RunConfig") -> Iterator[str]:
         yield "tta.views > 1 wants a perturbation: set tta.strain or tta.displacement (size above 0)"
     if config.ensemble.combine == "soup" and config.model.start == "scratch":
         yield "ensemble.combine=soup wants members of one start: model.start=scratch gives every seed its own"
+    if config.data.refit and config.ensemble.members > 1 and config.ensemble.combine in ("greedy", "stacked"):
+        yield (
+            f"ensemble.combine={config.ensemble.combine} chooses weights on the inner validation rows, which "
+            "data.refit=true trains on: use mean or median, or no refit"
+        )
+    teacher = config.distil.teacher_start
+    if config.distil.weight > 0 and teacher is not None and (teacher == "0.2.0") != (config.model.start == "0.2.0"):
+        yield "0.2.0 sees 5 A, the other weights 6 A: distil.teacher_start and model.start must see equally far"
     if config.task in config.multitask.tasks:
         yield f"multitask.tasks holds the target itself ({config.task}): name other tasks"
     if len(set(config.multitask.tasks)) < len(config.multitask.tasks):

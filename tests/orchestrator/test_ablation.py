@@ -99,7 +99,7 @@ def test_the_report_is_there_in_every_form(whole: tuple[Path, Any, Planned]) -> 
 
 def test_the_experiments_mae_is_that_of_the_predictions_it_leaves(whole: tuple[Path, Any, Planned]) -> None:
     out, _, _ = whole
-    predictions = pd.read_parquet(out / "predictions.parquet")
+    predictions = pd.read_parquet(out / "ablation_predictions.parquet")
     rows = {row["name"]: row for row in read_json(out / "ablation.json")["experiments"]}
     error = (predictions["prediction"] - predictions["target"]).abs()
     per_fold = error.groupby([predictions["experiment"], predictions["fold"]]).mean()
@@ -117,7 +117,7 @@ def test_an_ensemble_is_the_mean_of_its_seeds_and_shares_them_with_the_baseline(
     lines = {line["name"]: line for line in planned.lines}
     assert (lines["E3"]["models"], lines["E3"]["new"]) == (6, 4)  # seed 0 of both folds is E0's
     assert lines["E2"]["new"] == lines["E6"]["new"] == 0
-    predictions = pd.read_parquet(out / "predictions.parquet")
+    predictions = pd.read_parquet(out / "ablation_predictions.parquet")
     ensemble = predictions[(predictions["experiment"] == "E3") & (predictions["fold"] == 0)].set_index("id")[
         "prediction"
     ]

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,18 @@ import pytest
 from matplotlib.text import Text
 from rich.console import Console
 
-from orchestrator.ablation_analysis import Analysis, Outcome, Row, analyse
+from orchestrator.ablation_analysis import Analysis, Outcome, analyse
 from orchestrator.ablation_page import figures
 from orchestrator.ablation_report import flat_table, html, markdown, summary_table, write_reports
+from orchestrator.ablation_rules import Row
 from orchestrator.statistics import chemical_system
 
 N = 600
 FOLD = np.arange(N) % 5
 IDS = [f"row-{i:03d}" for i in range(N)]
 SYSTEMS = {row: f"system {place // 4}" for place, row in enumerate(IDS)}
-PARENTS = {"E1": "E0", "E2": "E1", "E3": "E0", "E4": "E3", "E5": "E0", "E6": "E4", "L3": "E0"}
-CONTROLS = {"E3": "L3", "E4": "E0"}
+PARENTS = {"E1": "E0", "E2": "E1", "E3": "E0", "E4": "E3", "E5": "E0", "E6": "E4", "L3": "E0", "B1": "E4"}
+CONTROLS = {"E3": "L3", "E4": "E0", "B1": "E0"}
 COMMAND = "crystaltune ablate mp_e_form --experiments E0,E3"
 TASK = {"task": "matbench_mp_e_form", "unit": "eV/atom", "tier": "pretrained-label-overlap"}
 LIMITS = {"partial": True, "synthetic": False, "n_rows": N, "official_rows": 132752, "marks": []}
@@ -49,7 +52,8 @@ def outcome(name: str, rows: pd.DataFrame, **changes: Any) -> Outcome:
     structures = {"E3": 3, "E4": 4, "E6": 4, "L3": 3}.get(base, 1) * 120_000
     change, tier = f"lever.of={name}" if parent else "", suffix or "pretrained-label-overlap"
     told = Outcome(name, f"what {name} is", parent, control, change, rows, structures, 12.5, "cpu", 1, tier)
-    return replace(told, **changes)
+    use = {"views": 4 if base in ("E2", "E6") else 1, "n_members": 3 if base == "E3" else 1}
+    return replace(told, **(use | changes))
 
 
 CURVE = tuple({"n_members": k, "mae": 0.03 + 0.004 / k, "min": 0.03, "max": 0.03 + 0.008 / k} for k in (1, 2, 3))
@@ -102,8 +106,21 @@ def test_scores_are_means_over_folds_and_spreads_over_folds_and_seeds(full: Anal
     assert found["mae_seed_std"] == pytest.approx(np.std(by.mean(1), ddof=1))
     assert found["per_fold"] == pytest.approx({str(fold): value for fold, value in by.mean(0).items()})
     assert (found["n_rows"], found["folds"], found["replicates"]) == (N, 5, 2)
-    assert found["cost"] == {"structures": 360_000, "seconds": 12.5, "device": "cpu", "models": 1}
-    assert found["p95_error"] < found["max_error"]
+    use = {"members": 3, "views": 1, "predictions": 3}
+    assert found["cost"] == {"structures": 360_000, "seconds": 12.5, "device": "cpu", "models": 1} | use
+
+
+def test_largest_errors_are_those_of_each_replicate_and_not_of_their_mean() -> None:
+    rows = predictions(0, replicates=2)
+    rows["prediction"] = rows["target"] + 0.1
+    for replicate, size in ((0, 5.0), (1, 3.0)):  # a tenth of the rows, other ones in each replicate
+        wrong = (rows["replicate"] == replicate) & rows["id"].isin(IDS[60 * replicate : 60 * replicate + 60])
+        rows.loc[wrong, "prediction"] = rows["target"] + size
+    found = row(analysed({"E0": outcome("E0", rows)}), "E0")
+    assert found["max_error"] == pytest.approx(4.0)  # of the mean error it would be 2.55
+    assert found["p95_error"] == pytest.approx(4.0)
+    text = markdown(analysed({"E0": outcome("E0", rows)}), ABOUT)
+    assert "95th percentile and largest error: of each replicate's own errors, then their mean" in text
 
 
 def test_a_true_gain_is_better_and_equal_experiments_show_no_difference(full: Analysis) -> None:
@@ -129,6 +146,50 @@ def test_equal_cost_is_a_family_of_its_own(full: Analysis) -> None:
     # E3 and L3 against E0 are one family of two, E3 against L3 the other, of one
     assert row(alone, "E3")["control"]["p_corrected"] == row(alone, "E3")["control"]["p"]
     assert row(alone, "E3")["p_corrected"] == pytest.approx(2 * row(alone, "E3")["p"])
+
+
+def test_what_is_equal_of_the_costs_is_said_and_both_costs_are_shown() -> None:
+    outcomes = {name: one for name, one in ladder().items() if name in ("E0", "E3", "E4", "L3")}
+    outcomes["B1"] = outcome("B1", predictions(0.05), structures=480_000)
+    analysis = analysed(outcomes)
+    assert {name: row(analysis, name)["control"]["equal_in"] for name in ("E3", "E4", "B1")} == {
+        "E3": "training",
+        "E4": "use",
+        "B1": "use",
+    }
+    sheet = markdown(analysis, ABOUT).split("## Against a control of equal cost, in training or in use")[1]
+    lines = [[cell.strip() for cell in line.split("|")[1:8]] for line in sheet.splitlines() if line.startswith("|")]
+    assert lines[0][3:] == ["structures", "its structures", "predictions", "its predictions"]
+    assert lines[2] == ["E3", "L3", "training", "360,000", "360,000", "3", "1"]
+    assert lines[3] == ["E4", "E0", "use", "480,000", "120,000", "1", "1"]
+    assert lines[4] == ["B1", "E0", "use", "480,000", "120,000", "1", "1"]
+    changed = outcomes | {"L3": replace(outcomes["L3"], structures=200_000)}
+    assert row(analysed(changed), "E3")["control"]["equal_in"] == "neither"
+    changed["L3"] = replace(outcomes["L3"], structures=350_000, n_members=3)
+    assert row(analysed(changed), "E3")["control"]["equal_in"] == "training and use"
+    del changed["L3"]
+    assert row(analysed(changed), "E3")["control"]["equal_in"] == ""
+
+
+def test_comparing_reports_each_contrast_once() -> None:
+    seen: list[Any] = []
+
+    class Watched:
+        @contextmanager
+        def stage(self, name: str, total: float | None, unit: str) -> Iterator[Any]:
+            seen.append((name, total, unit))
+            yield self
+
+        def advance(self, amount: float, note: str = "") -> None:
+            seen.append((amount, note))
+
+        def message(self, text: str) -> None:
+            seen.append(text)
+
+    outcomes = {name: one for name, one in ladder().items() if name in ("E0", "E3", "E4")}
+    analysed(outcomes, progress=Watched())
+    made = [(1, "E3 against E0"), (1, "E4 against E3"), (1, "E4 against E0")]  # L3, E1, E2 and E5 were not run
+    assert seen == [("compare experiments", 3, "contrasts"), *made]
 
 
 def test_a_failed_experiment_has_a_row_without_numbers_and_its_children_a_reason(full: Analysis) -> None:
@@ -182,6 +243,14 @@ def test_a_single_fold_rests_on_the_bootstrap_and_says_so() -> None:
     assert "one fold" in markdown(analysis, ABOUT)
 
 
+def test_on_one_fold_consistency_cannot_be_judged() -> None:
+    rows = {name: predictions(gain, replicates=1).assign(fold=0) for name, gain in (("E0", 0.0), ("E1", 0.2))}
+    analysis = analysed({name: outcome(name, table) for name, table in rows.items()})
+    assert row(analysis, "E1")["decision"] == "better"
+    said = sentence(analysis, "Consistency regularisation: cannot be judged on one fold. E1 against E0: -0.0")
+    assert "(one fold): better" in said
+
+
 def test_an_infinite_interval_is_none() -> None:
     outcomes = [outcome("E0", predictions(0)), outcome("E3", predictions(0.2))]
     analysis = analyse(outcomes, dict.fromkeys(IDS, "Al-O"), unit="", n_resamples=50)
@@ -207,6 +276,9 @@ def test_consistency_is_confirmed_only_by_a_gain_over_the_baseline() -> None:
     assert lost.startswith("Consistency regularisation: not confirmed. E1 against E0: +0.0")
     without = {name: one for name, one in ladder(E1=0.15).items() if name != "E2"}
     assert "E2 against E0: not compared (E2 was not run)" in sentence(analysed(without), "Consistency")
+    del without["E0"]
+    alone = sentence(analysed(without), "Consistency")
+    assert alone.startswith("Consistency regularisation: cannot be judged. E1 against E0: not compared (E0 was not")
 
 
 def test_a_gain_in_four_of_five_folds_confirms_nothing() -> None:
@@ -237,6 +309,8 @@ def test_the_student_keeps_a_share_of_the_gain_if_there_is_one(full: Analysis) -
     kept = re.search(r"E4 keeps (\d+)% of the ensemble's gain", sentence(full, "Distillation"))
     assert kept
     assert 40 <= int(kept[1]) <= 60
+    same = ladder() | {"E4": outcome("E4", ladder()["E0"].predictions)}
+    assert "E4 keeps 0% of" in sentence(analysed(same), "Distillation")
     gainless = sentence(analysed(ladder(E3=0.0)), "Distillation")
     assert gainless.startswith("Distillation: E3 shows no gain over E0 that a student could keep. E4 against E0: -")
     unjudged = {name: one for name, one in ladder().items() if name != "E3"}
@@ -251,17 +325,59 @@ def test_multi_task_training_is_kept_or_dropped(full: Analysis) -> None:
 
 
 def test_equal_cost_is_said_of_the_ensemble_and_of_the_student(full: Analysis) -> None:
-    assert sentence(full, "Equal cost of training, the ensemble").endswith(": better.")
-    assert "E4 against E0: -0.0" in sentence(full, "Equal cost of use, the student")
-    assert sentence(analysed(ladder(L3=0.2)), "Equal cost of training, the ensemble").endswith(": no difference seen.")
+    ensemble = sentence(full, "Equal cost of training, the ensemble")
+    assert ensemble.endswith(": better. Use is not equal: 3 predictions a crystal against 1.")
+    student = sentence(full, "Equal cost of use, the student")
+    assert "E4 against E0: -0.0" in student
+    assert student.endswith(" Training is not equal: with its teachers 4.0 times the structures.")
+    none = sentence(analysed(ladder(L3=0.2)), "Equal cost of training, the ensemble")
+    assert ": no difference seen." in none
+    without = {name: one for name, one in ladder().items() if name != "L3"}
+    assert sentence(analysed(without), "Equal cost of training").endswith(
+        "E3 against L3: not compared (L3 was not run)."
+    )
 
 
 def test_no_lever_beats_noise_or_those_that_do_are_named(full: Analysis) -> None:
     nothing = analysed(ladder(E3=0.0, E4=0.0, E6=0.0))
-    said = sentence(nothing, "No lever beat noise. The smallest difference that could have been seen is 0.000")
-    assert "corrected for their number" in said
-    assert sentence(full, "Better than") == "Better than their parent: E3."
+    said = sentence(nothing, "No lever beat noise: none is better than its parent or than E0. The smallest difference ")
+    finest = re.search(
+        r"that could have been seen is (0\.\d+) eV/atom in a single comparison \((\w+) against (\w+)\)", said
+    )
+    assert finest
+    assert finest[3] in ("E0", row(nothing, finest[2])["parent"])
+    assert said.endswith("corrected for their number.")
+    assert not [said for said in nothing.sentences if said.startswith("Better")]
+    better = "Better than their parent: E3. Better than E0, which is not their parent: E4."
+    assert sentence(full, "Better than") == better  # E4 is worse than the ensemble
     assert not [said for said in full.sentences if said.startswith("No lever")]
+
+
+def test_a_gain_over_the_baseline_alone_is_not_called_noise() -> None:
+    base = predictions(0, replicates=1)
+    unsure = base.copy()
+    fold = np.asarray(unsure["fold"])
+    # E1 gains in some folds and loses in others; E2 gains a little everywhere, so that it beats E0 but not E1
+    sizes = np.array([0.55, 1.3, 0.6, 1.2, 0.7])[fold]
+    unsure["prediction"] = unsure["target"] + (base["prediction"] - base["target"]) * sizes
+    steady = base.assign(prediction=base["target"] + (base["prediction"] - base["target"]) * 0.85)
+    noisy = np.random.default_rng(5).normal(0, 1e-4, N)
+    steady["prediction"] += noisy
+    outcomes = {"E0": outcome("E0", base), "E1": outcome("E1", unsure), "E2": outcome("E2", steady)}
+    analysis = analysed(outcomes)
+    assert [row(analysis, name)["decision"] for name in ("E1", "E2")] == ["no difference seen", "no difference seen"]
+    assert sentence(analysis, "Consistency").startswith("Consistency regularisation: confirmed.")
+    assert sentence(analysis, "Better than") == "Better than E0, which is not their parent: E2."
+    assert not [said for said in analysis.sentences if said.startswith("No lever")]
+    del outcomes["E1"]  # and where the parent is missing
+    assert sentence(analysed(outcomes), "Better than") == "Better than E0, which is not their parent: E2."
+
+
+def test_a_control_that_is_the_baseline_counts_as_one() -> None:
+    outcomes = {"E0": outcome("E0", predictions(0)), "E4": outcome("E4", predictions(0.2, seed=2))}
+    outcomes["B1"] = outcome("B1", predictions(0.2, seed=3))
+    said = sentence(analysed(outcomes), "Better than")
+    assert said == "Better than E0, which is not their parent: E4, B1."
 
 
 def test_marks_are_said_and_twins_have_sentences_of_their_own(full: Analysis) -> None:
@@ -298,7 +414,7 @@ def test_a_table_without_any_number_has_number_columns(tmp_path: Path) -> None:
     failed = analysed({"E0": outcome("E0", pd.DataFrame(), failed="no space")})
     assert flat_table(failed)["mae_mean"].dtype == float
     write_reports(tmp_path, failed, ABOUT)
-    assert failed.sentences == ["No experiment could be compared with its parent."]
+    assert failed.sentences == ["No experiment could be compared with its parent or with E0."]
     assert "failed (no space)" in (tmp_path / "ablation.md").read_text()
 
 
@@ -314,7 +430,7 @@ def test_markdown_has_a_line_an_experiment_and_begins_with_the_limits(full: Anal
     assert "- E5 *: 12 auxiliary rows are test crystals and were KEPT" in first
     assert "- E1: failed (out of memory | at step 3)" in first
     for wanted in (
-        "## Against the control of equal cost",
+        "## Against a control of equal cost, in training or in use (eV/atom)",
         "fold 4",
         *full.sentences,
         "crystaltune ablate",
@@ -323,6 +439,49 @@ def test_markdown_has_a_line_an_experiment_and_begins_with_the_limits(full: Anal
     ):
         assert wanted in text
     assert markdown(full, {"title_parts": ["mine", "SYNTHETIC"]}).startswith("# Ablation: mine, SYNTHETIC\n")
+
+
+def column(text: str, title: str, name: str) -> dict[str, str]:
+    """A column of a table in Markdown, by experiment."""
+    lines = [line for line in text.split(f"## {title}")[1].split("## ")[0].splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    return {line[0]: line[cells[0].index(name)] for line in cells[2:]}
+
+
+def test_predictions_a_crystal_are_models_times_views() -> None:
+    outcomes = {name: one for name, one in ladder().items() if name in ("E0", "E3", "E2")}
+    outcomes["E3"] = replace(outcomes["E3"], views=4)
+    outcomes["E2"] = replace(outcomes["E2"], device="mixed: A100, H200")
+    analysis = analysed(outcomes)
+    text = markdown(analysis, ABOUT)
+    assert column(text, "The experiments", "predictions") == {"E0": "1", "E2": "1 x 4 = 4", "E3": "3 x 4 = 12"}
+    assert column(text, "The experiments", "device")["E2"] == "mixed: A100, H200"
+    assert flat_table(analysis).set_index("name").loc["E3", "cost_predictions"] == 12
+
+
+def test_replicates_are_shown_beside_their_spread() -> None:
+    outcomes = {"E0": outcome("E0", predictions(0, replicates=3)), "E3": outcome("E3", predictions(0.2, replicates=1))}
+    text = markdown(analysed(outcomes), ABOUT)
+    assert column(text, "Against the parent", "replicates") == {"E0": "3", "E3": "1"}
+    spread = column(text, "Against the parent", "+- seeds")
+    assert (bool(spread["E0"]), spread["E3"]) == (True, "")
+    assert "replicates of two experiments are not paired by seed" in text
+
+
+def test_shared_and_out_of_fold_teachers_are_told_where_there_are_students(full: Analysis) -> None:
+    shared = "Students of a fold share their teachers, so their spread over seeds leaves out the teachers"
+    out_of_fold = "so E3&#39;s seeds serve E0 and E3 but not E4"
+    page, text = html(full, ABOUT), markdown(full, ABOUT)
+    assert shared in page
+    assert out_of_fold in page
+    assert shared in text
+    assert out_of_fold.replace("&#39;", "'") in text
+    without = html(analysed({name: one for name, one in ladder().items() if name in ("E0", "E3")}), ABOUT)
+    assert shared not in without
+    assert out_of_fold not in without
+    in_sample = html(full, ABOUT | {"base": {"distil": {"teachers": "in_sample"}}})  # then they are E0's own runs
+    assert shared in in_sample
+    assert out_of_fold not in in_sample
 
 
 def test_the_page_holds_everything_and_links_nowhere(full: Analysis) -> None:
@@ -342,6 +501,9 @@ def test_the_page_holds_everything_and_links_nowhere(full: Analysis) -> None:
 
 def test_pictures_are_left_out_where_there_is_nothing_to_draw(full: Analysis) -> None:
     assert len(figures(full)) == 3
+    captions = [caption for caption, _ in figures(full)]
+    assert captions[1].startswith("MAE against the cost of training alone: ")
+    assert captions[2].startswith("MAE of the plain mean of some of an ensemble's members, however the experiment")
     assert len(figures(analysed({"E0": outcome("E0", predictions(0))}))) == 1
     assert not figures(analysed({"E0": outcome("E0", pd.DataFrame(), failed="no")}))
 

@@ -133,11 +133,11 @@ def test_heads_are_of_their_task_and_follow_from_the_seed(graphs: Path) -> None:
     first, again = joint_model(run), joint_model(run)
     assert isinstance(first.head, HurdleHead)
     assert [type(head) for head in first.auxiliary.values()] == [EnergyHead, PropertyHead]
-    assert list(first.auxiliary) == ["aux_energy_per_cell", "aux_property"]
+    assert list(first.auxiliary) == ["task_0", "task_1"]
     weights, others = first.auxiliary.state_dict(), again.auxiliary.state_dict()
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     stream = streams_of(run)[2]
-    assert float(first.auxiliary["aux_property"].mean) == pytest.approx(stream.part.targets.mean())
+    assert float(first.auxiliary["task_1"].mean) == pytest.approx(stream.part.targets.mean())
     torch.manual_seed(4)
     expected = torch.rand(2)
     torch.manual_seed(4)
@@ -156,7 +156,7 @@ def gradients(model: CrystalModel, objective: Objective) -> tuple[float, dict[st
 def test_a_tasks_loss_reaches_its_own_head_and_the_shared_trunk_only(graphs: Path) -> None:
     run = lever_run(graphs, "property", auxiliary=("energy_per_atom", "property"))
     model, objectives = joint_model(run), objectives_of(run)
-    own = ["head.", "auxiliary.aux_energy_per_atom.", "auxiliary.aux_property."]
+    own = ["head.", "auxiliary.task_0.", "auxiliary.task_1."]
     for place, objective in enumerate(objectives):
         _, found = gradients(model, objective)
         for other, prefix in enumerate(own):
@@ -179,7 +179,7 @@ def test_learnt_scales_divide_their_losses_and_cost_their_logarithm(graphs: Path
     learnt = lever_run(graphs, auxiliary=("property",), multitask__weighting="uncertainty")
     plain, model = joint_model(fixed), joint_model(learnt)
     assert not plain.log_scale
-    assert list(model.log_scale) == ["target", "aux_property"]
+    assert list(model.log_scale) == ["target", "task_0"]
     for place, name in enumerate(model.log_scale):
         bare = gradients(plain, objectives_of(fixed)[place])[0]
         assert gradients(model, objectives_of(learnt)[place])[0] == pytest.approx(bare, rel=1e-6)  # scales begin at 1

@@ -24,7 +24,7 @@ from trainables.model.chgnet import build_model
 from trainables.training.augment import draw, gathered, moved, skin_of
 from trainables.training.frozen import FrozenEnergies
 from trainables.training.predict import predict
-from trainables.training.tta import AGGREGATES, Predicted, _own_draw, predict_views
+from trainables.training.tta import AGGREGATES, Predicted, _own_draw, _own_seed, predict_views
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 ENERGY, PROPERTY, PER_CELL = TASKS["matbench_mp_e_form"], TASKS["matbench_mp_gap"], TASKS["matbench_perovskites"]
@@ -162,7 +162,7 @@ def test_a_view_is_the_prediction_of_the_moved_crystal(table: CrystalTable, fold
 
 
 def own_strain(config: TtaConfig, store: GraphStore, row: int, number: int) -> float:
-    strain = _own_draw(config, store, row, number).strain
+    strain = _own_draw(config, int(store.counts[row, 0]), _own_seed(store, row), number).strain
     assert strain is not None
     return float(strain[0, 0, 0])
 

@@ -22,6 +22,7 @@ WEIGHT_FILES = {
     "r2scan": "r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
 }
 SCRATCH_ARCHITECTURE: Start = "0.3.0"
+TRAINING_PARTS = ("auxiliary.", "log_scale.", "match.")  # of a model that is trained; none of them predicts
 _WIDTHS = ("atom_fea_dim", "bond_fea_dim", "angle_fea_dim", "atom_conv_hidden_dim", "bond_conv_hidden_dim")
 
 
@@ -76,8 +77,7 @@ class CrystalModel(CHGNet):
 
     def without_training_parts(self) -> dict[str, Tensor]:
         """The state that predicts: no auxiliary heads, scales of losses or matching."""
-        parts = ("auxiliary.", "log_scale.", "match.")
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(parts)}
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(TRAINING_PARTS)}
 
     def graph_energy(self, batch: Batch) -> Tensor:
         """The graph network's share of the energy, without the per-element reference: (n,) eV/atom."""

@@ -7,12 +7,14 @@ Soft targets therefore come from teachers that have not seen the row, and say so
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from trainables.errors import UserError, listed
+from trainables.files import write_atomically
 from trainables.levers import DistilConfig
 
 
@@ -98,12 +100,11 @@ class SoftTargets:
         return weights / weights.mean()
 
     def save(self, path: Path) -> None:
-        """Write `path` (npz)."""
+        """Write `path` (npz), whole or not at all."""
         arrays = {"ids": np.array(self.ids), "mean": self.mean, "std": self.std, "in_sample": self.in_sample}
         if self.features is not None:
             arrays["features"] = self.features
-        with path.open("wb") as handle:
-            np.savez(handle, allow_pickle=False, **arrays)
+        write_atomically(path, lambda temporary: _save_arrays(temporary, arrays))
 
     @classmethod
     def load(cls, path: Path) -> "SoftTargets":
@@ -111,6 +112,11 @@ class SoftTargets:
             features = arrays.get("features")
             ids = tuple(str(row) for row in arrays["ids"])
             return cls(ids, arrays["mean"], arrays["std"], arrays["in_sample"], features)
+
+
+def _save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    with path.open("wb") as handle:
+        np.savez(handle, **arrays)  # type: ignore[arg-type]  # its stubs take every name for its own option
 
 
 def _mean_features(ids: Sequence[str], teachers: Sequence[Labels]) -> NDArray[np.float64] | None:

@@ -87,6 +87,8 @@ def fit(
     compute = compute or Compute()
     compute.check()
     train, val = _usable(config, split, store, skinned, task)
+    if config.model.head == "hurdle" and train.targets.min() < 0:
+        raise UserError(f"model.head=hurdle is for targets of zero or more; {task.name} has {train.targets.min():.4g}")
     left_out = len(split.train) + len(split.val) - len(train) - len(val)
     trained = Part.join(train, val) if config.data.refit else train
     course = _course(config, store, skinned, soft, task, trained, compute, progress)
@@ -268,7 +270,7 @@ def _prepare(
         model.head.set_scale(torch.from_numpy(target.part.targets))
         target = replace(target, scale=model.head.std.clone())
     if len(streams) > 1:
-        target = replace(target, scale=torch.tensor(max(float(target.part.targets.std()), 1e-12), device=device))
+        target = replace(target, scale=torch.tensor(float(target.part.targets.std()) or 1.0, device=device))
         add_auxiliary_heads(model, config, streams[1:])
     if config.distil.features > 0 and target.soft is not None and target.soft.features is not None:
         model.match = torch.nn.Linear(model.atom_fea_dim, target.soft.features.shape[1]).to(device)
@@ -277,7 +279,7 @@ def _prepare(
     freeze(model, config.model.freeze)
     streams = [target, *streams[1:]]
     objectives = [Objective(config, stream, device) for stream in streams]
-    n_steps = sum(len(_batches(config, objectives, number)) for number in range(config.optim.epochs))
+    n_steps = config.optim.epochs * len(_batches(config, objectives, 0))  # as many in every epoch
     averaged = averaged_weights(model, config.optim, n_steps)
     work = config.optim.epochs * sum(float(each.costs.sum()) for each in objectives)
     model.compiled = course.compute.compiles(work)

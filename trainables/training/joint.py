@@ -1,6 +1,5 @@
 """Joint training on several tasks: their rows, heads, scales and weights."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,13 +34,13 @@ def auxiliary_streams(config: RunConfig, auxiliary: Sequence[Auxiliary], device:
         UserError: a task has no rows with a graph.
     """
     streams = []
-    for each in auxiliary:
+    for index, each in enumerate(auxiliary):
         part = each.part.keep(with_graph(each.store, each.part.rows, config))
         if len(part) == 0:
             raise UserError(f"{each.task.name} has no rows with a graph left for joint training: leave it out")
-        scale = torch.tensor(max(float(part.targets.std()), 1e-12), device=device)
+        scale = torch.tensor(float(part.targets.std()) or 1.0, device=device)  # of equal targets any unit serves
         store = each.store.near(device)
-        streams.append(Stream(each.task, part, store, scale, head=_name(each.task), weight=config.multitask.weight))
+        streams.append(Stream(each.task, part, store, scale, head=f"task_{index}", weight=config.multitask.weight))
     return streams
 
 
@@ -72,8 +71,3 @@ def _energy_head(model: CrystalModel, stream: Stream) -> EnergyHead:
     weight = model.composition_model.fc.weight
     known = torch.from_numpy(reference[1 : weight.shape[1] + 1]).to(weight)
     return EnergyHead(model.mlp, known, per_cell=per_cell)
-
-
-def _name(task: Task) -> str:
-    """A name that a module may have."""
-    return re.sub(r"\W", "_", task.name)

@@ -103,10 +103,8 @@ class Objective:
             ramp: 0 to 1, what the consistency weight is multiplied by.
         """
         config, stream, rows = self._config, self.stream, self.stream.part.rows[chosen.places]
-        clean: tuple[Tensor, Outputs] | None = None
-        if chosen.change is None or self._consistent:
-            clean = self._forward(model, collate(stream.store, rows).to(self._device))
         if chosen.change is None or stream.skinned is None:
+            clean = self._forward(model, collate(stream.store, rows).to(self._device))
             per_row = self._supervised(model, clean, chosen.places)
         else:
             store = stream.skinned
@@ -115,15 +113,14 @@ class Objective:
             batch = view.batch(trim=replace(store.cutoffs, skin=0.0)).to(self._device)
             gain = None if stream.frozen is None else stream.frozen.difference(batch, rows)
             perturbed = self._forward(model, batch)
-            if clean is None:
-                per_row = self._supervised(model, perturbed, chosen.places, gain)
+            if self._consistent:
+                clean = self._forward(model, collate(stream.store, rows).to(self._device))
+                share = ramp * has_moved(still, view).to(self._device)
+                per_row = self._both(model, clean, perturbed, chosen.places, gain, share)
             else:
-                apart = ramp * has_moved(still, view).to(self._device)
-                per_row = self._both(model, clean, perturbed, chosen.places, gain, apart)
+                per_row = self._supervised(model, perturbed, chosen.places, gain)
         total = stream.weight * per_row.sum() / config.optim.batch_size
-        if stream.head or "target" in model.log_scale:
-            total = _uncertain(model, stream.head or "target", total, len(rows) / config.optim.batch_size)
-        return total
+        return _uncertain(model, stream.head or "target", total, len(rows) / config.optim.batch_size)
 
     def _forward(self, model: CrystalModel, batch: Batch) -> tuple[Tensor, Outputs]:
         """Pooled features (n, D), where they are matched, and outputs."""
@@ -134,13 +131,11 @@ class Objective:
     def _supervised(
         self,
         model: CrystalModel,
-        found: tuple[Tensor, Outputs] | None,
+        found: tuple[Tensor, Outputs],
         places: NDArray[np.int64],
         gain: Tensor | None = None,
     ) -> Tensor:
         """(n,) distance to labels and teachers; `gain` is what the perturbation adds to both."""
-        if found is None:
-            raise AssertionError("a view was computed for every loss")
         (pooled, outputs), config, stream = found, self._config, self.stream
         add: Tensor | float = 0.0 if gain is None else gain
         hard = supervised(config.loss, outputs, self._at(self._target, places, outputs) + add, stream.scale)

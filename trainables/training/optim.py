@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from trainables.config import OptimConfig
-from trainables.model.chgnet import CrystalModel
+from trainables.model.chgnet import TRAINING_PARTS, CrystalModel
 
 _MOMENTUM = 0.9
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -31,15 +31,15 @@ def part_of(name: str) -> str:
         return "reference"
     if "basis_expansion" in name:
         return "basis"
-    if name.startswith(("mlp.", "head.", "readout_norm.", "site_wise.", "auxiliary.", "log_scale.", "match.")):
+    if name.startswith(("mlp.", "head.", "readout_norm.", "site_wise.", *TRAINING_PARTS)):
         return "head"
     return "embedding"
 
 
 def freeze(model: CrystalModel, parts: Iterable[str]) -> None:
-    """Keep the weights of these parts as they are."""
+    """Keep the weights of these parts as they are; what serves training alone is fresh and always learns."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = part_of(name) not in set(parts)
+        parameter.requires_grad = part_of(name) not in set(parts) or name.startswith(TRAINING_PARTS)
 
 
 def make_optimiser(model: CrystalModel, config: OptimConfig) -> torch.optim.Optimizer:

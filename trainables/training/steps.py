@@ -30,7 +30,7 @@ def epoch_batches(
     found = [(0, places) for places in first]
     for index, objective in enumerate(objectives[1:], start=1):
         n_batches = math.ceil(len(objective.stream.part) / optim.batch_size)
-        steps = max(1, round(len(first) * (n_batches / len(first)) ** _EXPONENT[mixing.mixing]))
+        steps = auxiliary_steps(len(first), n_batches, mixing)
         passes: dict[int, list[NDArray[np.int64]]] = {}
         for number in range(epoch * steps, (epoch + 1) * steps):
             lap = number // n_batches
@@ -41,6 +41,11 @@ def epoch_batches(
         order = np.random.default_rng([seed, epoch, len(found)]).permutation(len(found))
         found = [found[place] for place in order]
     return found
+
+
+def auxiliary_steps(target: int, auxiliary: int, mixing: MultitaskConfig) -> int:
+    """Steps of an auxiliary task in an epoch, from the numbers of batches of both tasks."""
+    return max(1, round(target * (auxiliary / target) ** _EXPONENT[mixing.mixing]))
 
 
 def _task_batches(objective: Objective, optim: OptimConfig, seed: int, epoch: int) -> list[NDArray[np.int64]]:

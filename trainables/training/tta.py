@@ -73,7 +73,8 @@ def predict_views(
         frozen.know(store, rows)
     views = _moved_views(model, config, skinned, rows, frozen if config.corrected else None, progress)
     if plain is not None:
-        views = np.concatenate([plain[None], views])
+        # A crystal may have a graph but none with a skin (too dense): then every view is the plain one.
+        views = np.concatenate([plain[None], np.where(np.isnan(views), plain, views)])
     return Predicted(AGGREGATES[config.aggregate](views), views.std(axis=0))
 
 
@@ -98,10 +99,12 @@ def _moved_views(
     def at_once(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         """(perturbed views, chosen): all views share what was gathered."""
         here, found = rows[chosen], []
+        n_atoms = store.counts[here, 0]
+        seeds = [_own_seed(store, int(row)) for row in here]
         with torch.inference_mode():  # a thread's own state
             gather = gathered(config, store, here)
             for number in range(n_views):
-                change = Draw.join([_own_draw(config, store, int(row), number) for row in here])
+                change = Draw.join([_own_draw(config, n, seed, number) for n, seed in zip(n_atoms, seeds, strict=True)])
                 batch = moved(config, store, here, gather, change).batch(trim=trim).to(device)
                 value = model(batch)
                 value = value if frozen is None else value - frozen.difference(batch, here)
@@ -121,11 +124,15 @@ def _moved_views(
     return values
 
 
-def _own_draw(config: TtaConfig, store: GraphStore, row: int, number: int) -> Draw:
-    """A crystal's own draws: seeded by its lattice, atoms and the view's number."""
+def _own_draw(config: TtaConfig, n_atoms: int, seed: int, number: int) -> Draw:
+    """A crystal's own draw for the view of that number."""
+    return draw(config, np.array([n_atoms]), np.random.default_rng([seed, number]))
+
+
+def _own_seed(store: GraphStore, row: int) -> int:
+    """A crystal's own seed, from its lattice and atoms."""
     atoms = slice(store.offsets[row, 0], store.offsets[row + 1, 0])
     sha = hashlib.sha256(store.arrays["lattice"][row].tobytes())
     for name in ("numbers", "frac"):
         sha.update(store.arrays[name][atoms].tobytes())
-    seed = int.from_bytes(sha.digest()[:8], "little")
-    return draw(config, store.counts[row : row + 1, 0], np.random.default_rng([seed, number]))
+    return int.from_bytes(sha.digest()[:8], "little")

@@ -1,8 +1,8 @@
 """The ladder of experiments: each is a named change against its parent.
 
 A new one is one entry: a name, its parent, what it says, and the keys of RunConfig that it changes. `longer` multiplies
-the parent's epochs. `control` names what it has to beat at equal cost. Known values of keys that depend
-on the task (epochs, the learning rate) come from the task's preset and the user's settings, which hold for all.
+the parent's epochs; `control` names what it has to beat at equal cost. Keys whose good values depend on the task
+(epochs, the learning rate) come from the task's preset and from the user's settings, which hold for every experiment.
 """
 
 from collections.abc import Iterable, Mapping

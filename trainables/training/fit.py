@@ -87,11 +87,11 @@ def fit(
     compute = compute or Compute()
     compute.check()
     train, val = _usable(config, split, store, skinned, task)
-    if config.model.head == "hurdle" and train.targets.min() < 0:
-        raise UserError(f"model.head=hurdle is for targets of zero or more; {task.name} has {train.targets.min():.4g}")
     left_out = len(split.train) + len(split.val) - len(train) - len(val)
     trained = Part.join(train, val) if config.data.refit else train
     course = _course(config, store, skinned, soft, task, trained, compute, progress)
+    if config.model.head == "hurdle" and train.targets.min() < 0:
+        raise UserError(f"model.head=hurdle is for targets of zero or more; {task.name} has {train.targets.min():.4g}")
     if compute.tf32:
         start = configured_model(config.model, task, config.seed)
         refuse_inexact_tf32(start.to(course.device), course.store, train.rows)

@@ -1,0 +1,164 @@
+"""The main job with levers: ensembles, students, views and joint training in a run's folder, and what is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_data import rocksalts, tiny_dataset
+
+from orchestrator import execute as execute_module
+from orchestrator.datasets import Source, load_auxiliary
+from orchestrator.execute import Resources, _all_jobs
+from orchestrator.material import Material
+from orchestrator.plan import recipe, waves
+from orchestrator.predict import predict_file
+from orchestrator.published import check_published
+from orchestrator.train import TrainOptions, _folder, train
+from orchestrator.workers import WorkerKilled
+from trainables.config import RunConfig
+from trainables.errors import UserError
+from trainables.files import read_json
+from trainables.progress import silent
+
+SETTINGS = {"optim.epochs": 1, "optim.batch_size": 8, "data.val_share": 0.3}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path / "cache"))
+
+
+def write_table(path: Path, name: str, values: list[float]) -> Path:
+    cells = [structure.to(fmt="cif") for structure in rocksalts(len(values))]
+    rows = pd.DataFrame({"id": [f"tiny-{i:03d}" for i in range(len(values))], "structure": cells, name: values})
+    rows.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return write_table(tmp_path / "table.csv", "y", tiny_dataset(24).targets.tolist())
+
+
+def run(table: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items() if key != "auxiliary"}
+    options, source = TrainOptions((0,), "cpu", processes=1), Source("tiny", table, unit="eV/atom", energy=True)
+    return train(source, out, settings=settings, options=options, auxiliary=changes.get("auxiliary", ()))
+
+
+@pytest.mark.parametrize("method", ["mean", "median", "stacked"])
+def test_an_ensemble_is_one_folder_a_member_and_predicts_new_crystals_together(
+    method: str, table: Path, tmp_path: Path
+) -> None:
+    scores = run(table, tmp_path / "out", ensemble__members=2, ensemble__combine=method)
+    fold = tmp_path / "out" / "fold_0"
+    about, predictions = read_json(fold / "fold.json"), pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    assert len(about["members"]) == 2
+    members = [
+        pd.read_parquet(fold / name / "predicted.parquet").query("part == 'test'").set_index("id")["prediction"]
+        for name in about["members"]
+    ]
+    weights = [0.5, 0.5] if about["weights"] is None else about["weights"]
+    together = sum(weight * each for weight, each in zip(weights, members, strict=True))
+    assert np.allclose(predictions.set_index("id")["prediction"], together.loc[predictions["id"]])  # type: ignore[union-attr]
+    assert (predictions["std"] > 0).any()
+    assert scores["mean"]["n"] == len(predictions)
+    new, _ = predict_file(tmp_path / "out", table, device="cpu")
+    again = new.set_index("id")["prediction"].loc[predictions["id"]]
+    assert np.allclose(again, predictions["prediction"], atol=1e-5)
+
+
+def test_views_are_used_for_test_rows_and_for_new_crystals(table: Path, tmp_path: Path) -> None:
+    run(table, tmp_path / "out", tta__views=3, tta__strain_size=5e-3)
+    predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    assert (predictions["std"] > 0).all()
+    new, _ = predict_file(tmp_path / "out", table, device="cpu")
+    again = new.set_index("id")["prediction"].loc[predictions["id"]]
+    assert np.allclose(again, predictions["prediction"], atol=1e-5)
+
+
+def test_a_student_trains_on_labels_that_no_teacher_saw_and_is_the_fold(table: Path, tmp_path: Path) -> None:
+    run(table, tmp_path / "out", distil__weight=0.5, distil__inner_folds=2, distil__seeds=1)
+    fold = tmp_path / "out" / "fold_0"
+    assert read_json(fold / "fold.json")["members"] == ["."]
+    assert len(list(fold.glob("fold0-seed0-inner*/model.json"))) == 2
+    with np.load(fold / "soft_targets.npz", allow_pickle=False) as soft:
+        assert not soft["in_sample"].any()
+        assert not set(soft["ids"]) & set(pd.read_parquet(fold / "predictions.parquet")["id"])
+
+
+def test_joint_training_is_told_with_the_rows_it_left_out(table: Path, tmp_path: Path) -> None:
+    volumes = [structure.volume for structure in rocksalts(24)]
+    other = write_table(tmp_path / "volumes.csv", "volume", volumes)
+    scores = run(table, tmp_path / "out", auxiliary=[f"volume={other}"], multitask__epochs=1)
+    n_test = scores["mean"]["n"]
+    assert scores["trained_also_on"]["volume"] <= 24 - n_test  # the same crystals: test rows are out
+    assert scores["marks"] == []
+    kept = run(
+        table, tmp_path / "kept", auxiliary=[f"volume={other}"], multitask__epochs=1, multitask__keep_overlap=True
+    )
+    assert f"{n_test} auxiliary rows are test crystals and were KEPT" in kept["marks"][0]
+    assert "keep_overlap=false" in kept["no_record_because"]
+
+
+def test_no_two_models_of_a_fold_share_a_folder(tmp_path: Path) -> None:
+    material = Material(tiny_dataset(40))
+    for changes in (
+        {"ensemble.members": 3, "ensemble.combine": "soup", "distil.weight": 0.5, "distil.teachers": "in_sample"},
+        {"ensemble.members": 3, "distil.weight": 0.5},
+        {"distil.weight": 0.5, "distil.teachers": "in_sample"},
+    ):
+        config = RunConfig(task="tiny").changed(changes)
+        every = [each for wave in waves(recipe(config).members, material.digest(config)) for each in wave]
+        folders = [_folder(tmp_path, config, each, material.key(each)) for each in every]
+        assert len(set(folders)) == len(every) > 3
+
+
+def test_a_killed_worker_is_a_failure_of_its_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[list[str], bool]] = []
+
+    def killing(
+        work: Any, jobs: Any, where: Any, progress: Any, *, apart: bool
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        asked.append(([name for name, _ in jobs], apart))
+        for name, _ in jobs:
+            if name == "greedy":
+                raise WorkerKilled("a worker process was killed")
+            yield name, {"status": "finished", "reason": ""}
+
+    monkeypatch.setattr(execute_module, "run_jobs", killing)
+    jobs: Any = [("first", None), ("greedy", None), ("last", None)]
+    found = dict(_all_jobs(jobs, Resources("cpu", 2), Material(tiny_dataset(24))))
+    assert {name: each["status"] for name, each in found.items()} == {
+        "first": "finished",
+        "greedy": "failed",
+        "last": "finished",
+    }
+    assert "out of memory" in found["greedy"]["reason"]
+    assert asked[-1] == (["last"], True)
+
+
+def test_published_predictions_of_another_task_are_refused_before_training(tmp_path: Path) -> None:
+    data = tiny_dataset(24)
+    rows = pd.DataFrame({"mbid": data.ids, "fold": 0, "y": data.targets, "other": 0.0})
+    rows.to_csv(tmp_path / "right.csv", index=False)
+    check_published(tmp_path / "right.csv", data, (0, 1))
+    rows.assign(y=rows["y"] + 1).to_csv(tmp_path / "wrong.csv", index=False)
+    with pytest.raises(UserError, match="other targets than the data"):
+        check_published(tmp_path / "wrong.csv", data, (0, 1))
+    rows.assign(mbid="x").to_csv(tmp_path / "lacking.csv", index=False)
+    with pytest.raises(UserError, match=r"lacks tiny-.* is it the table of this task"):
+        check_published(tmp_path / "lacking.csv", data, (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("texts", "wanted"),
+    [(["=x.csv"], "NAME or NAME=FILE"), (["volume=missing.csv"], "no such file"), (["mp_gpa"], "did you mean")],
+)
+def test_a_mistyped_auxiliary_task_is_one_line(texts: list[str], wanted: str) -> None:
+    with pytest.raises(UserError, match=wanted) as problem:
+        load_auxiliary(texts, silent)
+    assert "\n" not in str(problem.value)

@@ -114,6 +114,8 @@ class _Ladder:
             return f"Distillation: {gainless}. {self._said('E4', 'E0')}."
         share = student["difference"] / teacher["difference"]
         gains = f"{self._number(-student['difference'])} of {self._number(-teacher['difference'])}"
+        if share <= 0:
+            return f"Distillation: {self._name('E4')} keeps nothing of the ensemble's gain. {self._said('E4', 'E0')}."
         return f"Distillation: {self._name('E4')} keeps {share:z.0%} of the ensemble's gain ({gains})."
 
     def _multi_task(self) -> str:

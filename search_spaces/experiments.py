@@ -46,7 +46,7 @@ _FOUR_VIEWS = {"tta.views": 4, "tta.strain_size": 1e-3, "tta.displacement_size":
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
-        Experiment("E0", None, "baseline: the task's preset"),
+        Experiment("E0", None, "baseline: the task's preset with the settings given"),
         Experiment("E1", "E0", "augmentation: small symmetric strains and displacements, consistent views", _AUGMENTED),
         Experiment("E2", "E1", "augmentation and 4 views at test time", _FOUR_VIEWS),
         Experiment("E3", "E0", "mean of 3 seeds", {"ensemble.members": 3}, control="L3"),

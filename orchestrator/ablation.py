@@ -180,18 +180,15 @@ def _folders(out: Path, material: Material) -> Callable[[ModelRun], Path]:
 
 def plan_ablation(rungs: Sequence[Rung], runs: Runs, options: AblationOptions) -> Planned:
     """Which models each experiment needs, which of them another one has made by then, and how long all will take."""
-    material, seen, lines = runs.material, set[str](), []
+    material, lines = runs.material, []
+    known: dict[str, set[str]] = {}
     for rung in rungs:
         needed = _keys(runs, rung.recipes.values())
-        lines.append(
-            {
-                "name": rung.name,
-                "says": rung.experiment.says,
-                "models": len(needed),
-                "new": len(needed - seen),
-            }
-        )
-        seen |= needed
+        new = needed - set().union(*known.values())
+        shared = [name for name, keys in known.items() if keys & needed]
+        says = rung.experiment.says
+        lines.append({"name": rung.name, "says": says, "models": len(needed), "new": len(new), "shared": shared})
+        known[rung.name] = needed
     waves = runs.waves()
     every = [run for wave in waves for run in wave]
     done = {material.key(run) for run in every if finished(runs.folder_of(run)) is not None}

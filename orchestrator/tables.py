@@ -98,8 +98,10 @@ def task_table() -> Table:
 def plan_table(lines: list[dict[str, Any]]) -> Table:
     """The experiments of an ablation: what each changes, the models it needs, and how many no other has made."""
     table = Table(title="Experiments", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("", "what", "models", "new"):
-        table.add_column(column, justify="right" if column in ("models", "new") else "left", no_wrap=column != "what")
+    for column in ("", "what", "models", "new", "shared with"):
+        fixed = column not in ("what", "shared with")
+        table.add_column(column, justify="right" if column in ("models", "new") else "left", no_wrap=fixed)
     for line in lines:
-        table.add_row(line["name"], line["says"], f"{line['models']:,}", f"{line['new']:,}")
+        numbers = f"{line['models']:,}", f"{line['new']:,}"
+        table.add_row(line["name"], line["says"], *numbers, ", ".join(line["shared"]))
     return table

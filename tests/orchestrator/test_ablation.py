@@ -117,6 +117,9 @@ def test_an_ensemble_is_the_mean_of_its_seeds_and_shares_them_with_the_baseline(
     lines = {line["name"]: line for line in planned.lines}
     assert (lines["E3"]["models"], lines["E3"]["new"]) == (6, 4)  # seed 0 of both folds is E0's
     assert lines["E2"]["new"] == lines["E6"]["new"] == 0
+    assert lines["E2"]["shared"] == ["E1"]
+    assert lines["E3"]["shared"] == ["E0"]
+    assert lines["E6"]["shared"] == ["E4"]
     predictions = pd.read_parquet(out / "ablation_predictions.parquet")
     ensemble = predictions[(predictions["experiment"] == "E3") & (predictions["fold"] == 0)].set_index("id")[
         "prediction"

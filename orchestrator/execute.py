@@ -71,6 +71,8 @@ class Runs:
             for run in recipe.members:
                 views = recipe.views
                 wanted.setdefault(self.material.key(run), {})[views.model_dump_json()] = views
+        for key in self.students:  # whoever teaches does so by its plain predictions, however else it predicts
+            wanted.setdefault(key, {})[TtaConfig().model_dump_json()] = TtaConfig()
         return {key: list(views.values()) for key, views in wanted.items()}
 
     def failed(self, run: ModelRun) -> str:

@@ -125,6 +125,18 @@ def test_jobs_hold_no_test_target(material: Material, tmp_path: Path, monkeypatc
         assert len(held) + len(test) == len(material.dataset)
 
 
+def test_a_teacher_predicts_plainly_however_else_it_is_asked_to(material: Material) -> None:
+    """An in-sample teacher may be a member that predicts by views alone."""
+    settings = {"task": "tiny", "tta.views": 4, "ensemble.members": 2}
+    member = recipe(RunConfig(task="tiny").changed(settings))
+    student = recipe(RunConfig(task="tiny").changed({**settings, "distil.weight": 0.5, "distil.teachers": "in_sample"}))
+    runs = Runs(material, [member, student], lambda run: Path())
+    assert {material.key(run) for run in member.members} <= set(runs.students)
+    for views in (runs.views_of()[key] for key in runs.students):
+        assert TtaConfig() in views
+    assert {views.views for views in runs.views_of()[material.key(member.members[0])]} == {1, 4}
+
+
 def test_every_experiment_is_one_readable_change_of_a_parent_that_exists() -> None:
     for name, experiment in EXPERIMENTS.items():
         assert experiment.parent is None or experiment.parent in EXPERIMENTS

@@ -11,7 +11,7 @@ import pandas as pd
 from orchestrator.ablation_analysis import Analysis, Outcome, analyse
 from orchestrator.ablation_report import write_reports
 from orchestrator.combining import combined
-from orchestrator.datasets import Source, load_auxiliary, load_dataset
+from orchestrator.datasets import Source
 from orchestrator.ensemble import error_curve
 from orchestrator.estimate import readable, seconds_of, structures_of, structures_per_second
 from orchestrator.execute import Resources, Runs, execute
@@ -20,11 +20,10 @@ from orchestrator.ladder import Rung, build_ladder
 from orchestrator.machine import device_name, versions
 from orchestrator.material import Material
 from orchestrator.plan import ModelRun, Recipe
-from orchestrator.published import check_published, published_scores, read_published
+from orchestrator.published import published_scores
 from orchestrator.scores import errors
 from orchestrator.statistics import chemical_system
-from orchestrator.train import description, marks, only_process, task_config, with_named
-from orchestrator.workers import plan
+from orchestrator.train import description, marks, only_process, read_rows, task_config, with_named
 from trainables.config import refuse_for_task
 from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import custom_task
@@ -32,7 +31,6 @@ from trainables.errors import UserError
 from trainables.files import write_json, write_parquet
 from trainables.levers import Start
 from trainables.progress import Progress, silent
-from trainables.training.compute import Compute
 
 RECORD = "record.json"
 
@@ -117,15 +115,9 @@ def ablate(
     Raises:
         UserError: a mistake in what was asked, or no experiment that finished (what is done is kept).
     """
-    if options.published is not None:
-        read_published(options.published)
-    where = plan(1, options.resources.device)
-    Compute(where.devices[0], options.resources.compiled, options.resources.tf32).check()
+    options.resources.check()
     _check_before_reading(source, options, settings or {}, auxiliary)
-    dataset = load_dataset(source, progress)
-    others = load_auxiliary(auxiliary, progress)
-    if options.published is not None:
-        check_published(options.published, dataset, options.folds)
+    dataset, others = read_rows(source, auxiliary, options.published, options.folds, progress)
     base = task_config(dataset, settings or {})
     material = Material(dataset, with_named(others, base, progress), progress)
     rungs = build_ladder(
@@ -192,8 +184,7 @@ def plan_ablation(rungs: Sequence[Rung], runs: Runs, options: AblationOptions) -
     waves = runs.waves()
     every = [run for wave in waves for run in wave]
     done = {material.key(run) for run in every if finished(runs.folder_of(run)) is not None}
-    resources = options.resources
-    where = plan(len(every) - len(done), resources.device, resources.processes, resources.per_gpu)
+    where = options.resources.plan(len(every) - len(done))
     seconds = 0.0
     if len(done) < len(every):
         speed = structures_per_second(material, every[0], where)
@@ -382,7 +373,7 @@ def _about(material: Material, rung: Rung, options: AblationOptions) -> dict[str
         "auxiliary": {name: dataset.digest for name, dataset in material.auxiliary.items()},
         "folds": list(options.folds),
         "seeds": options.seeds,
-        "device": device_name(plan(1, options.resources.device).devices[0]),
+        "device": device_name(options.resources.plan(1).devices[0]),
         "base": rung.config.model_dump(mode="json"),
     }
 

@@ -113,12 +113,14 @@ def train(
     Matbench task also give a submission folder that matbench has validated.
     """
     from orchestrator.datasets import Source
+    from orchestrator.execute import Resources
     from orchestrator.train import TrainOptions, parse_folds
     from orchestrator.train import train as run_training
     from trainables.model.compiled import parse_compile
 
     chosen = _chosen(config, settings)
-    options = TrainOptions(parse_folds(folds), device, processes, published, per_gpu, parse_compile(compiled), tf32)
+    resources = Resources(device, processes, per_gpu, parse_compile(compiled), tf32)
+    options = TrainOptions(parse_folds(folds), resources, published)
     folder = out or Path("runs") / task
     with display() as shown:
         scores = run_training(

@@ -3,7 +3,7 @@
 import fcntl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from orchestrator.material import AuxiliaryRows, Material
 from orchestrator.plan import ModelRun, recipe
 from orchestrator.published import check_published, published_scores, read_published
 from orchestrator.scores import fold_scores
-from orchestrator.workers import plan
 from search_spaces.presets import preset
 from trainables.config import RunConfig, dotted_names, merged, parse_config, refuse_for_task
 from trainables.data.dataset import Dataset
@@ -26,25 +25,16 @@ from trainables.data.folds import N_FOLDS
 from trainables.errors import UserError
 from trainables.files import read_json, write_json, write_parquet
 from trainables.graphs.store import GraphStore
-from trainables.model.compiled import Compile
 from trainables.progress import Progress, silent
-from trainables.training.compute import Compute
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Which folds, and how they are computed.
-
-    On a CPU, folds, processes and threads change nothing but whether a long fold is compiled, in its last digits.
-    """
+    """Which folds, where they are trained, and published predictions to score beside them."""
 
     folds: tuple[int, ...] = tuple(range(N_FOLDS))
-    device: str = "auto"
-    processes: int | None = None
+    resources: Resources = field(default_factory=Resources)
     published: Path | None = None
-    per_gpu: int = 1
-    compiled: Compile = "auto"
-    tf32: bool = False
 
 
 def train(
@@ -70,14 +60,8 @@ def train(
     """
     options = options or TrainOptions()
     parse_config(merged({"task": source.task}, settings or {}), "configuration")  # before minutes of reading
-    if options.published is not None:
-        read_published(options.published)
-    devices = plan(1, options.device).devices
-    Compute(devices[0], options.compiled, options.tf32).check()
-    dataset = load_dataset(source, progress)
-    others = load_auxiliary(auxiliary, progress)
-    if options.published is not None:
-        check_published(options.published, dataset, options.folds)
+    options.resources.check()
+    dataset, others = read_rows(source, auxiliary, options.published, options.folds, progress)
     config = task_config(dataset, settings or {}, others)
     material = Material(dataset, with_named(others, config, progress), progress)
     with only_process(out):
@@ -92,6 +76,22 @@ def train(
         reasons = "; ".join(f"fold {fold}: {reason}" for fold, reason in failed.items())
         raise UserError(f"{len(failed)} of {len(options.folds)} folds failed ({reasons}); the rest is kept in {out}")
     return scores
+
+
+def read_rows(
+    source: Source, auxiliary: Sequence[str], published: Path | None, folds: Sequence[int], progress: Progress
+) -> tuple[Dataset, dict[str, Dataset]]:
+    """The task's rows and the auxiliary tasks', with the published predictions checked against them.
+
+    Raises:
+        UserError: as load_dataset, or a table that is none or another task's.
+    """
+    if published is not None:
+        read_published(published)  # before minutes of reading
+    dataset, others = load_dataset(source, progress), load_auxiliary(auxiliary, progress)
+    if published is not None:
+        check_published(published, dataset, folds)
+    return dataset, others
 
 
 def parse_folds(text: str) -> tuple[int, ...]:
@@ -242,8 +242,7 @@ def _folder(out: Path, config: RunConfig, run: ModelRun, key: str) -> Path:
 
 def _train_folds(runs: Runs, options: TrainOptions, progress: Progress) -> dict[int, str]:
     """Make the models of all folds and write what each fold predicts; returns the reasons of those that failed."""
-    resources = Resources(options.device, options.processes, options.per_gpu, options.compiled, options.tf32)
-    execute(runs, resources, ended=lambda run, summary: _tell(run, summary, progress))
+    execute(runs, options.resources, ended=lambda run, summary: _tell(run, summary, progress))
     failed = {}
     for one in runs.recipes:
         reasons = [reason for run in one.members if (reason := runs.failed(run))]

@@ -104,6 +104,15 @@ class RunConfig(Section):
         return parse_config(content, "the changed configuration")
 
 
+def refuse_correction(task: Task) -> None:
+    """Raise a UserError where CHGNet's energies say nothing of a task's target."""
+    if not task.is_energy:
+        raise UserError(
+            f"labels of {task.name} ({task.unit or 'no unit'}) cannot be corrected by CHGNet, which predicts energies "
+            "only: set augment.labels=kept and tta.corrected=false"
+        )
+
+
 def refuse_for_task(config: RunConfig, task: Task) -> None:
     """Refuse levers that make no sense for a task.
 
@@ -111,11 +120,8 @@ def refuse_for_task(config: RunConfig, task: Task) -> None:
         UserError: with the reason.
     """
     corrected = config.augment.active and config.augment.labels == "corrected"
-    if not task.is_energy and (corrected or (config.tta.views > 1 and config.tta.corrected)):
-        raise UserError(
-            f"labels of {task.name} ({task.unit or 'no unit'}) cannot be corrected by CHGNet, which predicts energies "
-            "only: set augment.labels=kept and tta.corrected=false"
-        )
+    if corrected or (config.tta.views > 1 and config.tta.corrected):
+        refuse_correction(task)
     if task.is_energy and config.model.head == "hurdle":
         raise UserError(f"model.head=hurdle is for targets that are often exactly zero; {task.name} is an energy")
 

@@ -18,6 +18,7 @@ from small_data import tiny_dataset
 from orchestrator import execute as execute_module
 from orchestrator import train as train_module
 from orchestrator.datasets import Source
+from orchestrator.execute import Resources
 from orchestrator.jobs import Job
 from orchestrator.predict import predict_file
 from orchestrator.submission import record_run
@@ -48,7 +49,7 @@ def table(tmp_path: Path) -> Path:
 
 def run(table: Path, out: Path, folds: tuple[int, ...] = (0, 1), **settings: Any) -> dict[str, Any]:
     changes = SETTINGS | {key.replace("__", "."): value for key, value in settings.items()}
-    options = TrainOptions(folds, "cpu", processes=1)
+    options = TrainOptions(folds, Resources("cpu", 1))
     return train(Source("tiny", table, unit="eV/atom", energy=True), out, settings=changes, options=options)
 
 
@@ -96,7 +97,7 @@ def test_workers_never_get_a_test_target(table: Path, tmp_path: Path, monkeypatc
 def test_two_processes_give_the_scores_of_one(table: Path, tmp_path: Path) -> None:
     one = run(table, tmp_path / "one")
     source = Source("tiny", table, unit="eV/atom", energy=True)
-    two = train(source, tmp_path / "two", settings=SETTINGS, options=TrainOptions((0, 1), "cpu", processes=2))
+    two = train(source, tmp_path / "two", settings=SETTINGS, options=TrainOptions((0, 1), Resources("cpu", 2)))
     for fold in ("0", "1"):
         assert two["folds"][fold]["mae"] == pytest.approx(one["folds"][fold]["mae"], abs=1e-4)
 
@@ -129,7 +130,7 @@ def test_the_same_numbers_as_an_energy_are_another_run(table: Path, tmp_path: Pa
     run(table, tmp_path / "out", (0,))
     source = Source("tiny", table, unit="eV/atom", energy=False)
     with pytest.raises(UserError, match="the data are others"):
-        train(source, tmp_path / "out", settings=SETTINGS, options=TrainOptions((0,), "cpu", processes=1))
+        train(source, tmp_path / "out", settings=SETTINGS, options=TrainOptions((0,), Resources("cpu", 1)))
 
 
 @pytest.mark.parametrize("lost", ["predictions.parquet", "done.json"])
@@ -230,11 +231,12 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_numbers(table: P
     """SIGKILL of the whole command while both workers train; the same command again equals an uninterrupted run."""
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from orchestrator.datasets import Source\nfrom orchestrator.train import TrainOptions, train\n"
+        "from orchestrator.datasets import Source\nfrom orchestrator.execute import Resources\n"
+        "from orchestrator.train import TrainOptions, train\n"
         "if __name__ == '__main__':\n"
         "    train(Source('tiny', Path(sys.argv[1]), energy=True), Path(sys.argv[2]),\n"
         "          settings={'optim.epochs': 6, 'optim.batch_size': 4, 'data.val_share': 0.2},\n"
-        "          options=TrainOptions((0, 1), 'cpu', 2))\n"
+        "          options=TrainOptions((0, 1), Resources('cpu', 2)))\n"
     )
     (tmp_path / "job.py").write_text(script)
     root = Path(__file__).resolve().parents[2]

@@ -45,7 +45,7 @@ def table(tmp_path: Path) -> Path:
 
 def run(table: Path, out: Path, **changes: Any) -> dict[str, Any]:
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items() if key != "auxiliary"}
-    options, source = TrainOptions((0,), "cpu", processes=1), Source("tiny", table, unit="eV/atom", energy=True)
+    options, source = TrainOptions((0,), Resources("cpu", 1)), Source("tiny", table, unit="eV/atom", energy=True)
     return train(source, out, settings=settings, options=options, auxiliary=changes.get("auxiliary", ()))
 
 

@@ -171,11 +171,7 @@ def _same_key(
     shared = set(cells) & set(test_cells)
     rows, test_rows = _rows_of(shared, cells), _rows_of(shared, test_cells)
     crystals = [*(auxiliary[row] for row in rows), *(test[row] for row in test_rows)]
-    with progress.stage("find space groups", len(crystals), "crystals") as bar:
-        groups = []
-        for group in _mapped(space_group, crystals, pool):
-            groups.append(group)
-            bar.advance(1)
+    groups = _shown(progress, "find space groups", space_group, crystals, pool)
     of_test: dict[Cell, set[int]] = defaultdict(set)
     for row, group in zip(test_rows, groups[len(rows) :], strict=True):
         of_test[test_cells[row]].add(group)
@@ -196,11 +192,7 @@ def _same_structure(
     formulas = [auxiliary.reduced_formulas[row] for row in rows]
     test_rows = _rows_of(set(formulas), test.reduced_formulas)
     crystals = [*(auxiliary[row] for row in rows), *(test[row] for row in test_rows)]
-    with progress.stage("reduce crystals", len(crystals), "crystals") as bar:
-        reduced = []
-        for primitive in _mapped(_primitive, crystals, pool):
-            reduced.append(primitive)
-            bar.advance(1)
+    reduced = _shown(progress, "reduce crystals", _primitive, crystals, pool)
     of_test: dict[str, list[Crystal | None]] = defaultdict(list)
     for row, primitive in zip(test_rows, reduced[len(rows) :], strict=True):
         of_test[test.reduced_formulas[row]].append(primitive)
@@ -261,6 +253,22 @@ def _processes(workers: int, n_crystals: int) -> Iterator[Executor | None]:
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's thread pools in an unknown state
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         yield pool
+
+
+def _shown(
+    progress: Progress,
+    stage: str,
+    function: Callable[[Crystal], Answer],
+    crystals: list[Crystal],
+    pool: Executor | None,
+) -> list[Answer]:
+    """The answer for every crystal, with a bar of its own."""
+    found = []
+    with progress.stage(stage, len(crystals), "crystals") as bar:
+        for answer in _mapped(function, crystals, pool):
+            found.append(answer)
+            bar.advance(1)
+    return found
 
 
 def _mapped(function: Callable[[Item], Answer], items: Iterable[Item], pool: Executor | None) -> Iterable[Answer]:

@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainables.config import refuse_correction
 from trainables.data.tasks import Task
-from trainables.errors import UserError
 from trainables.graphs.batch import Batch
 from trainables.graphs.store import GraphStore
 from trainables.levers import Start
@@ -23,11 +23,7 @@ class FrozenEnergies:
     """
 
     def __init__(self, start: Start, task: Task, device: torch.device) -> None:
-        if not task.is_energy:
-            raise UserError(
-                f"labels of {task.name} ({task.unit or 'no unit'}) cannot be corrected by CHGNet, which predicts "
-                "energies only: set augment.labels=kept and tta.corrected=false"
-            )
+        refuse_correction(task)
         weights = SCRATCH_ARCHITECTURE if start == "scratch" else start
         self._model = build_model(weights, task).to(device).eval()
         self._per_cell, self._clean = task.quantity == "energy_per_cell", np.empty(0)

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,12 @@ from trainables.graphs.convert import Cutoffs
 from trainables.graphs.store import open_or_build
 from trainables.model.chgnet import build_model
 from trainables.model.reference import fit_reference
-from trainables.training import fit as fit_module
-from trainables.training.fit import fit, training_reference
+from trainables.training import course as course_module
+from trainables.training.course import training_reference
+from trainables.training.fit import fit, fit_steps
 from trainables.training.objective import Objective
 from trainables.training.predict import load_model, predict, with_graph
-from trainables.training.result import Epoch, FitResult
+from trainables.training.result import FitResult, StepResult
 
 
 def numbers(result: FitResult) -> list[tuple[float, float]]:
@@ -48,7 +51,7 @@ def test_interrupted_run_resumed_gives_the_losses_of_an_uninterrupted_one(
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=4)
     n_batches = math.ceil(len(split.train) / config.optim.batch_size)
     whole = fit(config, split, store, dataset.task, tmp_path / "whole")
-    steps, inner = 0, fit_module.take_step
+    steps, inner = 0, course_module.take_step
 
     def dies_in_the_third_epoch(*args: object, **kwargs: object) -> float:
         nonlocal steps
@@ -57,10 +60,10 @@ def test_interrupted_run_resumed_gives_the_losses_of_an_uninterrupted_one(
             raise KeyboardInterrupt
         return inner(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fit_module, "take_step", dies_in_the_third_epoch)
+    monkeypatch.setattr(course_module, "take_step", dies_in_the_third_epoch)
     with pytest.raises(KeyboardInterrupt):
         fit(config, split, store, dataset.task, tmp_path / "cut")
-    monkeypatch.setattr(fit_module, "take_step", inner)
+    monkeypatch.setattr(course_module, "take_step", inner)
     resumed = fit(config, split, store, dataset.task, tmp_path / "cut")
     assert numbers(resumed) == numbers(whole)
     assert whole.model is not None
@@ -72,7 +75,7 @@ def test_interrupted_run_resumed_gives_the_losses_of_an_uninterrupted_one(
 def test_finished_run_asked_for_again_trains_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2)
     before = fit(config, split, store, dataset.task, tmp_path / "run")
-    monkeypatch.setattr(fit_module, "take_step", lambda *args, **kwargs: pytest.fail("a step was taken"))
+    monkeypatch.setattr(course_module, "take_step", lambda *args, **kwargs: pytest.fail("a step was taken"))
     assert numbers(fit(config, split, store, dataset.task, tmp_path / "run")) == numbers(before)
 
 
@@ -136,14 +139,14 @@ def test_refit_trains_on_train_and_validation_for_the_chosen_epochs(tmp_path: Pa
 
 def test_a_refit_that_fails_keeps_the_model_validation_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2, data__refit=True)
-    inner, n_rows = fit_module._one_epoch, len(split.train)
+    inner, n_rows = course_module._one_share, len(split.train)
 
-    def fails_in_the_refit(run: object, number: int, tasks: list[Objective], *rest: object) -> Epoch:
+    def fails_in_the_refit(run: object, tasks: list[Objective], *rest: object) -> float:
         if len(tasks[0].stream.part) > n_rows:
-            raise fit_module.NonFiniteLoss("the loss became nan")
-        return inner(run, number, tasks, *rest)  # type: ignore[arg-type]
+            raise course_module.NonFiniteLoss("the loss became nan")
+        return inner(run, tasks, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fit_module, "_one_epoch", fails_in_the_refit)
+    monkeypatch.setattr(course_module, "_one_share", fails_in_the_refit)
     result = fit(config, split, store, dataset.task, tmp_path / "run")
     assert result.status == "failed"
     assert result.reason.startswith("refit: the loss became nan")
@@ -156,6 +159,36 @@ def test_stop_early_ends_after_the_epoch_it_says(tmp_path: Path) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=5)
     result = fit(config, split, store, dataset.task, tmp_path / "run", stop_early=lambda epoch: epoch.epoch == 1)
     assert len(result.history) == 2
+
+
+def test_steps_of_a_share_of_an_epoch_train_what_whole_epochs_train(tmp_path: Path) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=3)
+    whole = fit(config, split, store, dataset.task, tmp_path / "whole")
+    steps = list(fit_steps(config, split, store, dataset.task, tmp_path / "cut", shares=2))
+    assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert [step.epoch for step in steps] == [0.5, 1, 1.5, 2, 2.5, 3]
+    assert [step.current for step in steps[1::2]] == [epoch.val_mae for epoch in whole.history]
+    assert steps[-1].mae == whole.best_val_mae
+    assert steps[0].mae == steps[0].current
+    assert steps[-1].structures == whole.structures
+    first, second = (load_model(tmp_path / name / "model")[0].state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_steps_go_on_in_the_middle_of_an_epoch_and_say_the_last_one_again(tmp_path: Path, done: int) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2)
+    whole = list(fit_steps(config, split, store, dataset.task, tmp_path / "whole", shares=3))
+    begun = fit_steps(config, split, store, dataset.task, tmp_path / "cut", shares=3)
+    before = [next(begun) for _ in range(done)]
+    begun.close()
+    after = list(fit_steps(config, split, store, dataset.task, tmp_path / "cut", shares=3))
+    assert timeless([*before, *after[1:]]) == timeless(whole)
+    assert timeless(after[:1]) == timeless(before[-1:])
+
+
+def timeless(steps: Sequence[StepResult]) -> list[StepResult]:
+    return [replace(step, seconds=0.0) for step in steps]
 
 
 def test_frozen_parts_keep_their_starting_weights(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from trainables.graphs.store import open_or_build
 from trainables.levers import MultitaskConfig, OptimConfig
 from trainables.model.chgnet import CrystalModel, configured_model
 from trainables.model.heads import EnergyHead, HurdleHead, PropertyHead
-from trainables.training import fit as fit_module
+from trainables.training import course as course_module
 from trainables.training.joint import Auxiliary, add_auxiliary_heads, auxiliary_streams
 from trainables.training.objective import Objective, Stream
 from trainables.training.steps import epoch_batches
@@ -209,7 +209,7 @@ def test_the_targets_own_training_begins_where_the_joint_one_ended(
     graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = lever_run(graphs, auxiliary=("property",), multitask__epochs=1, optim__epochs=1)
-    inner, kept, begun = fit_module._prepare, [], []
+    inner, kept, begun = course_module._prepare, [], []
 
     def watched(*args: object) -> object:
         prepared = inner(*args)  # type: ignore[arg-type]
@@ -217,7 +217,7 @@ def test_the_targets_own_training_begins_where_the_joint_one_ended(
         kept.append(prepared[0])
         return prepared
 
-    monkeypatch.setattr(fit_module, "_prepare", watched)
+    monkeypatch.setattr(course_module, "_prepare", watched)
     assert run.fit(tmp_path / "run").status == "finished"
     ended = kept[0].kept.state_dict()
     assert any(name.startswith("auxiliary.") for name in begun[0])

@@ -14,7 +14,7 @@ from trainables.data.folds import make_split
 from trainables.errors import UserError
 from trainables.graphs.batch import collate
 from trainables.model.chgnet import CrystalModel, configured_model
-from trainables.training import fit as fit_module
+from trainables.training import course as course_module
 from trainables.training.augment import gathered, moved
 from trainables.training.frozen import FrozenEnergies
 from trainables.training.objective import Chosen, Objective
@@ -94,7 +94,7 @@ class Trained:
 
 def interrupted(run: LeverRun, folder: Path, after_steps: int, monkeypatch: pytest.MonkeyPatch) -> FitResult:
     """The result of a run that is stopped in the middle of an epoch, and resumed."""
-    steps, inner = 0, fit_module.take_step
+    steps, inner = 0, course_module.take_step
 
     def dies(*args: Any, **kwargs: Any) -> float:
         nonlocal steps
@@ -103,10 +103,10 @@ def interrupted(run: LeverRun, folder: Path, after_steps: int, monkeypatch: pyte
             raise KeyboardInterrupt
         return inner(*args, **kwargs)
 
-    monkeypatch.setattr(fit_module, "take_step", dies)
+    monkeypatch.setattr(course_module, "take_step", dies)
     with pytest.raises(KeyboardInterrupt):
         run.fit(folder)
-    monkeypatch.setattr(fit_module, "take_step", inner)
+    monkeypatch.setattr(course_module, "take_step", inner)
     return run.fit(folder)
 
 
@@ -193,7 +193,7 @@ def test_augmentation_changes_a_run_and_its_seed_the_draws(graphs: Path, tmp_pat
 
 
 def test_each_step_draws_anew(graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, inner = lever_run(graphs, optim__epochs=2, **MOVES), fit_module.take_step
+    run, inner = lever_run(graphs, optim__epochs=2, **MOVES), course_module.take_step
     strains, ramps = [], []
 
     def watched(run: Any, objective: Objective, chosen: Chosen, *, rate: float, ramp: float) -> float:
@@ -203,7 +203,7 @@ def test_each_step_draws_anew(graphs: Path, tmp_path: Path, monkeypatch: pytest.
         ramps.append(ramp)
         return inner(run, objective, chosen, rate=rate, ramp=ramp)
 
-    monkeypatch.setattr(fit_module, "take_step", watched)
+    monkeypatch.setattr(course_module, "take_step", watched)
     run.fit(tmp_path / "run")
     assert len(set(strains)) == len(strains) == 2 * len(run.split.train)
 
@@ -218,7 +218,7 @@ def test_the_consistency_weight_rises_over_its_share_of_the_steps(
         seen.append(ramp)
         return 0.0
 
-    monkeypatch.setattr(fit_module, "take_step", recorded)
+    monkeypatch.setattr(course_module, "take_step", recorded)
     run.fit(tmp_path / "run")
     assert seen[0] <= first
     assert seen == sorted(seen)
@@ -329,7 +329,7 @@ def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(lever: str, gra
 
 def test_threads_change_no_loss(graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of("joint, all levers", graphs, optim__epochs=1, auxiliary=(), n_auxiliary=0)
-    monkeypatch.setitem(fit_module.GRADIENT_COST, "cpu", 2_000.0)  # several parts a batch
+    monkeypatch.setitem(course_module.GRADIENT_COST, "cpu", 2_000.0)  # several parts a batch
     found, threads = [], torch.get_num_threads()
     try:
         for number in (1, 3):

@@ -22,6 +22,28 @@ class Epoch:
     structures: int
 
 
+@dataclass(frozen=True)
+class StepResult:
+    """Where a run stands after one of its steps; sums are since its beginning, joint training included.
+
+    Attributes:
+        step: counted from 1; a step is a share of an epoch.
+        epoch: epochs of the target's rows that are done.
+        mae: best validation MAE so far, in the task's unit: what the run would give if it ended here.
+        current: validation MAE after this very step.
+        structures: crystals whose prediction and gradient were computed.
+        seconds: of training and validation.
+    """
+
+    step: int
+    epoch: float
+    mae: float
+    current: float
+    train_loss: float
+    structures: int
+    seconds: float
+
+
 @dataclass
 class FitResult:
     """What a run leaves behind.

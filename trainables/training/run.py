@@ -22,6 +22,23 @@ class NonFiniteLoss(Exception):
 
 
 @dataclass
+class PartOfEpoch:
+    """What of the running epoch is done: shares of it, and sums over them.
+
+    Attributes:
+        val_mae: after the last share, in the task's unit.
+    """
+
+    share: int = 0
+    loss_sum: float = 0.0
+    rows: int = 0
+    structures: int = 0
+    seconds: float = 0.0
+    learning_rate: float = 0.0
+    val_mae: float = math.nan
+
+
+@dataclass
 class Run:
     """Everything that changes while a model is trained; a checkpoint holds all of it."""
 
@@ -33,6 +50,7 @@ class Run:
     validation_cap: CostCap
     over_parts: Map = map
     history: list[Epoch] = field(default_factory=list)
+    part: PartOfEpoch = field(default_factory=PartOfEpoch)
     best: dict[str, Tensor] = field(default_factory=dict)
     best_epoch: int = -1
     best_val_mae: float = math.inf
@@ -49,7 +67,7 @@ class Run:
             self.best_epoch, self.best_val_mae = number, val_mae
 
     def checkpoint(self) -> Checkpoint:
-        """Everything the next epoch depends on; batches, draws and learning rates follow from the epoch's number."""
+        """Everything the next step depends on; batches, draws and learning rates follow from the epoch's number."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"averaged.{name}": tensor for name, tensor in self.kept.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
@@ -57,6 +75,7 @@ class Run:
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items() if value is not None}
         about: dict[str, Any] = {"history": [plain(asdict(e)) for e in self.history], "best_epoch": self.best_epoch}
+        about["part"] = plain(asdict(self.part))
         about["compiled"] = self.model.compiled  # another way would differ in the last digits
         return Checkpoint({name: tensor.clone() for name, tensor in tensors.items()}, about)
 
@@ -75,9 +94,12 @@ class Run:
             index, key = name.split(".", 1)
             state.setdefault(int(index), {})[key] = tensor
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
-        for line in checkpoint.about["history"]:
-            values: dict[str, Any] = {key: math.nan if value is None else value for key, value in line.items()}
-            self.history.append(Epoch(**values))
+        self.history = [Epoch(**_with_nan(line)) for line in checkpoint.about["history"]]
+        self.part = PartOfEpoch(**_with_nan(checkpoint.about.get("part", {})))
         self.model.compiled = bool(checkpoint.about["compiled"]) and has_compiler(device.type)
         self.best_epoch = checkpoint.about["best_epoch"]
-        self.best_val_mae = self.history[self.best_epoch].val_mae
+        self.best_val_mae = self.history[self.best_epoch].val_mae if self.best else math.inf
+
+
+def _with_nan(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: math.nan if value is None else value for key, value in values.items()}

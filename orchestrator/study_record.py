@@ -1,0 +1,152 @@
+"""What a study has done: its trials, in a journal that only grows and from which everything else is made.
+
+Every event is one line of JSON, on disk before anything acts on it: a driver that is killed loses nothing but the line
+it was writing. Scheduler, sampler, the Optuna mirror and the reports are all rebuilt from these lines.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from trainables.errors import UserError
+from trainables.progress import Progress, silent
+from trainables.training.result import StepResult
+
+State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+
+
+@dataclass
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        changes: dotted keys of RunConfig over the study's base configuration.
+        params: what the sampler chose, by the space's own names.
+        origin: the name of a known starting point, or "sampler".
+        seed: of the run.
+        of: for a check at full length, the number of the trial that it checks.
+        values: one a objective (MAE, or MAE and cost); empty where the trial failed or is running.
+        last: the step at which it ended.
+        reason: why it failed.
+    """
+
+    number: int
+    changes: dict[str, Any]
+    params: dict[str, Any]
+    origin: str = "sampler"
+    seed: int = 0
+    of: int | None = None
+    state: State = "RUNNING"
+    values: tuple[float, ...] = ()
+    reason: str = ""
+    tries: int = 1
+    results: list[StepResult] = field(default_factory=list)
+
+    @property
+    def last(self) -> int:
+        return self.results[-1].step if self.results else 0
+
+    @property
+    def mae(self) -> float:
+        """Best validation MAE so far; nan before the first step."""
+        return self.results[-1].mae if self.results else math.nan
+
+    @property
+    def structures(self) -> int:
+        return self.results[-1].structures if self.results else 0
+
+    @property
+    def seconds(self) -> float:
+        return self.results[-1].seconds if self.results else 0.0
+
+
+class Journal:
+    """The lines of one study, appended one by one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, event: str, **content: Any) -> None:
+        """Write one event and wait until it is on disk.
+
+        Raises:
+            UserError: it cannot be written (a full disk, for one); what was written before is whole.
+        """
+        line = json.dumps({"event": event, **content}, allow_nan=False) + "\n"
+        try:
+            with self._path.open("a", encoding="utf-8") as handle:
+                handle.write(line)
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written ({error.strerror}): free space there and go on with --resume"
+            ) from None
+
+    def read(self, progress: Progress = silent) -> list[dict[str, Any]]:
+        """All whole lines; a last one that was cut off is taken out of the file, and said so.
+
+        Raises:
+            UserError: the file is missing, empty, or damaged before its last line.
+        """
+        try:
+            content = self._path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{self._path} cannot be read ({error.strerror}): this is no folder of a study") from None
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            progress.message(f"{self._path.name}: the last line was cut off and is left out")
+            os.truncate(self._path, len(whole))
+        events = []
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                events.append(_event(line))
+            except ValueError:
+                raise UserError(
+                    f"line {number} of {self._path} is damaged: put back a whole copy of that file, or search anew "
+                    "with another --out"
+                ) from None
+        if not events or events[0]["event"] != "begin":
+            raise UserError(
+                f"{self._path} does not begin as a study's journal does (was it cut off?): put back a whole copy of "
+                "that file, or search anew with another --out"
+            )
+        return events
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    event = json.loads(line)
+    if not isinstance(event, dict) or "event" not in event:
+        raise ValueError("no event")
+    return event
+
+
+def trials_of(events: Iterable[Mapping[str, Any]]) -> dict[int, TrialRecord]:
+    """The trials of a journal, by number, in the order they began."""
+    trials: dict[int, TrialRecord] = {}
+    for event in events:
+        content = {name: value for name, value in event.items() if name not in ("event", "time")}
+        if event["event"] == "trial":
+            trials[content["number"]] = TrialRecord(**content)
+        elif event["event"] == "result":
+            trials[content.pop("number")].results.append(StepResult(**_floats(content)))
+        elif event["event"] == "again":
+            trials[content["number"]].tries += 1
+        elif event["event"] == "end":
+            trial = trials[content["number"]]
+            trial.state, trial.values, trial.reason = content["state"], tuple(content["values"]), content["reason"]
+    return trials
+
+
+def result_event(number: int, result: StepResult) -> dict[str, Any]:
+    """The fields of a step's line; JSON has no nan, so it is None there."""
+    values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(result).items()}
+    return {"number": number, **values}
+
+
+def _floats(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in content.items()}

@@ -1,0 +1,223 @@
+"""A course of training: epochs in steps that can be watched, stopped and resumed."""
+
+import math
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainables.config import RunConfig
+from trainables.data.folds import Part
+from trainables.data.tasks import Task
+from trainables.graphs.store import GraphStore
+from trainables.model.chgnet import CrystalModel, configured_model
+from trainables.model.reference import fit_reference, set_reference
+from trainables.progress import Bar, Progress
+from trainables.training.checkpoint import CheckpointFolder
+from trainables.training.compute import Compute, precision
+from trainables.training.distill import SoftTargets
+from trainables.training.frozen import FrozenEnergies
+from trainables.training.joint import add_auxiliary_heads
+from trainables.training.memory import GRADIENT_COST, PREDICTION_COST, CostCap
+from trainables.training.objective import Objective, Stream
+from trainables.training.optim import averaged_weights, freeze, learning_rate, make_optimiser
+from trainables.training.parallel import parts_mapper
+from trainables.training.predict import predict
+from trainables.training.result import Epoch
+from trainables.training.run import NonFiniteLoss, PartOfEpoch, Run
+from trainables.training.steps import epoch_batches, take_step
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What every course of training of a run shares.
+
+    Attributes:
+        shares: steps an epoch is cut into; after each the model is validated and a checkpoint written. The epoch that
+            is kept is chosen at whole epochs only, so the trained model does not depend on it.
+    """
+
+    task: Task
+    store: GraphStore
+    skinned: GraphStore | None
+    soft: SoftTargets | None
+    frozen: FrozenEnergies | None
+    device: torch.device
+    compute: Compute
+    progress: Progress
+    shares: int = 1
+
+
+class CourseFailed(Exception):
+    """Training cannot go on; what it left is in `run`."""
+
+    def __init__(self, run: Run, reason: str) -> None:
+        super().__init__(reason)
+        self.run, self.reason = run, reason
+
+
+def train(
+    config: RunConfig,
+    streams: list[Stream],
+    val: Part | None,
+    course: Course,
+    folder: Path,
+    *,
+    begin: Mapping[str, Tensor] | None = None,
+    stop_early: Callable[[Epoch], bool] | None = None,
+) -> Generator[tuple[Run, float], None, Run]:
+    """All epochs of one course, resumed where its checkpoints end.
+
+    Yields:
+        After each share of an epoch, when its checkpoint is on disk: the run, and the validation error, in the task's
+        unit (nan without validation rows). Of a resumed run the last one that was done comes again, so that whoever
+        was interrupted while it dealt with it misses nothing.
+
+    Raises:
+        CourseFailed: a loss, a weight or the validation error is not finite.
+    """
+    run, objectives = _prepare(config, streams, course, begin)
+    progress = course.progress
+    checkpoints = CheckpointFolder(_checkpoint_folder(folder, course.shares), progress)
+    restored = checkpoints.latest()
+    if restored is not None:
+        run.restore(restored, course.device)
+    if run.model.compiled and len(run.history) < config.optim.epochs:
+        progress.message("the model is compiled first: a minute or two on a CPU, less when it was done before")
+    rows = _rows_an_epoch(config, objectives)
+    with (
+        precision(course.compute),
+        parts_mapper(course.device) as run.over_parts,
+        progress.stage(
+            "train" if len(streams) == 1 else "train jointly", config.optim.epochs * rows, "structures"
+        ) as bar,
+    ):
+        bar.advance(len(run.history) * rows + run.part.rows, _note(run, course.task))
+        if restored is not None:
+            yield run, run.part.val_mae if run.part.share else run.history[-1].val_mae
+        while len(run.history) < config.optim.epochs:
+            try:
+                val_mae = _one_share(run, objectives, val, course, bar)
+            except NonFiniteLoss as error:
+                reason = f"{error} in epoch {len(run.history) + 1}; the last good epoch is kept"
+                raise CourseFailed(run, reason) from None
+            checkpoints.save(len(run.history) * course.shares + run.part.share - 1, run.checkpoint())
+            bar.advance(0, _note(run, course.task))
+            yield run, val_mae
+            if not run.part.share and stop_early is not None and stop_early(run.history[-1]):
+                break
+    return run
+
+
+def _checkpoint_folder(folder: Path, shares: int) -> Path:
+    """Checkpoints are counted in steps, so those of other steps lie elsewhere."""
+    return folder / ("checkpoints" if shares == 1 else f"checkpoints-{shares}-an-epoch")
+
+
+def _prepare(
+    config: RunConfig, streams: list[Stream], course: Course, begin: Mapping[str, Tensor] | None
+) -> tuple[Run, list[Objective]]:
+    """The model with its reference or scale fitted on the training part, its optimiser, and its losses."""
+    task, device, target = course.task, course.device, streams[0]
+    model = configured_model(config.model, task, config.seed).to(device)
+    if begin is not None:
+        model.load_state_dict(dict(begin))
+    elif task.is_energy:
+        set_reference(model, training_reference(model, target.store, target.part, task))
+    if model.head is not None:
+        model.head.set_scale(torch.from_numpy(target.part.targets))
+        target = replace(target, scale=model.head.std.clone())
+    if len(streams) > 1:
+        target = replace(target, scale=torch.tensor(float(target.part.targets.std()) or 1.0, device=device))
+        add_auxiliary_heads(model, config, streams[1:])
+    if config.distil.features > 0 and target.soft is not None and target.soft.features is not None:
+        model.match = torch.nn.Linear(model.atom_fea_dim, target.soft.features.shape[1]).to(device)
+        torch.nn.init.eye_(model.match.weight)
+        torch.nn.init.zeros_(model.match.bias)
+    freeze(model, config.model.freeze)
+    streams = [target, *streams[1:]]
+    objectives = [Objective(config, stream, device) for stream in streams]
+    n_steps = config.optim.epochs * len(_batches(config, objectives, 0))  # as many in every epoch
+    averaged = averaged_weights(model, config.optim, n_steps)
+    work = config.optim.epochs * sum(float(each.costs.sum()) for each in objectives)
+    model.compiled = course.compute.compiles(work)
+    caps = [CostCap(cost[device.type], course.progress) for cost in (GRADIENT_COST, PREDICTION_COST)]
+    return Run(config, model, averaged, make_optimiser(model, config.optim), caps[0], caps[1]), objectives
+
+
+def training_reference(model: CrystalModel, store: GraphStore, train: Part, task: Task) -> NDArray[np.float64]:
+    """Per-element reference (119,) eV of an untouched model, fitted on these rows."""
+    n_atoms = store.counts[train.rows, 0]
+    energy = train.targets / n_atoms if task.quantity == "energy_per_cell" else train.targets
+    graph_energy = predict(model, store, train.rows, output="graph_energy")
+    return fit_reference(store.composition(train.rows), graph_energy, energy)
+
+
+def _batches(config: RunConfig, objectives: Sequence[Objective], epoch: int) -> list[tuple[int, NDArray[np.int64]]]:
+    return epoch_batches(objectives, config.optim, config.multitask, seed=config.seed, epoch=epoch)
+
+
+def _rows_an_epoch(config: RunConfig, objectives: Sequence[Objective]) -> int:
+    """Rows of all tasks in an epoch; in joint training those of the first, which the others hardly differ from."""
+    if len(objectives) == 1:
+        return len(objectives[0].stream.part)
+    return sum(len(places) for _, places in _batches(config, objectives, 0))
+
+
+def _one_share(run: Run, objectives: list[Objective], val: Part | None, course: Course, bar: Bar) -> float:
+    """Train on the epoch's next share of batches and validate; returns the validation error."""
+    start, config, number, part = time.perf_counter(), run.config, len(run.history), run.part
+    batches = _batches(config, objectives, number)
+    first, last = (round(len(batches) * (part.share + k) / course.shares) for k in (0, 1))
+    run.model.train()
+    for step in range(first, last):
+        index, places = batches[step]
+        objective = objectives[index]
+        done = (number + (step + 0.5) / len(batches)) / config.optim.epochs
+        part.learning_rate = learning_rate(config.optim, done)
+        ramp = min(1.0, done / config.consistency.ramp) if config.consistency.ramp else 1.0
+        chosen = objective.choose(places, np.random.default_rng([config.seed, number, step, _DRAWS]))
+        part.loss_sum += take_step(run, objective, chosen, rate=part.learning_rate, ramp=ramp)
+        part.rows, part.structures = part.rows + len(places), part.structures + len(places) * objective.views_per_row
+        bar.advance(len(places))
+    if not all(bool(weight.isfinite().all()) for weight in run.kept.parameters()):
+        raise NonFiniteLoss("a weight became nan or infinite")
+    part.share += 1
+    part.val_mae = math.nan if val is None else _validate(run, val, course.store)
+    part.seconds += time.perf_counter() - start
+    if part.share == course.shares:
+        _end_epoch(run, part)
+    return part.val_mae
+
+
+def _end_epoch(run: Run, part: PartOfEpoch) -> None:
+    """Put a whole epoch into the history, and keep its weights where they are the best."""
+    number = len(run.history)
+    run.keep_best(number, part.val_mae)
+    train_loss = part.loss_sum * run.config.optim.batch_size / part.rows
+    run.history.append(Epoch(number, train_loss, part.val_mae, part.learning_rate, part.seconds, part.structures))
+    run.part = PartOfEpoch()
+
+
+_DRAWS = 0xA46  # keeps the generator of draws apart from that of batches
+
+
+def _validate(run: Run, val: Part, store: GraphStore) -> float:
+    """Mean absolute error of the averaged weights, in the task's unit."""
+    error = float(np.abs(predict(run.kept, store, val.rows, cap=run.validation_cap) - val.targets).mean())
+    if not math.isfinite(error):
+        raise NonFiniteLoss(f"the validation error became {error}")
+    return error
+
+
+def _note(run: Run, task: Task) -> str:
+    if not run.history:
+        return ""
+    last = run.history[-1]
+    best = "" if math.isnan(last.val_mae) else f"val MAE {last.val_mae:.4g} (best {run.best_val_mae:.4g}) "
+    return f"epoch {last.epoch + 1}/{run.config.optim.epochs} {best}{task.unit}"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from trainables.errors import UserError
 from trainables.progress import Progress, silent
-from trainables.training.result import StepResult
+from trainables.training.result import StepResult, plain
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
@@ -30,8 +30,9 @@ class TrialRecord:
         seed: of the run.
         of: for a check at full length, the number of the trial that it checks.
         values: one a objective (MAE, or MAE and cost); empty where the trial failed or is running.
-        last: the step at which it ended.
         reason: why it failed.
+        tries: how often it was begun; more than once where its process was killed.
+        done: it has made its last step.
     """
 
     number: int
@@ -44,10 +45,12 @@ class TrialRecord:
     values: tuple[float, ...] = ()
     reason: str = ""
     tries: int = 1
+    done: bool = False
     results: list[StepResult] = field(default_factory=list)
 
     @property
     def last(self) -> int:
+        """The step at which it stands, or ended."""
         return self.results[-1].step if self.results else 0
 
     @property
@@ -133,7 +136,9 @@ def trials_of(events: Iterable[Mapping[str, Any]]) -> dict[int, TrialRecord]:
         if event["event"] == "trial":
             trials[content["number"]] = TrialRecord(**content)
         elif event["event"] == "result":
-            trials[content.pop("number")].results.append(StepResult(**_floats(content)))
+            trial = trials[content.pop("number")]
+            trial.done = content.pop("done")
+            trial.results.append(StepResult(**_floats(content)))
         elif event["event"] == "again":
             trials[content["number"]].tries += 1
         elif event["event"] == "end":
@@ -142,10 +147,14 @@ def trials_of(events: Iterable[Mapping[str, Any]]) -> dict[int, TrialRecord]:
     return trials
 
 
-def result_event(number: int, result: StepResult) -> dict[str, Any]:
+def trial_event(trial: TrialRecord) -> dict[str, Any]:
+    """The fields of the line with which a trial begins."""
+    return {name: getattr(trial, name) for name in ("number", "changes", "params", "origin", "seed", "of")}
+
+
+def result_event(number: int, result: StepResult, done: bool) -> dict[str, Any]:
     """The fields of a step's line; JSON has no nan, so it is None there."""
-    values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(result).items()}
-    return {"number": number, **values}
+    return {"number": number, "done": done, **plain(asdict(result))}
 
 
 def _floats(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,111 @@
+"""Where Ray is started: the one place with ray.init."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+# Before ray is imported: under `uv run` its workers never start otherwise.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+# Ray 2.60 makes a token in the home folder, and later clusters then silently want it: say that none is used.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# Studies keep their own state and end on Ctrl-C by themselves; Ray's result files would only fill the disk.
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+
+from trainables.errors import UserError
+from trainables.processes import n_cores
+
+_OBJECT_STORE_BYTES = 256 * 1024**2  # trials share files, not objects
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a trial asks for."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What Ray has to give."""
+
+    cpus: float
+    gpus: float
+    largest_cpus: float
+    largest_gpus: float
+
+    def at_once(self, share: Share) -> int:
+        """Trials that run at once."""
+        by_gpus = self.gpus / share.gpus if share.gpus else float("inf")
+        return int(min(self.cpus / share.cpus, by_gpus) + 1e-9)
+
+
+@contextmanager
+def ray_session(address: str | None = None, *, cores: int | None = None, gpus: int | None = None) -> Iterator[Capacity]:
+    """Ray, started on this machine or joined at `address` ("auto": the cluster this machine belongs to).
+
+    Args:
+        cores, gpus: of a Ray of one's own; by default what the machine has.
+
+    Raises:
+        UserError: nothing answers at the address.
+    """
+    common = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            ray.init(
+                num_cpus=cores or n_cores(),
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",  # Ray would listen on all interfaces
+                **common,
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"Ray cannot be {'joined at ' + address if address else 'started'}: {reason}") from None
+    try:
+        yield _capacity()
+    finally:
+        ray.shutdown()
+
+
+def _capacity() -> Capacity:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = ([float(node.get(kind, 0.0)) for node in nodes] for kind in ("CPU", "GPU"))
+    return Capacity(sum(cpus), sum(gpus), max(cpus, default=0.0), max(gpus, default=0.0))
+
+
+def share_for(capacity: Capacity, cpus: float, gpus: float | None) -> Share:
+    """What a trial gets: by default a core, and where there are GPUs a whole one.
+
+    Raises:
+        UserError: what no node can give: Ray would wait for ever.
+    """
+    if gpus is None:
+        gpus = 1.0 if capacity.gpus else 0.0
+    if cpus <= 0:
+        raise UserError(f"--cpus-per-trial {cpus:g}: a number above 0 was wanted")
+    if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+        raise UserError(f"--gpus-per-trial {gpus:g}: a fraction up to 1 or a whole number was wanted")
+    for name, wanted, largest, total in (
+        ("cpus", cpus, capacity.largest_cpus, capacity.cpus),
+        ("gpus", gpus, capacity.largest_gpus, capacity.gpus),
+    ):
+        if wanted > largest:
+            kind = name[:-1].upper() + "s"
+            where = f"{total:g} {kind} in all, at most {largest:g} on one machine"
+            raise UserError(f"--{name}-per-trial {wanted:g}: Ray has {where}; ask for less")
+    return Share(cpus, gpus)

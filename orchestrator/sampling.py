@@ -1,0 +1,122 @@
+"""What to try next: Optuna's samplers over a search space, each question answered from the trials alone.
+
+Every question gets a sampler with a seed of its own, made from the study's seed and the trial's number. So the answer
+depends on nothing but the trials before it, and a study that is interrupted asks what one that is not would ask.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+
+from orchestrator.study_record import TrialRecord
+from search_spaces.space import Space
+from trainables.config import RunConfig
+from trainables.errors import UserError
+
+SamplerName = Literal["tpe", "gp", "random"]
+SAMPLERS = get_args(SamplerName)
+_STARTUP = 10  # trials before TPE and GP have something to go by
+_TRIES = 20  # for a configuration that was not tried yet
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Asks Optuna for configurations.
+
+    Attributes:
+        base: the configuration that the space changes; the known starting points are tried first.
+    """
+
+    space: Space
+    base: RunConfig
+    sampler: SamplerName
+    seed: int
+    n_objectives: int = 1
+
+    def ask(self, number: int, trials: Sequence[TrialRecord]) -> TrialRecord | None:
+        """The configuration of trial `number`, one that was not tried yet; None where there seem to be no more.
+
+        Args:
+            trials: of the search, in the order they began, running ones included.
+        """
+        points = self.space.points_for(self.base)
+        if number < len(points):
+            name, params = points[number]
+            return TrialRecord(number, self.space.suggest(FixedTrial(params)), dict(params), name, self.base.seed)
+        tried = [trial.changes for trial in trials]
+        for attempt in range(_TRIES):
+            study = study_of(trials, self.space, self.n_objectives)
+            study.sampler = _make_sampler(self.sampler, _own_seed(self.seed, number, attempt))
+            with _without_warnings():
+                asked = study.ask()
+                changes = self.space.suggest(asked)
+            if changes not in tried:
+                return TrialRecord(number, changes, dict(asked.params), "sampler", self.base.seed)
+        return None
+
+
+def study_of(trials: Iterable[TrialRecord], space: Space, n_objectives: int) -> optuna.Study:
+    """An Optuna study (in memory) with these trials in their states."""
+    study = optuna.create_study(directions=["minimize"] * n_objectives)
+    study.add_trials([frozen(trial, space) for trial in trials])
+    return study
+
+
+def intermediate_values(trial: TrialRecord) -> dict[int, float]:
+    """Best MAE so far by step, finite ones only."""
+    return {result.step: result.mae for result in trial.results if result.mae == result.mae}
+
+
+def frozen(trial: TrialRecord, space: Space) -> FrozenTrial:
+    """The trial as Optuna has it: a trial that was stopped early is PRUNED and keeps its values by step."""
+    told = {"values": list(trial.values)} if trial.state in ("COMPLETE", "PRUNED") else {}
+    with _without_warnings():
+        return create_trial(
+            state=TrialState[trial.state],
+            params=trial.params,
+            distributions=space.distributions(trial.params),
+            intermediate_values=intermediate_values(trial) if len(trial.values) < 2 else {},
+            user_attrs={"origin": trial.origin, "reason": trial.reason},
+            **told,
+        )
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Of what is experimental in Optuna: multivariate TPE in groups."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def parse_sampler(text: str) -> SamplerName:
+    """Check a sampler's name.
+
+    Raises:
+        UserError: there is no such one.
+    """
+    if text not in SAMPLERS:
+        raise UserError(f"--sampler {text}: one of {', '.join(SAMPLERS)} was wanted")
+    return text  # type: ignore[return-value]
+
+
+def _own_seed(seed: int, number: int, attempt: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{number}:{attempt}".encode()).digest()[:4])
+
+
+def _make_sampler(name: SamplerName, seed: int) -> BaseSampler:
+    with _without_warnings():
+        if name == "tpe":
+            return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=_STARTUP)
+        if name == "gp":
+            return GPSampler(seed=seed, n_startup_trials=_STARTUP, warn_independent_sampling=False)
+        return RandomSampler(seed=seed)

@@ -1,0 +1,134 @@
+"""What every trial of a search shares, and a trial as steps. Test rows are nowhere in it."""
+
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainables.config import RunConfig
+from trainables.data.folds import FoldSplit, Part
+from trainables.data.tasks import Task
+from trainables.errors import UserError
+from trainables.graphs.store import GraphStore
+from trainables.levers import Start
+from trainables.model.chgnet import cutoffs_of
+from trainables.model.compiled import Compile
+from trainables.progress import Progress, silent
+from trainables.training.augment import skin_for
+from trainables.training.compute import Compute
+from trainables.training.distill import SoftTargets
+from trainables.training.fit import fit_steps
+from trainables.training.frozen import FrozenEnergies
+from trainables.training.joint import Auxiliary
+from trainables.training.predict import load_model, with_graph
+from trainables.training.result import FitResult, StepResult
+from trainables.training.tta import predict_views
+
+
+@dataclass(frozen=True, eq=False)
+class TrialData:
+    """Rows, graphs and choices that all trials of a search have in common; small, for graphs are paths.
+
+    Attributes:
+        base: the configuration that trials change.
+        split: without test rows.
+        stores: graph stores by starting weights and skin in A (0: the clean crystals).
+        auxiliary: (task, rows, graph store) of joint training, without rows that are test crystals.
+        soft: file of the teachers' labels, where trials distil.
+        model: a trained model (path without suffix); then a trial only predicts in its own way.
+        shares: steps an epoch.
+    """
+
+    base: RunConfig
+    task: Task
+    split: FoldSplit
+    stores: Mapping[tuple[Start, float], Path]
+    auxiliary: tuple[tuple[Task, Part, Path], ...] = ()
+    soft: Path | None = None
+    model: Path | None = None
+    shares: int = 1
+    compiled: Compile = "auto"
+    tf32: bool = False
+    _opened: dict[Path, GraphStore] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.split.test is not None:
+            raise ValueError("a search takes a split without its test rows: split.without_test()")
+
+    def config(self, changes: Mapping[str, Any]) -> RunConfig:
+        """A trial's configuration. Rows of validation are never trained on in a search, so there is no refit.
+
+        Raises:
+            UserError: changes that make no valid configuration.
+        """
+        return self.base.changed({**changes, "data.refit": False})
+
+    def n_steps(self, config: RunConfig) -> int:
+        """Steps of a whole trial: joint training counts by its passes over the target's rows."""
+        if self.model is not None:
+            return 1
+        joint = config.multitask.epochs if self.auxiliary else 0
+        return self.shares * (joint + config.optim.epochs)
+
+    def steps(
+        self, config: RunConfig, folder: Path, device: str, progress: Progress = silent
+    ) -> Generator[StepResult, None, FitResult | None]:
+        """The trial's steps, going on where `folder` ends. A generator: nothing happens before the first is asked for.
+
+        Raises:
+            UserError: as fit, or graphs that were not made for this configuration.
+        """
+        compute = Compute(device, self.compiled, self.tf32)
+        if self.model is not None:
+            return self._prediction(config, compute)
+        return fit_steps(
+            config,
+            self.split,
+            self._store(config, 0.0),
+            self.task,
+            folder,
+            skinned=self._skinned(config) if config.augment.active else None,
+            soft=SoftTargets.load(self.soft) if self.soft is not None and config.distil.weight > 0 else None,
+            auxiliary=[Auxiliary(task, part, self._open(store)) for task, part, store in self.auxiliary],
+            compute=compute,
+            progress=progress,
+            shares=self.shares,
+        )
+
+    def _prediction(self, config: RunConfig, compute: Compute) -> Generator[StepResult, None, None]:
+        """One step: the validation error of the trained model's predictions in this configuration's way."""
+        assert self.model is not None
+        start = time.perf_counter()
+        model, trained, task = load_model(self.model, compute.device)
+        store, val = self._store(config, 0.0), self.split.val
+        val = val.keep(with_graph(store, val.rows, config))
+        several = config.tta.views > 1
+        frozen = None
+        if several and config.tta.corrected:
+            frozen = FrozenEnergies(trained.model.start, task, compute.torch_device)
+        skinned = self._skinned(config) if several else None
+        found = predict_views(model, config.tta, store, skinned, val.rows, frozen=frozen)
+        mae = float(np.abs(found.value - val.targets).mean())
+        seconds = time.perf_counter() - start
+        yield StepResult(1, 0.0, mae, mae, float("nan"), config.tta.views * len(val), seconds)
+
+    def _skinned(self, config: RunConfig) -> GraphStore:
+        return self._store(config, skin_for(config, cutoffs_of(config.model.start)))
+
+    def _store(self, config: RunConfig, skin: float) -> GraphStore:
+        path = self.stores.get((config.model.start, skin))
+        if path is None:
+            raise UserError(
+                f"no graphs were prepared for model.start={config.model.start} with a skin of {skin} A: the space does "
+                "not hold this configuration"
+            )
+        return self._open(path)
+
+    def _open(self, path: Path) -> GraphStore:
+        """Each store is opened once a process, and so is copied to a GPU once."""
+        if path not in self._opened:
+            self._opened[path] = GraphStore(path)
+        return self._opened[path]

@@ -1,16 +1,11 @@
 """The ablation's HTML page: its tables, and pictures of the differences, the costs and the ensembles."""
 
-import io
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import jinja2
-import matplotlib as mpl
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,11 +13,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import Bbox, BboxBase
 from numpy.typing import NDArray
 
+from orchestrator import page as shared
 from orchestrator.ablation_analysis import Analysis
 from orchestrator.ablation_rules import Row
+from orchestrator.page import GREY, LINE, environment, figure_with_axes, svg
 
 COLOURS = {"better": "#1a7f37", "worse": "#b42318"}
-_GREY, _LINE = "#57606a", "#c4c9d0"
 _TEXT_COLUMNS = frozenset(
     ("experiment", "what it is", "against", "control", "equal in", "tier", "device", "decision", "algorithm")
 )
@@ -30,18 +26,12 @@ _FIRM = "\u00a0"  # a space at which no line is broken
 _NEAREST = 9  # points between a point and its name
 _DIRECTIONS = ((1, 0.0), (-1, 0.0), (0.5, 1.4), (0.5, -1.4), (-0.5, 1.4), (-0.5, -1.4))
 _OFFSETS = [(_NEAREST * k * dx, _NEAREST * k * dy) for k in (1, 2, 3.5, 5, 7) for dx, dy in _DIRECTIONS]
-_LEAD = {"arrowstyle": "-", "color": _LINE, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
+_LEAD = {"arrowstyle": "-", "color": LINE, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
 _LABEL_GAP = 13  # points between the names of lines
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A table with its notes, for Markdown and HTML alike."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[list[str]]
-    notes: list[str] = field(default_factory=list)
+class Sheet(shared.Sheet):
+    """A table of the ablation: the columns of words are known by their names, decisions have a colour."""
 
     def is_text(self, column: str) -> bool:
         return column in _TEXT_COLUMNS
@@ -49,7 +39,7 @@ class Sheet:
     def kind(self, column: str, cell: str = "") -> str:
         """Classes of a cell of the page."""
         decided = f" {cell}" if column == "decision" and cell in COLOURS else ""
-        return f"{'text' if self.is_text(column) else 'number'}{decided}"
+        return f"{super().kind(column)}{decided}"
 
 
 def shown_name(row: Mapping[str, Any]) -> str:
@@ -65,8 +55,8 @@ def page(
     definitions: Sequence[str],
 ) -> str:
     """The whole page; nothing in it is fetched from elsewhere."""
-    drawn = [(text, Markup(_svg(figure, f"p{place}-", text))) for place, (text, figure) in enumerate(figures(analysis))]
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
+    drawn = [(text, Markup(svg(figure, f"p{place}-", text))) for place, (text, figure) in enumerate(figures(analysis))]
+    template = environment().from_string(_PAGE)
     about = {"title": title, "command": command, "origin": origin, "definitions": definitions}
     return template.render(analysis=analysis, sheets=sheets, pictures=drawn, colours=COLOURS, **about)
 
@@ -92,24 +82,15 @@ def figures(analysis: Analysis) -> list[tuple[str, Figure]]:
     return found
 
 
-def _figure(height_inches: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8.4, height_inches), dpi=72)  # SVG's own resolution, so that extents are the same
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=10)
-    return figure, axes
-
-
 def _forest(rows: Sequence[Row], unit: str) -> Figure:
     height = 0.34 * len(rows) + 0.9
-    figure, axes = _figure(height)
+    figure, axes = figure_with_axes(height)
     names = [f"{shown_name(row)} vs {row['parent']}" for row in rows]
     left = min(0.4, 0.03 + 0.0105 * max(map(len, names)))
     figure.subplots_adjust(left=left, right=0.76, top=1 - 0.1 / height, bottom=0.6 / height)
     axes.axvline(0, color="black", linewidth=1)
     for place, row in enumerate(rows):
-        colour, difference = COLOURS.get(row["decision"], _GREY), row["difference"]
+        colour, difference = COLOURS.get(row["decision"], GREY), row["difference"]
         low, high = row["interval"] or (difference, difference)
         axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
         filled = colour if row["decision"] in COLOURS else "white"  # not by colour alone
@@ -126,7 +107,7 @@ def _forest(rows: Sequence[Row], unit: str) -> Figure:
 
 
 def _against_cost(rows: Sequence[Row], lines: Mapping[str, float], unit: str) -> Figure:
-    figure, axes = _figure(5.2)
+    figure, axes = figure_with_axes(5.2)
     figure.subplots_adjust(left=0.1, right=0.74 if lines else 0.97, top=0.97, bottom=0.12)
     maes = [row["mae_mean"] for row in rows] + list(lines.values())
     costs = [row["cost"]["structures"] for row in rows]
@@ -147,7 +128,7 @@ def _against_cost(rows: Sequence[Row], lines: Mapping[str, float], unit: str) ->
     axes.set_xlabel("structures processed in training")
     axes.set_ylabel(f"MAE{f' ({unit})' if unit else ''}")
     for row, cost in zip(rows, costs, strict=True):
-        axes.plot(cost, row["mae_mean"], "o", color=COLOURS.get(row["decision"], _GREY), markersize=7)
+        axes.plot(cost, row["mae_mean"], "o", color=COLOURS.get(row["decision"], GREY), markersize=7)
     _label_lines(axes, lines)
     _label_points(axes, [(cost, row["mae_mean"], shown_name(row)) for cost, row in zip(costs, rows, strict=True)])
     return figure
@@ -158,7 +139,7 @@ def _label_lines(axes: Axes, lines: Mapping[str, float]) -> None:
     ordered = sorted(lines.items(), key=lambda item: item[1])
     heights = [float(axes.transData.transform((axes.get_xlim()[0], mae))[1]) for _, mae in ordered]
     for (name, mae), here, apart in zip(ordered, heights, _spread(heights, _LABEL_GAP), strict=True):
-        axes.axhline(mae, color=_LINE, linewidth=1, zorder=0)
+        axes.axhline(mae, color=LINE, linewidth=1, zorder=0)
         axes.annotate(
             name,
             (1.0, mae),
@@ -167,7 +148,7 @@ def _label_lines(axes: Axes, lines: Mapping[str, float]) -> None:
             textcoords="offset points",
             va="center",
             fontsize=9,
-            color=_GREY,
+            color=GREY,
             arrowprops=_LEAD,
         )
 
@@ -225,7 +206,7 @@ def _free_place(
 
 
 def _curves(rows: Sequence[Row], unit: str) -> Figure:
-    figure, axes = _figure(3.4)
+    figure, axes = figure_with_axes(3.4)
     figure.subplots_adjust(left=0.1, right=0.74, top=0.95, bottom=0.16)
     for place, row in enumerate(rows):
         members, mae, low, high = (
@@ -241,19 +222,6 @@ def _curves(rows: Sequence[Row], unit: str) -> Figure:
     return figure
 
 
-def _svg(figure: Figure, prefix: str, caption: str) -> str:
-    """The figure as an SVG element; ids get a prefix, for two pictures of a page must not share them."""
-    stream = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with mpl.rc_context({"svg.hashsalt": "crystaltune", "svg.fonttype": "path"}):  # the same picture every time
-        figure.savefig(stream, format="svg", metadata=nothing)
-    drawn = stream.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", drawn)
-    drawn = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", drawn, count=5)
-    return drawn.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
-
-
 _PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -262,30 +230,10 @@ _PAGE = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Ablation: {{ title }}</title>
 <style>
-body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 72rem; background: #fff; color: #1f2328;
-  font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.5rem; line-height: 1.3; margin: 0 0 .25rem; }
-h2 { font-size: 1.1rem; margin: 2.25rem 0 .5rem; }
-ul { margin: .5rem 0; padding-left: 1.25rem; max-width: 60rem; }
-li { margin: .25rem 0; }
-.notes { color: #57606a; font-size: .875rem; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid #e5e7eb; text-align: right; white-space: nowrap; }
-th { white-space: normal; color: #57606a; font-weight: 600; border-bottom-color: #9aa1ab; vertical-align: bottom; }
-.text { text-align: left; }
-td.text { white-space: normal; }
-td:first-child { font-weight: 600; white-space: nowrap; }
+{% include "style" %}
 {% for decision, colour in colours.items() %}
 .{{ decision }} { color: {{ colour }}; font-weight: 600; }
 {% endfor %}
-figure { margin: 1.25rem 0; max-width: 50rem; }
-figure svg { display: block; width: 100%; height: auto; }
-figcaption { color: #57606a; font-size: .875rem; margin-top: .25rem; }
-pre { background: #f6f8fa; padding: .75rem 1rem; overflow-x: auto; font-size: .875rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; font-size: .875rem; }
-dt { color: #57606a; }
-dd { margin: 0; overflow-wrap: anywhere; }
 </style>
 </head>
 <body>
@@ -299,19 +247,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 </ul>
 {% for sheet in sheets %}
 <h2>{{ sheet.title }}</h2>
-<div class="scroll"><table>
-<tr>{% for column in sheet.columns %}<th class="{{ sheet.kind(column) }}">{{ column }}</th>{% endfor %}</tr>
-{% for row in sheet.rows %}
-<tr>{% for cell in row %}<td class="{{ sheet.kind(sheet.columns[loop.index0], cell) }}">{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</table></div>
-{% if sheet.notes %}
-<ul class="notes">
-{% for note in sheet.notes %}
-<li>{{ note }}</li>
-{% endfor %}
-</ul>
-{% endif %}
+{% include "sheet" %}
 {% if loop.first %}
 {% for caption, picture in pictures %}
 <figure>{{ picture }}<figcaption>{{ caption }}</figcaption></figure>

@@ -2,12 +2,12 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.queues import Queue
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
@@ -32,7 +32,7 @@ class BarDisplay:
 
     def __init__(self) -> None:
         self._ended: list[TaskID] = []
-        self._bars = RichProgress(
+        self._bars = _Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f}%"),
@@ -69,6 +69,21 @@ class BarDisplay:
     def message(self, text: str) -> None:
         self._bars.console.print(text)
 
+    def above(self, shown: RenderableType) -> None:
+        """Keep this above the bars, in place of what was there."""
+        self._bars.shown_above = shown
+        self._bars.refresh()
+
+
+class _Bars(RichProgress):
+    """Bars with something above them."""
+
+    shown_above: RenderableType = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.shown_above
+        yield self.make_tasks_table(self.tasks)
+
 
 class _RichBar:
     def __init__(self, bars: RichProgress, key: TaskID) -> None:
@@ -80,7 +95,9 @@ class _RichBar:
 
 
 class LineDisplay:
-    """For logs and pipes: a line now and then instead of a bar."""
+    """For logs and pipes: a line now and then instead of a bar, and no tables."""
+
+    above = None
 
     def __enter__(self) -> "LineDisplay":
         return self

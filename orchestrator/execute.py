@@ -125,7 +125,7 @@ def execute(
                 _note(runs, run, before, bar, work, ended)
                 continue
             if job.soft is not None:
-                _gather_soft_targets(runs, run, job.soft)
+                gather_soft_targets(runs, run.teachers, job.soft, features=run.config.distil.features > 0)
             name = _display_name(run, key, by_name)
             by_name[name] = run
             jobs.append((name, job))
@@ -221,9 +221,9 @@ def _wanted(part: Part) -> Wanted:
     return Wanted(part.ids, part.rows)
 
 
-def _gather_soft_targets(runs: Runs, run: ModelRun, path: Path) -> None:
-    """Put the teachers' labels into a file of the student's."""
-    labels = [_labels(runs, teacher, run.config.distil.features > 0) for teacher in run.teachers]
+def gather_soft_targets(runs: Runs, teachers: Sequence[ModelRun], path: Path, *, features: bool) -> None:
+    """Put the labels of teachers that are there into a file of a student's."""
+    labels = [_labels(runs, teacher, features) for teacher in teachers]
     path.parent.mkdir(parents=True, exist_ok=True)
     SoftTargets.from_teachers(labels).save(path)
 

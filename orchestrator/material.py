@@ -56,8 +56,12 @@ class Material:
 
     def store(self, start: Start, views: PerturbConfig | None = None, dataset: Dataset | None = None) -> Path:
         """The graphs for these weights; with the skin that `views` want."""
-        dataset = dataset or self.dataset
         skin = 0.0 if views is None else skin_of(views, cutoffs_of(start))
+        return self.store_with_skin(start, skin, dataset)
+
+    def store_with_skin(self, start: Start, skin: float, dataset: Dataset | None = None) -> Path:
+        """The graphs for these weights with cutoffs wider by `skin` (A)."""
+        dataset = dataset or self.dataset
         key = (dataset.digest, start, skin)
         if key not in self._stores:
             self._stores[key] = graph_store(dataset, start, self.progress, skin=skin).folder

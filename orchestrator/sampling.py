@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_trial
 
 from orchestrator.study_record import TrialRecord
 from search_spaces.space import Space
@@ -51,23 +52,27 @@ class Sampling:
         points = self.space.points_for(self.base)
         if number < len(points):
             name, params = points[number]
-            return TrialRecord(number, self.space.suggest(FixedTrial(params)), dict(params), name, self.base.seed)
+            return self._record(number, FixedTrial(params), name)
         tried = [trial.changes for trial in trials]
         for attempt in range(_TRIES):
-            study = study_of(trials, self.space, self.n_objectives)
+            study = study_of(trials, self.n_objectives)
             study.sampler = _make_sampler(self.sampler, _own_seed(self.seed, number, attempt))
             with _without_warnings():
-                asked = study.ask()
-                changes = self.space.suggest(asked)
-            if changes not in tried:
-                return TrialRecord(number, changes, dict(asked.params), "sampler", self.base.seed)
+                record = self._record(number, study.ask(), "sampler")
+            if record.changes not in tried:
+                return record
         return None
 
+    def _record(self, number: int, asked: Trial | FixedTrial, origin: str) -> TrialRecord:
+        changes = self.space.suggest(asked)
+        known = {name: distribution_to_json(kind) for name, kind in asked.distributions.items()}
+        return TrialRecord(number, changes, dict(asked.params), origin, self.base.seed, distributions=known)
 
-def study_of(trials: Iterable[TrialRecord], space: Space, n_objectives: int) -> optuna.Study:
+
+def study_of(trials: Iterable[TrialRecord], n_objectives: int) -> optuna.Study:
     """An Optuna study (in memory) with these trials in their states."""
     study = optuna.create_study(directions=["minimize"] * n_objectives)
-    study.add_trials([frozen(trial, space) for trial in trials])
+    study.add_trials([frozen(trial) for trial in trials])
     return study
 
 
@@ -76,18 +81,22 @@ def intermediate_values(trial: TrialRecord) -> dict[int, float]:
     return {result.step: result.mae for result in trial.results if result.mae == result.mae}
 
 
-def frozen(trial: TrialRecord, space: Space) -> FrozenTrial:
+def frozen(trial: TrialRecord) -> FrozenTrial:
     """The trial as Optuna has it: a trial that was stopped early is PRUNED and keeps its values by step."""
-    told = {"values": list(trial.values)} if trial.state in ("COMPLETE", "PRUNED") else {}
     with _without_warnings():
         return create_trial(
             state=TrialState[trial.state],
+            values=list(trial.values) or None,
             params=trial.params,
-            distributions=space.distributions(trial.params),
+            distributions=distributions_of(trial),
             intermediate_values=intermediate_values(trial) if len(trial.values) < 2 else {},
             user_attrs={"origin": trial.origin, "reason": trial.reason},
-            **told,
         )
+
+
+def distributions_of(trial: TrialRecord) -> dict[str, BaseDistribution]:
+    """Of the trial's parameters, as its journal has them."""
+    return {name: json_to_distribution(text) for name, text in trial.distributions.items()}
 
 
 @contextmanager

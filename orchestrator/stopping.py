@@ -106,7 +106,7 @@ def _scheduler(rule: Rule, n_steps: int, grace: int, factor: int) -> TrialSchedu
     if rule == "none":
         return FIFOScheduler()
     if rule == "median":  # an endless slice: it stops trials, it never pauses them
-        return MedianStoppingRule(**told, grace_period=grace, min_time_slice=math.inf)  # type: ignore[arg-type]
+        return MedianStoppingRule(**told, grace_period=grace, min_time_slice=math.inf)
     kind = AsyncHyperBandScheduler if rule == "asha" else _BracketsInTurn
     brackets = 1 if rule == "asha" else max(1, min(3, int(math.log(n_steps / grace, factor) + 1e-9)))
     # A hair above the last step: Ray cuts log(243 / 1) / log(3) off to 4 and loses the last rung.

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
-from orchestrator.sampling import Sampling
 from orchestrator.stopping import Stopping
 from orchestrator.study_record import Journal, TrialRecord, result_event, trial_event, trials_of
 from trainables.training.result import StepResult

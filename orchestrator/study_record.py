@@ -31,6 +31,7 @@ class TrialRecord:
         of: for a check at full length, the number of the trial that it checks.
         values: one a objective (MAE, or MAE and cost); empty where the trial failed or is running.
         reason: why it failed.
+        distributions: of params, as Optuna writes them (JSON), so that a journal can be read without its space.
         tries: how often it was begun; more than once where its process was killed.
         done: it has made its last step.
     """
@@ -44,6 +45,7 @@ class TrialRecord:
     state: State = "RUNNING"
     values: tuple[float, ...] = ()
     reason: str = ""
+    distributions: dict[str, str] = field(default_factory=dict)
     tries: int = 1
     done: bool = False
     results: list[StepResult] = field(default_factory=list)
@@ -147,9 +149,12 @@ def trials_of(events: Iterable[Mapping[str, Any]]) -> dict[int, TrialRecord]:
     return trials
 
 
+_BEGINNING = ("number", "changes", "params", "origin", "seed", "of", "distributions")
+
+
 def trial_event(trial: TrialRecord) -> dict[str, Any]:
     """The fields of the line with which a trial begins."""
-    return {name: getattr(trial, name) for name in ("number", "changes", "params", "origin", "seed", "of")}
+    return {name: getattr(trial, name) for name in _BEGINNING}
 
 
 def result_event(number: int, result: StepResult, done: bool) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Scores as tables for the terminal."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
+from search_spaces.space import Space
 from trainables.data.tasks import TASKS
 
 
@@ -92,6 +94,28 @@ def task_table() -> Table:
             task.name, task.target, task.unit, f"{task.official_rows:,}", task.overlap.removeprefix("pretrained-")
         )
     table.caption = "tier: how the pretraining data of CHGNet (MPtrj) overlap; start=scratch has its own tier"
+    return table
+
+
+def spaces_table(spaces: Iterable[Space]) -> Table:
+    """The search spaces that can be named."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    table.add_column("space", no_wrap=True)
+    table.add_column("dimensions", justify="right", no_wrap=True)
+    table.add_column("what")
+    for space in spaces:
+        table.add_row(space.name, str(len(space.dimensions)), space.says)
+    table.caption = "one's own: --space FILE (YAML or Python); `crystaltune spaces NAME` shows dimensions"
+    return table
+
+
+def space_table(space: Space) -> Table:
+    """The dimensions of a space."""
+    table = Table(title=f"{space.name}: {space.says}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("key", "range", "what"):
+        table.add_column(column, no_wrap=column == "key")
+    for row in space.table():
+        table.add_row(*row)
     return table
 
 

@@ -23,7 +23,7 @@ _LONGEST = 5.0
 # were up to 7e-4 longer than what was drawn.
 _PROJECTED = 1.01
 _STILL = 1e-9  # A, or a lattice fraction; what moves less has moved by rounding
-_SKIN_STEP = 0.1  # A; skins are multiples of it, so that near sizes share a store
+SKIN_STEP = 0.1  # A; skins are multiples of it, so that near sizes share a store
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +77,8 @@ def skin_of(config: PerturbConfig, cutoffs: Cutoffs) -> float:
     """The skin, in A, that covers every draw and its projection, rounded up."""
     strain, displacement = (_PROJECTED * bound for bound in largest(config))
     needed = needed_skin(max(cutoffs.atom, cutoffs.bond), displacement=displacement, strain=strain)
-    steps = math.ceil(needed / _SKIN_STEP - 1e-9)
-    return round(max(steps, int(config.active)) * _SKIN_STEP, 6)  # the tiniest draws want a store with symmetry, too
+    steps = math.ceil(needed / SKIN_STEP - 1e-9)
+    return round(max(steps, int(config.active)) * SKIN_STEP, 6)  # the tiniest draws want a store with symmetry, too
 
 
 def draw(

@@ -38,7 +38,8 @@ class TrialData:
         stores: graph stores by starting weights and skin in A (0: the clean crystals).
         auxiliary: (task, rows, graph store) of joint training, without rows that are test crystals.
         soft: file of the teachers' labels, where trials distil.
-        model: a trained model (path without suffix); then a trial only predicts in its own way.
+        models: trained models (paths without suffix) by seed; where there are any, a trial only predicts in its own
+            way with the model of its seed.
         shares: steps an epoch.
     """
 
@@ -48,7 +49,7 @@ class TrialData:
     stores: Mapping[tuple[Start, float], Path]
     auxiliary: tuple[tuple[Task, Part, Path], ...] = ()
     soft: Path | None = None
-    model: Path | None = None
+    models: Mapping[int, Path] = field(default_factory=dict)
     shares: int = 1
     compiled: Compile = "auto"
     tf32: bool = False
@@ -68,7 +69,7 @@ class TrialData:
 
     def n_steps(self, config: RunConfig) -> int:
         """Steps of a whole trial: joint training counts by its passes over the target's rows."""
-        if self.model is not None:
+        if self.models:
             return 1
         joint = config.multitask.epochs if self.auxiliary else 0
         return self.shares * (joint + config.optim.epochs)
@@ -82,7 +83,7 @@ class TrialData:
             UserError: as fit, or graphs that were not made for this configuration.
         """
         compute = Compute(device, self.compiled, self.tf32)
-        if self.model is not None:
+        if self.models:
             return self._prediction(config, compute)
         return fit_steps(
             config,
@@ -100,9 +101,8 @@ class TrialData:
 
     def _prediction(self, config: RunConfig, compute: Compute) -> Generator[StepResult, None, None]:
         """One step: the validation error of the trained model's predictions in this configuration's way."""
-        assert self.model is not None
         start = time.perf_counter()
-        model, trained, task = load_model(self.model, compute.device)
+        model, trained, task = load_model(self.models[config.seed], compute.device)
         store, val = self._store(config, 0.0), self.split.val
         val = val.keep(with_graph(store, val.rows, config))
         several = config.tta.views > 1

@@ -1,0 +1,385 @@
+"""A search: from a task's name and a space to a best configuration and an honest report of it."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from orchestrator.datasets import Source
+from orchestrator.execute import Resources
+from orchestrator.machine import device_name, versions
+from orchestrator.material import Material
+from orchestrator.mirror import Mirror
+from orchestrator.sampling import SamplerName, Sampling, distributions_of
+from orchestrator.stopping import Rule, Stopping
+from orchestrator.study_analysis import Analysis
+from orchestrator.study_driver import StudyDriver, Watcher
+from orchestrator.study_material import refuse_full_disk, trial_data, with_models
+from orchestrator.study_record import Journal, TrialRecord, trials_of
+from orchestrator.study_report import write_study_reports
+from orchestrator.study_watch import Housekeeper, StudyWatch
+from orchestrator.train import description, only_process, read_rows, task_config, with_named
+from search_spaces.reading import load_space
+from search_spaces.space import Space
+from trainables.config import RunConfig, merged, parse_config
+from trainables.errors import UserError
+from trainables.files import read_json, write_json
+from trainables.progress import Progress, silent
+from trainables.training.trial import TrialData
+
+ABOUT, JOURNAL = "study.json", "journal.jsonl"
+# What must be the same for a study to go on; the rest of study.json is told, not compared.
+_IDENTITY = (
+    *("task", "data", "auxiliary", "fold", "seed", "space", "base", "objectives", "sampler", "scheduler"),
+    *("steps_per_epoch", "checks", "versions"),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where trials run.
+
+    Attributes:
+        address: of a Ray cluster ("auto": the one this machine belongs to); None: a Ray of one's own.
+        cpus, gpus: a trial's; gpus by default one where there are any.
+        max_concurrent: trials at once; by default as many as fit.
+    """
+
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: float | None = None
+    max_concurrent: int | None = None
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is searched, how, and how long.
+
+    Attributes:
+        trials: of the search, without the checks.
+        budget: seconds after which no trial goes on in this session.
+        top: so many of the best are trained again at full length, with check_seeds fresh seeds; 0: none.
+        shares: steps an epoch.
+        loggers: Ray Tune callbacks beside TensorBoard's, made when they are wanted.
+    """
+
+    space: str
+    trials: int = 32
+    fold: int = 0
+    seed: int = 0
+    sampler: SamplerName = "tpe"
+    scheduler: Rule = "asha"
+    grace: int = 1
+    factor: int = 3
+    objectives: tuple[str, ...] = ("mae",)
+    shares: int = 1
+    top: int = 3
+    check_seeds: int = 3
+    budget: float = math.inf
+    resume: bool = False
+    place: Place = field(default_factory=Place)
+    resources: Resources = field(default_factory=Resources)
+    loggers: Callable[[], Sequence[Any]] = tuple
+    command: str = ""
+
+
+@dataclass(eq=False)
+class _Study:
+    """What the phases of a search share."""
+
+    folder: Path
+    options: SearchOptions
+    about: dict[str, Any]
+    space: Space
+    data: TrialData
+    material: Material
+    show: Callable[[RenderableType], None] | None
+    deadline: float
+
+    @property
+    def journal(self) -> Journal:
+        return Journal(self.folder / JOURNAL)
+
+    @property
+    def progress(self) -> Progress:
+        return self.material.progress
+
+
+def search(
+    source: Source,
+    out: Path,
+    options: SearchOptions,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    auxiliary: Sequence[str] = (),
+    progress: Progress = silent,
+    show: Callable[[RenderableType], None] | None = None,
+) -> Analysis:
+    """Search, check the best, and write best.yaml, report.html, report.md and trials.parquet into `out`.
+
+    Args:
+        settings: keys of RunConfig over the task's preset: what the space changes, and E0.
+        show: puts a table above the progress bars, where there is a terminal.
+
+    Raises:
+        UserError: a mistake in what was asked; another study, or none to go on with, in `out`; or a study whose
+            trials all failed (what is done is kept).
+    """
+    deadline = time.monotonic() + options.budget
+    space = load_space(options.space)
+    _refuse(options, space)
+    parse_config(merged({"task": source.task}, settings or {}), "configuration")  # before minutes of reading
+    _refuse_folder(out, options)
+    dataset, others = read_rows(source, auxiliary, None, (), progress)
+    config = task_config(dataset, settings or {}, others).changed({"fold": options.fold, "seed": options.seed})
+    space.check(config, dataset.task, options.space)
+    space = space.for_task(dataset.task, config.multitask.tasks)
+    base = space.base(config)
+    material = Material(dataset, with_named(others, config, progress), progress)
+    with only_process(out), _ray(options) as (capacity, share):
+        at_once = min(options.place.max_concurrent or capacity, capacity)
+        refuse_full_disk(out, at_once)
+        about = _about(material, space, config, base, options)
+        _begin_or_refuse(out, about, options, progress)
+        data = trial_data(material, space, base, out, shares=options.shares, resources=options.resources)
+        about |= {"n_train": len(data.split.train), "n_val": len(data.split.val), "n_steps": data.n_steps(base)}
+        write_json(out / ABOUT, about)
+        study = _Study(out, options, about, space, data, material, show, deadline)
+        try:
+            finished = _search(study, share, at_once) and _check(study, share, at_once)
+        finally:
+            analysis = report(out)
+    _refuse_if_all_failed(analysis, out)
+    if not finished:
+        progress.message("the time budget has ended before the study: the same command with --resume goes on")
+    return analysis
+
+
+def report(folder: Path) -> Analysis:
+    """Write a study's reports anew from its journal.
+
+    Raises:
+        UserError: no study is there, or its files are damaged.
+    """
+    try:
+        about = read_json(folder / ABOUT)
+    except (OSError, ValueError):
+        raise UserError(
+            f"{folder} holds no study ({ABOUT} is missing or damaged): name the --out of a search"
+        ) from None
+    trials = trials_of(Journal(folder / JOURNAL).read())
+    return write_study_reports(folder, about, trials, distributions_of)
+
+
+@contextmanager
+def _ray(options: SearchOptions) -> Iterator[tuple[int, Any]]:
+    """Ray with what a trial asks for checked: (trials at once, a trial's share)."""
+    from orchestrator.runtime import ray_session, share_for  # ray takes seconds to import
+
+    with ray_session(options.place.address) as capacity:
+        share = share_for(capacity, options.place.cpus, options.place.gpus)
+        yield capacity.at_once(share), share
+
+
+def _search(study: _Study, share: Any, at_once: int) -> bool:
+    """The search itself; True where all its trials have ended."""
+    options = study.options
+    stopping = _stopping(options, study.space, study.data.n_steps(study.data.base))
+    sampling = Sampling(study.space, study.data.base, options.sampler, options.seed, len(options.objectives))
+    return _phase(study, "search", sampling.ask, stopping, options.trials, share, at_once)
+
+
+def _check(study: _Study, share: Any, at_once: int) -> bool:
+    """The best and E0 again, at full length and with fresh seeds; True where all have ended."""
+    trials = trials_of(study.journal.read())
+    planned = planned_checks(trials.values(), study.about["checks"], study.options.top)
+    if not planned:
+        return True
+    if study.space.runs == "prediction":
+        seeds = study.about["checks"]["seeds"]
+        study.data = with_models(study.data, seeds, study.folder, study.material, study.options.resources)
+    begun = sum(trial.of is not None for trial in trials.values())
+    left = iter(planned[begun:])
+
+    def ask(number: int, before: Sequence[TrialRecord]) -> TrialRecord | None:
+        check = next(left, None)
+        return None if check is None else replace(check, number=number)
+
+    stopping = Stopping("none", study.data.n_steps(study.data.base))
+    return _phase(study, "check", ask, stopping, len(planned), share, at_once)
+
+
+def planned_checks(trials: Any, checks: Mapping[str, Any], top: int) -> list[TrialRecord]:
+    """What is trained again: E0 and the best complete trials, one seed of all after the other.
+
+    A study that was searched on after its checks keeps the checks that it has, and adds those of new best ones.
+    """
+    searched = [trial for trial in trials if trial.of is None]
+    complete = sorted((t for t in searched if t.state == "COMPLETE"), key=lambda t: (t.values[0], t.number))
+    if not top or not complete:
+        return []
+    known = [trial for trial in trials if trial.of is not None]
+    baseline = [trial for trial in searched if trial.number == 0]
+    chosen = list({trial.number: trial for trial in [*baseline, *complete[:top]]}.values())
+    done = {(trial.of, trial.seed) for trial in known}
+    new = [
+        TrialRecord(0, dict(trial.changes), {}, "check", seed, of=trial.number)
+        for seed in checks["seeds"]
+        for trial in chosen
+        if (trial.number, seed) not in done
+    ]
+    return [*known, *new]
+
+
+def _phase(
+    study: _Study,
+    name: str,
+    ask: Callable[[int, Sequence[TrialRecord]], TrialRecord | None],
+    stopping: Stopping,
+    n_trials: int,
+    share: Any,
+    at_once: int,
+) -> bool:
+    from ray import tune
+
+    from orchestrator.tuning import run_phase
+    from trainables.ray_trainable import FineTune
+
+    searching = name == "search"
+    events = study.journal.read()
+    records = [trial for trial in trials_of(events).values() if (trial.of is None) == searching]
+    costs = _cost(study) if searching and len(study.options.objectives) > 1 else None
+    with study.progress.stage(name, n_trials, "trials") as bar:
+        watchers: list[Watcher] = [
+            StudyWatch(name, study.about["unit"], stopping, records, bar, study.show, study.progress.message),
+            Housekeeper(study.folder / "trials", records),
+        ]
+        if searching:
+            file, objectives = study.folder / "optuna.db", len(study.options.objectives)
+            watchers.append(Mirror(file, study.folder.name, records, objectives, study.progress))
+        driver = StudyDriver(
+            study.journal,
+            events,
+            ask,
+            stopping,
+            n_trials,
+            mine=lambda trial: (trial.of is None) == searching,
+            cost=costs,
+            watchers=watchers,
+            deadline=study.deadline,
+        )
+        trainable = tune.with_parameters(FineTune, data=study.data)
+        run_phase(
+            driver, trainable, share, study.folder, max_concurrent=at_once, callbacks=study.options.loggers(), name=name
+        )
+    return driver.finished
+
+
+def _stopping(options: SearchOptions, space: Space, n_steps: int) -> Stopping:
+    """The rule that was asked for; none where every trial is a single step, or has to end for its cost to be known."""
+    single = space.runs == "prediction" or len(options.objectives) > 1
+    return Stopping("none" if single else options.scheduler, n_steps, grace=options.grace, factor=options.factor)
+
+
+def _cost(study: _Study) -> Callable[[TrialRecord], float]:
+    """The second objective: structures processed in training, or predictions a crystal."""
+    if study.space.runs == "prediction":
+        return lambda trial: float(study.data.config(trial.changes).tta.views)
+    return lambda trial: float(trial.structures)
+
+
+def _refuse(options: SearchOptions, space: Space) -> None:
+    if options.trials < 1:
+        raise UserError(f"--trials {options.trials}: 1 or more were wanted")
+    if not set(options.objectives) <= {"mae", "cost"} or "mae" not in options.objectives:
+        raise UserError(f"--objectives {','.join(options.objectives)}: mae, or mae,cost was wanted")
+    if len(options.objectives) > 1 and options.scheduler != "none":
+        raise UserError(
+            f"--scheduler {options.scheduler} stops trials by their MAE alone: with several objectives give "
+            "--scheduler none"
+        )
+    if options.place.max_concurrent is not None and options.place.max_concurrent < 1:
+        raise UserError(f"--max-concurrent {options.place.max_concurrent}: 1 or more were wanted")
+    if options.sampler == "gp" and len(options.objectives) > 1:
+        raise UserError("--sampler gp is for one objective here: give --sampler tpe")
+    options.resources.check()
+
+
+def _refuse_folder(out: Path, options: SearchOptions) -> None:
+    """A study is gone on with only where that was asked for, and only where there is one."""
+    there = (out / JOURNAL).exists() or (out / ABOUT).exists()
+    if there and not options.resume:
+        raise UserError(f"{out} holds a study already: give --resume to go on with it, or another --out")
+    if options.resume and not there:
+        raise UserError(f"--resume: {out} holds no study; leave it out to begin one, or name the --out of the study")
+
+
+def _about(
+    material: Material, space: Space, config: RunConfig, base: RunConfig, options: SearchOptions
+) -> dict[str, Any]:
+    """The content of study.json but for what is counted later."""
+    dataset = material.dataset
+    n_steps = options.shares * base.optim.epochs
+    return {
+        "command": options.command,
+        "task": dataset.task.name,
+        "unit": dataset.task.unit,
+        "title": description(dataset, config),
+        "data": dataset.digest,
+        "auxiliary": {name: material.auxiliary[name].digest for name in config.multitask.tasks},
+        "fold": options.fold,
+        "seed": options.seed,
+        "space": space.describe() | {"says": space.says},
+        "space_table": [list(row) for row in space.table()],
+        "runs": space.runs,
+        "objectives": list(options.objectives),
+        "sampler": options.sampler,
+        "scheduler": _stopping(options, space, n_steps).describe(),
+        "steps_per_epoch": options.shares,
+        "n_trials": options.trials,
+        "checks": {"top": options.top, "seeds": [options.seed + 1 + index for index in range(options.check_seeds)]},
+        "base": base.model_dump(mode="json"),
+        "versions": versions(),
+        "device": device_name(options.resources.plan(1).devices[0]),
+        "place": asdict(options.place),
+    }
+
+
+def _begin_or_refuse(out: Path, about: Mapping[str, Any], options: SearchOptions, progress: Progress) -> None:
+    """Begin the journal, or compare the study that is there with the one that was asked for."""
+    journal = Journal(out / JOURNAL)
+    if not options.resume:
+        journal.append("begin", time=round(time.time(), 3), versions=about["versions"])
+        return
+    journal.read(progress)
+    try:
+        held = read_json(out / ABOUT)
+    except (OSError, ValueError):
+        raise UserError(f"{out / ABOUT} is missing or damaged: put back a whole copy, or search anew") from None
+    found = differences({key: held.get(key) for key in _IDENTITY}, {key: about[key] for key in _IDENTITY})
+    if found:
+        raise UserError(f"{out} holds another study ({'; '.join(found)}): give another --out, or ask for the one there")
+    journal.append("session", time=round(time.time(), 3))
+
+
+def differences(held: Any, wanted: Any, name: str = "") -> list[str]:
+    """What two nested values differ in, one phrase each."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        keys = list(dict.fromkeys([*held, *wanted]))
+        return [
+            phrase for key in keys for phrase in differences(held.get(key), wanted.get(key), f"{name}.{key}".strip("."))
+        ]
+    return [] if held == wanted else [f"{name} was {held}, is {wanted}"]
+
+
+def _refuse_if_all_failed(analysis: Analysis, out: Path) -> None:
+    """A study in which nothing came to an end is no success."""
+    ended = [trial for trial in analysis.searched.values() if trial.state != "RUNNING"]
+    if ended and all(trial.state == "FAIL" for trial in ended):
+        reasons = "; ".join(f"{failure.reason} ({len(failure.numbers)} times)" for failure in analysis.failures)
+        raise UserError(f"all {len(ended)} trials failed: {reasons}; see {out / 'report.html'}")

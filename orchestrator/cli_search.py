@@ -84,8 +84,8 @@ def search(
     from orchestrator.execute import Resources
     from orchestrator.sampling import parse_sampler
     from orchestrator.stopping import parse_rule
-    from orchestrator.study import Place, SearchOptions
     from orchestrator.study import search as run_search
+    from orchestrator.study_options import Place, SearchOptions
     from orchestrator.study_report import study_table
     from trainables.model.compiled import parse_compile
 

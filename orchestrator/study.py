@@ -1,91 +1,35 @@
 """A search: from a task's name and a space to a best configuration and an honest report of it."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
 
 from orchestrator.datasets import Source
-from orchestrator.execute import Resources
-from orchestrator.machine import device_name, versions
 from orchestrator.material import Material
 from orchestrator.mirror import Mirror
-from orchestrator.sampling import SamplerName, Sampling, distributions_of
-from orchestrator.stopping import Rule, Stopping
+from orchestrator.sampling import Sampling, distributions_of
+from orchestrator.stopping import Stopping
 from orchestrator.study_analysis import Analysis
 from orchestrator.study_driver import StudyDriver, Watcher
+from orchestrator.study_identity import ABOUT, JOURNAL, begin_or_refuse, refuse_folder, study_about
 from orchestrator.study_material import refuse_full_disk, trial_data, with_models
+from orchestrator.study_options import SearchOptions, refuse_options, stopping_of
 from orchestrator.study_record import Journal, TrialRecord, trials_of
 from orchestrator.study_report import write_study_reports
 from orchestrator.study_watch import Housekeeper, StudyWatch
-from orchestrator.train import description, only_process, read_rows, task_config, with_named
+from orchestrator.train import only_process, read_rows, task_config, with_named
 from search_spaces.reading import load_space
 from search_spaces.space import Space
-from trainables.config import RunConfig, merged, parse_config
+from trainables.config import merged, parse_config
 from trainables.errors import UserError
-from trainables.files import read_json, write_json
+from trainables.files import read_json
 from trainables.progress import Progress, silent
 from trainables.training.trial import TrialData
-
-ABOUT, JOURNAL = "study.json", "journal.jsonl"
-# What must be the same for a study to go on; the rest of study.json is told, not compared.
-_IDENTITY = (
-    *("task", "data", "auxiliary", "fold", "seed", "space", "base", "objectives", "sampler", "scheduler"),
-    *("steps_per_epoch", "checks", "versions"),
-)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where trials run.
-
-    Attributes:
-        address: of a Ray cluster ("auto": the one this machine belongs to); None: a Ray of one's own.
-        cpus, gpus: a trial's; gpus by default one where there are any.
-        max_concurrent: trials at once; by default as many as fit.
-    """
-
-    address: str | None = None
-    cpus: float = 1.0
-    gpus: float | None = None
-    max_concurrent: int | None = None
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """What is searched, how, and how long.
-
-    Attributes:
-        trials: of the search, without the checks.
-        budget: seconds after which no trial goes on in this session.
-        top: so many of the best are trained again at full length, with check_seeds fresh seeds; 0: none.
-        shares: steps an epoch.
-        loggers: Ray Tune callbacks beside TensorBoard's, made when they are wanted.
-    """
-
-    space: str
-    trials: int = 32
-    fold: int = 0
-    seed: int = 0
-    sampler: SamplerName = "tpe"
-    scheduler: Rule = "asha"
-    grace: int = 1
-    factor: int = 3
-    objectives: tuple[str, ...] = ("mae",)
-    shares: int = 1
-    top: int = 3
-    check_seeds: int = 3
-    budget: float = math.inf
-    resume: bool = False
-    place: Place = field(default_factory=Place)
-    resources: Resources = field(default_factory=Resources)
-    loggers: Callable[[], Sequence[Any]] = tuple
-    command: str = ""
 
 
 @dataclass(eq=False)
@@ -132,32 +76,44 @@ def search(
     """
     deadline = time.monotonic() + options.budget
     space = load_space(options.space)
-    _refuse(options, space)
+    refuse_options(options, space)
     parse_config(merged({"task": source.task}, settings or {}), "configuration")  # before minutes of reading
-    _refuse_folder(out, options)
-    dataset, others = read_rows(source, auxiliary, None, (), progress)
-    config = task_config(dataset, settings or {}, others).changed({"fold": options.fold, "seed": options.seed})
-    space.check(config, dataset.task, options.space)
-    space = space.for_task(dataset.task, config.multitask.tasks)
-    base = space.base(config)
-    material = Material(dataset, with_named(others, config, progress), progress)
-    with only_process(out), _ray(options) as (capacity, share):
-        at_once = min(options.place.max_concurrent or capacity, capacity)
-        refuse_full_disk(out, at_once)
-        about = _about(material, space, config, base, options)
-        _begin_or_refuse(out, about, options, progress)
-        data = trial_data(material, space, base, out, shares=options.shares, resources=options.resources)
-        about |= {"n_train": len(data.split.train), "n_val": len(data.split.val), "n_steps": data.n_steps(base)}
-        write_json(out / ABOUT, about)
-        study = _Study(out, options, about, space, data, material, show, deadline)
-        try:
-            finished = _search(study, share, at_once) and _check(study, share, at_once)
-        finally:
-            analysis = report(out)
+    with only_process(out):
+        refuse_folder(out, options)
+        dataset, others = read_rows(source, auxiliary, None, (), progress)
+        config = task_config(dataset, settings or {}, others).changed({"fold": options.fold, "seed": options.seed})
+        space.check(config, dataset.task, options.space)
+        space = space.for_task(dataset.task, config.multitask.tasks)
+        material = Material(dataset, with_named(others, config, progress), progress)
+        with _ray(options) as (capacity, share):
+            at_once = min(options.place.max_concurrent or capacity, capacity)
+            refuse_full_disk(out, at_once)
+            about = study_about(material, space, config, options)
+            begin_or_refuse(out, about, options, progress)
+            study = _prepared(material, space, out, options, about, show, deadline)
+            try:
+                finished = _search(study, share, at_once) and _check(study, share, at_once)
+            finally:
+                analysis = report(out)
     _refuse_if_all_failed(analysis, out)
     if not finished:
         progress.message("the time budget has ended before the study: the same command with --resume goes on")
     return analysis
+
+
+def _prepared(
+    material: Material,
+    space: Space,
+    out: Path,
+    options: SearchOptions,
+    about: dict[str, Any],
+    show: Callable[[RenderableType], None] | None,
+    deadline: float,
+) -> _Study:
+    """Make what trials share."""
+    base = parse_config(about["base"], ABOUT)
+    data = trial_data(material, space, base, out, shares=options.shares, resources=options.resources)
+    return _Study(out, options, about, space, data, material, show, deadline)
 
 
 def report(folder: Path) -> Analysis:
@@ -189,7 +145,7 @@ def _ray(options: SearchOptions) -> Iterator[tuple[int, Any]]:
 def _search(study: _Study, share: Any, at_once: int) -> bool:
     """The search itself; True where all its trials have ended."""
     options = study.options
-    stopping = _stopping(options, study.space, study.data.n_steps(study.data.base))
+    stopping = stopping_of(options, study.space, study.data.n_steps(study.data.base))
     sampling = Sampling(study.space, study.data.base, options.sampler, options.seed, len(options.objectives))
     return _phase(study, "search", sampling.ask, stopping, options.trials, share, at_once)
 
@@ -280,101 +236,11 @@ def _phase(
     return driver.finished
 
 
-def _stopping(options: SearchOptions, space: Space, n_steps: int) -> Stopping:
-    """The rule that was asked for; none where every trial is a single step, or has to end for its cost to be known."""
-    single = space.runs == "prediction" or len(options.objectives) > 1
-    return Stopping("none" if single else options.scheduler, n_steps, grace=options.grace, factor=options.factor)
-
-
 def _cost(study: _Study) -> Callable[[TrialRecord], float]:
     """The second objective: structures processed in training, or predictions a crystal."""
     if study.space.runs == "prediction":
         return lambda trial: float(study.data.config(trial.changes).tta.views)
     return lambda trial: float(trial.structures)
-
-
-def _refuse(options: SearchOptions, space: Space) -> None:
-    if options.trials < 1:
-        raise UserError(f"--trials {options.trials}: 1 or more were wanted")
-    if not set(options.objectives) <= {"mae", "cost"} or "mae" not in options.objectives:
-        raise UserError(f"--objectives {','.join(options.objectives)}: mae, or mae,cost was wanted")
-    if len(options.objectives) > 1 and options.scheduler != "none":
-        raise UserError(
-            f"--scheduler {options.scheduler} stops trials by their MAE alone: with several objectives give "
-            "--scheduler none"
-        )
-    if options.place.max_concurrent is not None and options.place.max_concurrent < 1:
-        raise UserError(f"--max-concurrent {options.place.max_concurrent}: 1 or more were wanted")
-    if options.sampler == "gp" and len(options.objectives) > 1:
-        raise UserError("--sampler gp is for one objective here: give --sampler tpe")
-    options.resources.check()
-
-
-def _refuse_folder(out: Path, options: SearchOptions) -> None:
-    """A study is gone on with only where that was asked for, and only where there is one."""
-    there = (out / JOURNAL).exists() or (out / ABOUT).exists()
-    if there and not options.resume:
-        raise UserError(f"{out} holds a study already: give --resume to go on with it, or another --out")
-    if options.resume and not there:
-        raise UserError(f"--resume: {out} holds no study; leave it out to begin one, or name the --out of the study")
-
-
-def _about(
-    material: Material, space: Space, config: RunConfig, base: RunConfig, options: SearchOptions
-) -> dict[str, Any]:
-    """The content of study.json but for what is counted later."""
-    dataset = material.dataset
-    n_steps = options.shares * base.optim.epochs
-    return {
-        "command": options.command,
-        "task": dataset.task.name,
-        "unit": dataset.task.unit,
-        "title": description(dataset, config),
-        "data": dataset.digest,
-        "auxiliary": {name: material.auxiliary[name].digest for name in config.multitask.tasks},
-        "fold": options.fold,
-        "seed": options.seed,
-        "space": space.describe() | {"says": space.says},
-        "space_table": [list(row) for row in space.table()],
-        "runs": space.runs,
-        "objectives": list(options.objectives),
-        "sampler": options.sampler,
-        "scheduler": _stopping(options, space, n_steps).describe(),
-        "steps_per_epoch": options.shares,
-        "n_trials": options.trials,
-        "checks": {"top": options.top, "seeds": [options.seed + 1 + index for index in range(options.check_seeds)]},
-        "base": base.model_dump(mode="json"),
-        "versions": versions(),
-        "device": device_name(options.resources.plan(1).devices[0]),
-        "place": asdict(options.place),
-    }
-
-
-def _begin_or_refuse(out: Path, about: Mapping[str, Any], options: SearchOptions, progress: Progress) -> None:
-    """Begin the journal, or compare the study that is there with the one that was asked for."""
-    journal = Journal(out / JOURNAL)
-    if not options.resume:
-        journal.append("begin", time=round(time.time(), 3), versions=about["versions"])
-        return
-    journal.read(progress)
-    try:
-        held = read_json(out / ABOUT)
-    except (OSError, ValueError):
-        raise UserError(f"{out / ABOUT} is missing or damaged: put back a whole copy, or search anew") from None
-    found = differences({key: held.get(key) for key in _IDENTITY}, {key: about[key] for key in _IDENTITY})
-    if found:
-        raise UserError(f"{out} holds another study ({'; '.join(found)}): give another --out, or ask for the one there")
-    journal.append("session", time=round(time.time(), 3))
-
-
-def differences(held: Any, wanted: Any, name: str = "") -> list[str]:
-    """What two nested values differ in, one phrase each."""
-    if isinstance(held, dict) and isinstance(wanted, dict):
-        keys = list(dict.fromkeys([*held, *wanted]))
-        return [
-            phrase for key in keys for phrase in differences(held.get(key), wanted.get(key), f"{name}.{key}".strip("."))
-        ]
-    return [] if held == wanted else [f"{name} was {held}, is {wanted}"]
 
 
 def _refuse_if_all_failed(analysis: Analysis, out: Path) -> None:

@@ -1,24 +1,29 @@
 """What a search needs before its first trial: rows without test, graphs, teachers, a model to predict with."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 
+from orchestrator.datasets import Source, load_dataset
 from orchestrator.execute import Resources, Runs, execute, gather_soft_targets
 from orchestrator.jobs import Job, do
 from orchestrator.material import Material
 from orchestrator.plan import ModelRun, Recipe, teachers_of
+from orchestrator.train import task_config
 from orchestrator.workers import run_jobs
+from search_spaces.reading import load_space
 from search_spaces.space import Space
 from trainables.config import RunConfig
 from trainables.errors import UserError
 from trainables.levers import Start
 from trainables.model.chgnet import cutoffs_of
+from trainables.progress import Progress, silent
 from trainables.training.augment import SKIN_STEP, skin_for
 from trainables.training.trial import TrialData
 
@@ -162,3 +167,33 @@ def refuse_full_disk(folder: Path, at_once: int) -> None:
             f"--out {folder}: {free / 1e6:,.0f} MB are free, {wanted / 1e6:,.0f} MB are wanted for {at_once} trials at "
             "once: free space there or choose another folder"
         )
+
+
+def prepare_trials(
+    source: Source,
+    space: str | Space,
+    folder: Path,
+    *,
+    fold: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    shares: int = 1,
+    progress: Progress = silent,
+) -> TrialData:
+    """What trials of a space share, for a notebook that runs Ray Tune by itself.
+
+    `tune.Tuner(tune.with_parameters(FineTune, data=prepare_trials(...)), param_space=...)` then searches whatever the
+    space holds, with whatever searcher and scheduler. A study by `crystaltune search` also resumes, checks and reports.
+
+    Args:
+        folder: for teachers and models that trials share.
+
+    Raises:
+        UserError: as load_dataset and Space.check.
+    """
+    space = load_space(space) if isinstance(space, str) else space
+    dataset = load_dataset(source, progress)
+    config = task_config(dataset, settings or {}).changed({"fold": fold})
+    space.check(config, dataset.task, space.name)
+    space = space.for_task(dataset.task, config.multitask.tasks)
+    material = Material(dataset, {}, progress)
+    return trial_data(material, space, space.base(config), folder, shares=shares, resources=Resources())

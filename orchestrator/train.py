@@ -1,11 +1,14 @@
 """The main job: from a task's name to scores of its folds and, where it may be, a Matbench record."""
 
 import fcntl
+import os
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -177,15 +180,25 @@ def only_process(out: Path) -> Iterator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        handle = (out / ".lock").open("w")
+        handle = (out / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({error.strerror}); choose another folder") from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another process is at work in {out}; wait for it or choose another --out") from None
+            raise UserError(
+                f"another process is at work in {out} ({_first_line(handle)}); wait for it or choose another --out"
+            ) from None
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
+        handle.flush()
         yield
+
+
+def _first_line(handle: TextIO) -> str:
+    handle.seek(0)
+    return handle.readline().strip() or "it has not said its name"
 
 
 def _same_run_or_refuse(out: Path, config: RunConfig, material: Material) -> None:

@@ -1,0 +1,97 @@
+"""What a study is, in study.json, and whether it may be gone on with."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from orchestrator.machine import device_name, versions
+from orchestrator.material import Material
+from orchestrator.plan import ModelRun
+from orchestrator.study_options import SearchOptions, stopping_of
+from orchestrator.study_record import Journal
+from orchestrator.train import description
+from search_spaces.space import Space
+from trainables.config import RunConfig
+from trainables.errors import UserError
+from trainables.files import read_json, write_json
+from trainables.progress import Progress
+
+ABOUT, JOURNAL = "study.json", "journal.jsonl"
+# What must be the same for a study to go on; the rest of study.json is told, not compared.
+_IDENTITY = (
+    *("task", "data", "auxiliary", "fold", "seed", "space", "base", "objectives", "sampler", "scheduler"),
+    *("steps_per_epoch", "checks", "versions"),
+)
+
+
+def refuse_folder(out: Path, options: SearchOptions) -> None:
+    """A study is gone on with only where that was asked for, and only where there is one."""
+    there = (out / JOURNAL).exists() or (out / ABOUT).exists()
+    if there and not options.resume:
+        raise UserError(f"{out} holds a study already: give --resume to go on with it, or another --out")
+    if options.resume and not there:
+        raise UserError(f"--resume: {out} holds no study; leave it out to begin one, or name the --out of the study")
+
+
+def study_about(material: Material, space: Space, config: RunConfig, options: SearchOptions) -> dict[str, Any]:
+    """The content of study.json."""
+    dataset, base = material.dataset, space.base(config)
+    split, _ = material.split(ModelRun(base.member(0)))
+    n_steps = options.shares * (base.optim.epochs + (base.multitask.epochs if base.multitask.tasks else 0))
+    return {
+        "command": options.command,
+        "task": dataset.task.name,
+        "unit": dataset.task.unit,
+        "title": description(dataset, config),
+        "data": dataset.digest,
+        "auxiliary": {name: material.auxiliary[name].digest for name in config.multitask.tasks},
+        "fold": options.fold,
+        "seed": options.seed,
+        "space": space.describe() | {"says": space.says},
+        "space_table": [list(row) for row in space.table()],
+        "runs": space.runs,
+        "objectives": list(options.objectives),
+        "sampler": options.sampler,
+        "scheduler": stopping_of(options, space, n_steps).describe(),
+        "n_train": len(split.train),
+        "n_val": len(split.val),
+        "n_steps": n_steps,
+        "steps_per_epoch": options.shares,
+        "n_trials": options.trials,
+        "checks": {"top": options.top, "seeds": [options.seed + 1 + index for index in range(options.check_seeds)]},
+        "base": base.model_dump(mode="json"),
+        "versions": versions(),
+        "device": device_name(options.resources.plan(1).devices[0]),
+        "place": asdict(options.place),
+    }
+
+
+def begin_or_refuse(out: Path, about: Mapping[str, Any], options: SearchOptions, progress: Progress) -> None:
+    """Begin the journal, or compare the study that is there with the one that was asked for."""
+    journal = Journal(out / JOURNAL)
+    if not options.resume:
+        write_json(out / ABOUT, about)
+        journal.append("begin", time=round(time.time(), 3), versions=about["versions"])
+        return
+    journal.read(progress)
+    try:
+        held = read_json(out / ABOUT)
+    except (OSError, ValueError):
+        raise UserError(f"{out / ABOUT} is missing or damaged: put back a whole copy, or search anew") from None
+    found = differences({key: held.get(key) for key in _IDENTITY}, {key: about[key] for key in _IDENTITY})
+    if found:
+        raise UserError(f"{out} holds another study ({'; '.join(found)}): give another --out, or ask for the one there")
+    write_json(out / ABOUT, dict(about))  # more trials may be wanted now
+    journal.append("session", time=round(time.time(), 3))
+
+
+def differences(held: Any, wanted: Any, name: str = "") -> list[str]:
+    """What two nested values differ in, one phrase each."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        keys = list(dict.fromkeys([*held, *wanted]))
+        return [
+            phrase for key in keys for phrase in differences(held.get(key), wanted.get(key), f"{name}.{key}".strip("."))
+        ]
+    return [] if held == wanted else [f"{name} was {held}, is {wanted}"]

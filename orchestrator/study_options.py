@@ -1,0 +1,84 @@
+"""What a search is asked for."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.execute import Resources
+from orchestrator.sampling import SamplerName
+from orchestrator.stopping import Rule, Stopping
+from search_spaces.space import Space
+from trainables.errors import UserError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where trials run.
+
+    Attributes:
+        address: of a Ray cluster ("auto": the one this machine belongs to); None: a Ray of one's own.
+        cpus, gpus: a trial's; gpus by default one where there are any.
+        max_concurrent: trials at once; by default as many as fit.
+    """
+
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: float | None = None
+    max_concurrent: int | None = None
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is searched, how, and how long.
+
+    Attributes:
+        trials: of the search, without the checks.
+        budget: seconds after which no trial goes on in this session.
+        top: so many of the best are trained again at full length, with check_seeds fresh seeds; 0: none.
+        shares: steps an epoch.
+        loggers: Ray Tune callbacks beside TensorBoard's, made when they are wanted.
+    """
+
+    space: str
+    trials: int = 32
+    fold: int = 0
+    seed: int = 0
+    sampler: SamplerName = "tpe"
+    scheduler: Rule = "asha"
+    grace: int = 1
+    factor: int = 3
+    objectives: tuple[str, ...] = ("mae",)
+    shares: int = 1
+    top: int = 3
+    check_seeds: int = 3
+    budget: float = math.inf
+    resume: bool = False
+    place: Place = field(default_factory=Place)
+    resources: Resources = field(default_factory=Resources)
+    loggers: Callable[[], Sequence[Any]] = tuple
+    command: str = ""
+
+
+def stopping_of(options: SearchOptions, space: Space, n_steps: int) -> Stopping:
+    """The rule that was asked for; none where every trial is a single step, or has to end for its cost to be known."""
+    single = space.runs == "prediction" or len(options.objectives) > 1
+    return Stopping("none" if single else options.scheduler, n_steps, grace=options.grace, factor=options.factor)
+
+
+def refuse_options(options: SearchOptions, space: Space) -> None:
+    """Raise a UserError for what cannot be asked for, before anything is read."""
+    if options.trials < 1:
+        raise UserError(f"--trials {options.trials}: 1 or more were wanted")
+    if not set(options.objectives) <= {"mae", "cost"} or "mae" not in options.objectives:
+        raise UserError(f"--objectives {','.join(options.objectives)}: mae, or mae,cost was wanted")
+    if len(options.objectives) > 1 and options.scheduler != "none":
+        raise UserError(
+            f"--scheduler {options.scheduler} stops trials by their MAE alone: with several objectives give "
+            "--scheduler none"
+        )
+    if options.place.max_concurrent is not None and options.place.max_concurrent < 1:
+        raise UserError(f"--max-concurrent {options.place.max_concurrent}: 1 or more were wanted")
+    if options.sampler == "gp" and len(options.objectives) > 1:
+        raise UserError("--sampler gp is for one objective here: give --sampler tpe")
+    options.resources.check()

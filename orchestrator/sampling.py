@@ -24,7 +24,7 @@ from trainables.errors import UserError
 SamplerName = Literal["tpe", "gp", "random"]
 SAMPLERS = get_args(SamplerName)
 _STARTUP = 10  # trials before TPE and GP have something to go by
-_TRIES = 20  # for a configuration that was not tried yet
+_TRIES = 10  # of the sampler for a configuration that was not tried yet; then as many times at random, times five
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -54,9 +54,11 @@ class Sampling:
             name, params = points[number]
             return self._record(number, FixedTrial(params), name)
         tried = [trial.changes for trial in trials]
-        for attempt in range(_TRIES):
+        for attempt in range(6 * _TRIES):
             study = study_of(trials, self.n_objectives)
-            study.sampler = _make_sampler(self.sampler, _own_seed(self.seed, number, attempt))
+            # Where the best so far sits on exact zeros, a sampler asks for it over and over.
+            asking = self.sampler if attempt < _TRIES else "random"
+            study.sampler = _make_sampler(asking, _own_seed(self.seed, number, attempt))
             with _without_warnings():
                 record = self._record(number, study.ask(), "sampler")
             if record.changes not in tried:

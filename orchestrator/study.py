@@ -1,7 +1,7 @@
 """A search: from a task's name and a space to a best configuration and an honest report of it."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from orchestrator.sampling import Sampling, distributions_of
 from orchestrator.stopping import Stopping
 from orchestrator.study_analysis import Analysis
 from orchestrator.study_driver import StudyDriver, Watcher
-from orchestrator.study_identity import ABOUT, JOURNAL, begin_or_refuse, refuse_folder, study_about
+from orchestrator.study_identity import ABOUT, JOURNAL, begin_or_refuse, refuse_folder, study_about, train_words
 from orchestrator.study_material import refuse_full_disk, trial_data, with_models
 from orchestrator.study_options import SearchOptions, refuse_options, stopping_of
 from orchestrator.study_record import Journal, TrialRecord, trials_of
@@ -88,7 +88,7 @@ def search(
         with _ray(options) as (capacity, share):
             at_once = min(options.place.max_concurrent or capacity, capacity)
             refuse_full_disk(out, at_once)
-            about = study_about(material, space, config, options)
+            about = study_about(material, space, config, options, train_words(source, auxiliary))
             begin_or_refuse(out, about, options, progress)
             study = _prepared(material, space, out, options, about, show, deadline)
             try:
@@ -170,26 +170,34 @@ def _check(study: _Study, share: Any, at_once: int) -> bool:
     return _phase(study, "check", ask, stopping, len(planned), share, at_once)
 
 
-def planned_checks(trials: Any, checks: Mapping[str, Any], top: int) -> list[TrialRecord]:
-    """What is trained again: E0 and the best complete trials, one seed of all after the other.
+def planned_checks(trials: Iterable[TrialRecord], checks: Mapping[str, Any], top: int) -> list[TrialRecord]:
+    """What is trained again: E0 and the best trials, one seed of all after the other.
 
-    A study that was searched on after its checks keeps the checks that it has, and adds those of new best ones.
+    The best are the complete ones, by their MAE, then those that were stopped last: early stopping judges by one seed
+    and part of the way, so they are given the whole of it. A study that was searched on after its checks keeps those
+    it has, and adds those of new best ones.
     """
+    trials = list(trials)
     searched = [trial for trial in trials if trial.of is None]
-    complete = sorted((t for t in searched if t.state == "COMPLETE"), key=lambda t: (t.values[0], t.number))
-    if not top or not complete:
+    candidates = sorted((t for t in searched if t.state in ("COMPLETE", "PRUNED")), key=_rank)
+    if not top or not candidates:
         return []
     known = [trial for trial in trials if trial.of is not None]
-    baseline = [trial for trial in searched if trial.number == 0]
-    chosen = list({trial.number: trial for trial in [*baseline, *complete[:top]]}.values())
+    baseline = [trial for trial in candidates if trial.number == 0]
+    others = [trial for trial in candidates if trial.number != 0]
     done = {(trial.of, trial.seed) for trial in known}
     new = [
         TrialRecord(0, dict(trial.changes), {}, "check", seed, of=trial.number)
         for seed in checks["seeds"]
-        for trial in chosen
+        for trial in [*baseline, *others[:top]]
         if (trial.number, seed) not in done
     ]
     return [*known, *new]
+
+
+def _rank(trial: TrialRecord) -> tuple[bool, int, float, int]:
+    pruned = trial.state == "PRUNED"
+    return pruned, -trial.last if pruned else 0, trial.values[0], trial.number
 
 
 def _phase(

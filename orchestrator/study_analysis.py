@@ -83,6 +83,7 @@ class Analysis:
         trials: those and their checks, by number.
         checks: of each trial that was checked.
         verdict, best: None where no trial completed; best is the complete configuration.
+        repeated: the run that training with best.yaml repeats, so that its validation MAE can be looked up.
         sentences: what follows, the verdict first.
         states: search trials in each state that there is.
         front: numbers of the complete trials for which no other has both a lower MAE and a lower cost, cheapest first.
@@ -95,6 +96,7 @@ class Analysis:
     checks: Mapping[int, Checked]
     verdict: Verdict | None
     best: RunConfig | None
+    repeated: TrialRecord | None
     sentences: list[str]
     states: dict[str, int]
     failures: list[Failure]
@@ -130,6 +132,7 @@ def analyse(about: Mapping[str, Any], trials: Mapping[int, TrialRecord], distrib
     wanted = len(about["checks"]["seeds"]) if about["checks"]["top"] else 0
     checks = checks_of(trials.values(), wanted)
     verdict = verdict_of(searched, checks, about["unit"])
+    repeated = _repeated(verdict, trials)
     front = pareto_front({number: (trial.values[0], cost_of(trial, about)) for number, trial in _ended(searched)})
     states = Counter(str(trial.state) for trial in searched.values())
     saving = None if about["runs"] == "prediction" else saving_of(searched.values(), about["n_steps"])
@@ -140,7 +143,8 @@ def analyse(about: Mapping[str, Any], trials: Mapping[int, TrialRecord], distrib
         trials=trials,
         checks=checks,
         verdict=verdict,
-        best=best_config(about, searched[verdict.winner]) if verdict else None,
+        best=best_config(about, searched[verdict.winner], repeated.seed) if verdict and repeated else None,
+        repeated=repeated,
         sentences=[],
         states={state: states[state] for state in STATES if states[state]},
         failures=failures_of(trials.values()),
@@ -154,15 +158,21 @@ def analyse(about: Mapping[str, Any], trials: Mapping[int, TrialRecord], distrib
     return analysis
 
 
-def best_config(about: Mapping[str, Any], trial: TrialRecord) -> RunConfig:
-    """The trial's complete configuration, with the study's seed.
+def _repeated(verdict: Verdict | None, trials: Mapping[int, TrialRecord]) -> TrialRecord | None:
+    """The run that training with best.yaml repeats: the winner's first check or, without checks, the winner itself."""
+    if verdict is None:
+        return None
+    checks = [trial for trial in trials.values() if trial.of == verdict.winner and trial.state == "COMPLETE"]
+    return min(checks, key=lambda trial: trial.seed) if verdict.check else trials[verdict.winner]
+
+
+def best_config(about: Mapping[str, Any], trial: TrialRecord, seed: int) -> RunConfig:
+    """The trial's complete configuration.
 
     Raises:
         UserError: base and changes give no valid configuration.
     """
-    return parse_config(about["base"], "the study's base configuration").changed(
-        trial.changes | {"seed": about["seed"]}
-    )
+    return parse_config(about["base"], "the study's base configuration").changed(trial.changes | {"seed": seed})
 
 
 def _ended(searched: Mapping[int, TrialRecord]) -> list[tuple[int, TrialRecord]]:
@@ -174,7 +184,7 @@ def cost_of(trial: TrialRecord, about: Mapping[str, Any]) -> float:
     if len(trial.values) > 1:
         return trial.values[1]
     if about["runs"] == "prediction":
-        config = best_config(about, trial)
+        config = best_config(about, trial, about["seed"])
         return float(config.tta.views * config.ensemble.members)
     return float(trial.structures)
 

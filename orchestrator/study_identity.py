@@ -1,11 +1,12 @@
 """What a study is, in study.json, and whether it may be gone on with."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from orchestrator.datasets import Source
 from orchestrator.machine import device_name, versions
 from orchestrator.material import Material
 from orchestrator.plan import ModelRun
@@ -35,13 +36,29 @@ def refuse_folder(out: Path, options: SearchOptions) -> None:
         raise UserError(f"--resume: {out} holds no study; leave it out to begin one, or name the --out of the study")
 
 
-def study_about(material: Material, space: Space, config: RunConfig, options: SearchOptions) -> dict[str, Any]:
-    """The content of study.json."""
+def train_words(source: Source, auxiliary: Sequence[str]) -> list[str]:
+    """The command that trains on the same rows, word by word."""
+    words = ["crystaltune", "train", source.task]
+    named = {"--data": source.file, "--target": source.target, "--unit": source.unit, "--limit": source.limit}
+    words += [str(word) for name, value in named.items() if value for word in (name, value)]
+    words += ["--energy"] if source.energy else []
+    return words + [word for name in auxiliary for word in ("--aux", name)]
+
+
+def study_about(
+    material: Material, space: Space, config: RunConfig, options: SearchOptions, train: Sequence[str]
+) -> dict[str, Any]:
+    """The content of study.json.
+
+    Args:
+        train: the command that trains on the same rows, word by word.
+    """
     dataset, base = material.dataset, space.base(config)
     split, _ = material.split(ModelRun(base.member(0)))
     n_steps = options.shares * (base.optim.epochs + (base.multitask.epochs if base.multitask.tasks else 0))
     return {
         "command": options.command,
+        "train": list(train),
         "task": dataset.task.name,
         "unit": dataset.task.unit,
         "title": description(dataset, config),

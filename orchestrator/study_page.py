@@ -84,7 +84,7 @@ def _best(analysis: Analysis) -> Section:
     if analysis.verdict is None or analysis.best is None:
         return Section(title, ["No trial completed."])
     best = name_of(analysis.verdict.winner)
-    changed = differences(best_config(analysis.about, analysis.searched[BASELINE]), analysis.best)
+    changed = differences(best_config(analysis.about, analysis.searched[BASELINE], analysis.best.seed), analysis.best)
     keys = Sheet("Keys that differ", ("key", "E0", best), changed, text=frozenset(("key", "E0", best)))
     said = [] if changed else ["The best configuration is E0's."]
     sheets = [sheet for sheet in (keys, _checks_sheet(analysis)) if sheet.rows]
@@ -244,12 +244,14 @@ def _failures(analysis: Analysis) -> Section:
 
 def _repeat(analysis: Analysis, folder: Path) -> Section:
     about = analysis.about
-    commands = [about["command"]]
-    if analysis.best is not None:
-        best = shlex.quote(str(folder / "best.yaml"))
-        commands.append(f"crystaltune train {about['task']} --config {best} --folds {about['fold']}")
-    facts = [(name, _words(about[name])) for name in ("device", "data", "auxiliary", "versions") if about.get(name)]
-    return Section("How to repeat it", facts=[("seed", str(about["seed"])), *facts], commands=commands)
+    commands, facts = [about["command"]], [("seed", str(about["seed"]))]
+    if analysis.best is not None and analysis.repeated is not None:
+        words = [*about["train"], "--config", str(folder / "best.yaml"), "--folds", str(about["fold"])]
+        commands.append(shlex.join(words))
+        value = number_text(analysis.repeated.values[0])
+        facts.append(("best.yaml", f"seed {analysis.best.seed}: validation MAE {value} {about['unit']}".rstrip()))
+    facts += [(name, _words(about[name])) for name in ("device", "data", "auxiliary", "versions") if about.get(name)]
+    return Section("How to repeat it", facts=facts, commands=commands)
 
 
 def _words(value: Any) -> str:

@@ -149,7 +149,7 @@ def verdict_of(searched: Mapping[int, TrialRecord], checks: Mapping[int, Checked
     """
     complete = [trial for trial in searched.values() if trial.state == "COMPLETE"]
     ranked = sorted((check for check in checks.values() if check.full), key=lambda check: check.mean)
-    others = any(trial.number != BASELINE for trial in complete)
+    others = any(number != BASELINE for number in (*checks, *(trial.number for trial in complete)))
     if any(check.number != BASELINE for check in ranked) or (ranked and not others):
         return _checked_verdict(searched, ranked, unit)
     if not complete:

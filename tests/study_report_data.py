@@ -19,6 +19,7 @@ RANGES: dict[str, BaseDistribution] = {
 }
 ABOUT: dict[str, Any] = {
     "command": "crystaltune search jdft2d --space ssa --trials 18",
+    "train": ["crystaltune", "train", "jdft2d"],
     "task": "jdft2d",
     "unit": "meV/atom",
     "title": {

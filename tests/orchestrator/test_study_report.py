@@ -113,7 +113,7 @@ def test_the_markdown_says_the_same(whole: tuple[Path, Analysis, str, Tree]) -> 
 
 def test_best_yaml_is_the_base_with_the_changes(whole: tuple[Path, Analysis, str, Tree]) -> None:
     read = parse_config(load_config(whole[0] / "best.yaml"), "best.yaml")
-    assert read == BASE.changed(changes_of(7) | {"seed": 5})
+    assert read == BASE.changed(changes_of(7) | {"seed": 1})
     assert read.optim.lr == pytest.approx(8e-4)
 
 

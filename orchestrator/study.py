@@ -16,7 +16,7 @@ from orchestrator.sampling import Sampling, distributions_of
 from orchestrator.stopping import Stopping
 from orchestrator.study_analysis import Analysis
 from orchestrator.study_driver import StudyDriver, Watcher
-from orchestrator.study_identity import ABOUT, JOURNAL, begin_or_refuse, refuse_folder, study_about, train_words
+from orchestrator.study_identity import ABOUT, JOURNAL, begin, refuse_another, refuse_folder, study_about, train_words
 from orchestrator.study_material import refuse_full_disk, trial_data, with_models
 from orchestrator.study_options import SearchOptions, refuse_options, stopping_of
 from orchestrator.study_record import Journal, TrialRecord, trials_of
@@ -85,11 +85,13 @@ def search(
         space.check(config, dataset.task, options.space)
         space = space.for_task(dataset.task, config.multitask.tasks)
         material = Material(dataset, with_named(others, config, progress), progress)
+        about = study_about(material, space, config, options, train_words(source, auxiliary))
+        if options.resume:
+            refuse_another(out, about, progress)
         with _ray(options) as (capacity, share):
             at_once = min(options.place.max_concurrent or capacity, capacity)
             refuse_full_disk(out, at_once)
-            about = study_about(material, space, config, options, train_words(source, auxiliary))
-            begin_or_refuse(out, about, options, progress)
+            begin(out, about, options)
             study = _prepared(material, space, out, options, about, show, deadline)
             try:
                 finished = _search(study, share, at_once) and _check(study, share, at_once)

@@ -85,14 +85,9 @@ def study_about(
     }
 
 
-def begin_or_refuse(out: Path, about: Mapping[str, Any], options: SearchOptions, progress: Progress) -> None:
-    """Begin the journal, or compare the study that is there with the one that was asked for."""
-    journal = Journal(out / JOURNAL)
-    if not options.resume:
-        write_json(out / ABOUT, about)
-        journal.append("begin", time=round(time.time(), 3), versions=about["versions"])
-        return
-    journal.read(progress)
+def refuse_another(out: Path, about: Mapping[str, Any], progress: Progress) -> None:
+    """Raise a UserError where the study that is there is not the one that was asked for, with what differs."""
+    Journal(out / JOURNAL).read(progress)
     try:
         held = read_json(out / ABOUT)
     except (OSError, ValueError):
@@ -100,8 +95,13 @@ def begin_or_refuse(out: Path, about: Mapping[str, Any], options: SearchOptions,
     found = differences({key: held.get(key) for key in _IDENTITY}, {key: about[key] for key in _IDENTITY})
     if found:
         raise UserError(f"{out} holds another study ({'; '.join(found)}): give another --out, or ask for the one there")
-    write_json(out / ABOUT, dict(about))  # more trials may be wanted now
-    journal.append("session", time=round(time.time(), 3))
+
+
+def begin(out: Path, about: Mapping[str, Any], options: SearchOptions) -> None:
+    """Write down what the study is, and that a session of it begins."""
+    write_json(out / ABOUT, dict(about))  # again for one that is gone on with: more trials may be wanted now
+    event = "session" if options.resume else "begin"
+    Journal(out / JOURNAL).append(event, time=round(time.time(), 3), versions=about["versions"])
 
 
 def differences(held: Any, wanted: Any, name: str = "") -> list[str]:

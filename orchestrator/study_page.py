@@ -23,7 +23,7 @@ from orchestrator.study_pictures import (
     seeds_picture,
     slices_picture,
 )
-from orchestrator.study_verdict import BASELINE, Checked, four_digits, name_of, number_text, pooled_margin
+from orchestrator.study_verdict import BASELINE, Checked, four_digits, name_of, number_text, paired_margin
 from orchestrator.tables import title_of
 from trainables.config import RunConfig
 from trainables.errors import listed
@@ -120,7 +120,7 @@ def _checks_sheet(analysis: Analysis) -> Sheet:
     rows = [check_cells(analysis, one) for one in ordered]
     notes = [
         "Search MAE: of one seed. Check: mean over fresh seeds at full length, +- their sample standard deviation.",
-        "Interval: Student's, equal variances, not paired by seed. It does not know that the lowest of several means "
+        "Interval: Student's, of differences paired by seed. It does not know that the lowest of several means "
         "was chosen.",
     ]
     return Sheet("Checks", columns, rows, notes, frozenset(("trial",)))
@@ -130,7 +130,7 @@ def check_cells(analysis: Analysis, one: Checked) -> list[str]:
     """Trial, search MAE, mean of its checks, their spread and number, the margin over E0 and its interval."""
     decimals, trial = four_digits(one.mean), analysis.searched[one.number]
     e0 = analysis.checks.get(BASELINE)
-    margin = pooled_margin(one.maes, e0.maes) if e0 and e0.full and one.number != BASELINE else None
+    margin = paired_margin(one, e0) if e0 and e0.full and one.number != BASELINE else None
     low, high = (margin.low, margin.high) if margin else (None, None)
     return [
         name_of(one.number),

@@ -20,10 +20,11 @@ class Checked:
 
     Attributes:
         number: of the search trial.
-        maes: validation MAE of each finished check, in the task's unit, by seed.
+        maes: validation MAE of each finished check, in the task's unit, by seed ascending.
         failed: checks that ended without a value.
         open: checks that have not ended.
-        wanted: the seeds that were to be tried.
+        wanted: how many seeds were to be tried.
+        seeds: of `maes`.
     """
 
     number: int
@@ -31,6 +32,7 @@ class Checked:
     failed: int = 0
     open: int = 0
     wanted: int = 0
+    seeds: tuple[int, ...] = ()
 
     @property
     def full(self) -> bool:
@@ -51,10 +53,9 @@ class Margin:
     """By how much the mean of one trial's checks is below another's, in the task's unit; positive speaks for the one.
 
     Attributes:
-        noise: pooled standard deviation between seeds.
-        se: standard error of the difference.
-        low, high: 95 % t-interval of the difference. It is None, as noise and se are, where neither trial has more than
-            one seed.
+        noise: sample standard deviation over seeds of the difference.
+        se: standard error of the mean difference.
+        low, high: 95 % t-interval of the difference. It is None, as noise and se are, of a single seed.
     """
 
     difference: float
@@ -99,26 +100,23 @@ class Verdict:
         return self.margin is not None and self.margin.beyond_noise
 
 
-def pooled_margin(one: Sequence[float], other: Sequence[float]) -> Margin:
-    """Mean of the other minus mean of the one, with Student's interval of two samples of equal variance.
+def paired_margin(one: Checked, other: Checked) -> Margin | None:
+    """Mean over the seeds that both have of the other's MAE minus the one's, with Student's interval.
 
-    s^2 = ((n1 - 1) s1^2 + (n2 - 1) s2^2) / (n1 + n2 - 2), SE = s sqrt(1/n1 + 1/n2), t with n1 + n2 - 2 degrees of
-    freedom. The variance is pooled because that of three seeds is known to a factor of several only. Not paired by
-    seed: a seed fixes batches and draws, which another configuration uses in another way.
+    Paired by seed: a seed fixes fresh weights and batches, whose luck both configurations share, so that differences
+    vary far less than the MAEs themselves do. SE = s / sqrt(n) with s of the n differences, n - 1 degrees of freedom.
 
-    Args:
-        one, other: at least one value each.
+    Returns:
+        None where they have no seed in common.
     """
-    n, m = len(one), len(other)
-    difference = statistics.fmean(other) - statistics.fmean(one)
-    freedom = n + m - 2
-    if freedom < 1:
-        return Margin(difference)
-    squares = sum((value - statistics.fmean(part)) ** 2 for part in (one, other) for value in part)
-    noise = math.sqrt(squares / freedom)
-    se = noise * math.sqrt(1 / n + 1 / m)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * se
-    return Margin(difference, noise, se, difference - half, difference + half)
+    first, second = (dict(zip(each.seeds, each.maes, strict=True)) for each in (one, other))
+    differences = [second[seed] - first[seed] for seed in sorted(set(first) & set(second))]
+    if len(differences) < 2:
+        return Margin(differences[0]) if differences else None
+    mean, noise = statistics.fmean(differences), statistics.stdev(differences)
+    se = noise / math.sqrt(len(differences))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1)) * se
+    return Margin(mean, noise, se, mean - half, mean + half)
 
 
 def checks_of(trials: Iterable[TrialRecord], wanted: int) -> dict[int, Checked]:
@@ -134,7 +132,8 @@ def _checked(number: int, checks: Sequence[TrialRecord], wanted: int) -> Checked
     done = sorted((check for check in checks if check.state == "COMPLETE"), key=lambda check: check.seed)
     failed = sum(check.state in ("FAIL", "PRUNED") for check in checks)
     still = sum(check.state == "RUNNING" for check in checks)
-    return Checked(number, tuple(check.values[0] for check in done), failed, still, wanted)
+    seeds = tuple(check.seed for check in done)
+    return Checked(number, tuple(check.values[0] for check in done), failed, still, wanted, seeds)
 
 
 def verdict_of(searched: Mapping[int, TrialRecord], checks: Mapping[int, Checked], unit: str) -> Verdict | None:
@@ -164,8 +163,8 @@ def _checked_verdict(searched: Mapping[int, TrialRecord], ranked: Sequence[Check
     first, second = ranked[0], ranked[1] if len(ranked) > 1 else None
     trial = searched[first.number]
     e0 = next((check for check in ranked if check.number == BASELINE), None)
-    margin = pooled_margin(first.maes, e0.maes) if e0 and first.number != BASELINE else None
-    over_second = pooled_margin(first.maes, second.maes) if second else None
+    margin = paired_margin(first, e0) if e0 and first.number != BASELINE else None
+    over_second = paired_margin(first, second) if second else None
     sentence = _checked_sentence(first, e0, margin, second, over_second, unit)
     value = trial.values[0] if trial.values else math.nan
     return Verdict(first.number, trial.changes, value, first, e0, margin, second, over_second, sentence)
@@ -221,7 +220,7 @@ def _margin_text(margin: Margin, decimals: int, measure: str) -> str:
     noise = number_text(margin.noise, decimals)
     return (
         f"{number_text(margin.difference, decimals)}{measure} (95 % interval {interval}), which {words} beyond the "
-        f"seed noise (pooled SD {noise})"
+        f"seed noise (SD of the differences {noise})"
     )
 
 

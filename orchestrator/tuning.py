@@ -10,7 +10,7 @@ import orchestrator.runtime  # noqa: F401  before ray is imported: it sets what 
 
 # isort: split
 from ray import tune
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, TuneError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -161,7 +161,7 @@ class _Reporting(FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         error = _error_of(trial)
         number = trial.config[TRIAL]
-        if isinstance(error, RayTaskError) or not isinstance(error, RayActorError):
+        if not isinstance(error, RayActorError) or error.actor_init_failed:
             self._driver.failed(number, reason_of(error))
         else:
             self._driver.killed(number, "its process was killed (out of memory, most likely)")
@@ -180,8 +180,10 @@ def reason_of(error: BaseException | None) -> str:
     cause = getattr(error, "cause", None) or error
     if cause is None:
         return "it failed without a reason"
-    words = " ".join(str(cause).split())
     kind = type(cause).__name__
+    if isinstance(cause, RayActorError):  # what its process said when it ended, a traceback, is told last
+        kind, cause = "its process could not begin", str(cause).strip().rpartition("\n")[2]
+    words = " ".join(str(cause).split())
     return words if kind in ("TrialFailed", "UserError") else f"{kind}: {words}"[:500]
 
 

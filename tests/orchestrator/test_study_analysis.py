@@ -13,7 +13,7 @@ from study_report_data import ABOUT, BASE, FULL, Maker, changes_of, checked, cur
 from orchestrator.study_analysis import Analysis, analyse, best_config, failures_of, pareto_front
 from orchestrator.study_importances import importances
 from orchestrator.study_record import TrialRecord
-from orchestrator.study_verdict import pooled_margin
+from orchestrator.study_verdict import Checked, paired_margin
 from trainables.config import RunConfig
 from trainables.errors import UserError
 
@@ -22,22 +22,34 @@ def analysed(made: Maker, **changed: Any) -> Analysis:
     return analyse(ABOUT | changed, made.trials(), distributions)
 
 
-def test_the_margin_is_students_with_pooled_variance() -> None:
-    margin = pooled_margin((43.0, 43.2, 42.8), (44.0, 44.5, 43.5))
-    # by hand: variances 0.04 and 0.25, pooled 0.145; SE = sqrt(0.145 * 2 / 3); t of 4 degrees of freedom is 2.7764
+def of_seeds(*maes: float, first: int = 1) -> Checked:
+    return Checked(1, maes, wanted=len(maes), seeds=tuple(range(first, first + len(maes))))
+
+
+def test_the_margin_is_students_paired_by_seed() -> None:
+    margin = paired_margin(of_seeds(43.0, 43.2, 42.8), of_seeds(44.0, 44.5, 43.5))
+    # by hand: differences 1.0, 1.3, 0.7; SD 0.3, SE 0.3 / sqrt(3); t of 2 degrees of freedom is 4.30265
+    assert margin is not None
     assert margin.difference == pytest.approx(1.0)
-    assert margin.noise == pytest.approx(math.sqrt(0.145))
-    assert margin.se == pytest.approx(0.310913, abs=1e-6)
-    assert (margin.low, margin.high) == (pytest.approx(1 - 0.863224, abs=1e-4), pytest.approx(1 + 0.863224, abs=1e-4))
+    assert margin.noise == pytest.approx(0.3)
+    assert margin.se == pytest.approx(0.173205, abs=1e-6)
+    assert (margin.low, margin.high) == (pytest.approx(1 - 0.745241, abs=1e-4), pytest.approx(1 + 0.745241, abs=1e-4))
     assert margin.beyond_noise
-    assert not pooled_margin((43.4, 43.9, 43.2), (44.0, 44.5, 43.5)).beyond_noise
-    unequal = pooled_margin((1.0,), (2.0, 4.0))  # one against two: 1 degree of freedom, t = 12.706
-    assert (unequal.noise, unequal.se) == (pytest.approx(math.sqrt(2)), pytest.approx(math.sqrt(3)))
-    assert unequal.high == pytest.approx(2 + 12.7062 * math.sqrt(3), abs=1e-3)
+    tie = paired_margin(of_seeds(43.4, 44.4, 42.2), of_seeds(44.0, 44.5, 43.5))
+    assert tie is not None
+    assert not tie.beyond_noise
+
+
+def test_only_seeds_that_both_have_are_compared() -> None:
+    margin = paired_margin(of_seeds(1.0, 2.0, 3.0), of_seeds(2.5, 4.0, 9.0, first=2))
+    assert margin is not None
+    assert margin.difference == pytest.approx(0.75)  # seeds 2 and 3
+    assert paired_margin(of_seeds(1.0), of_seeds(2.0, first=2)) is None
 
 
 def test_one_seed_each_says_nothing_of_noise() -> None:
-    margin = pooled_margin((43.0,), (44.0,))
+    margin = paired_margin(of_seeds(43.0), of_seeds(44.0))
+    assert margin is not None
     assert (margin.difference, margin.noise, margin.low) == (1.0, None, None)
     assert not margin.beyond_noise
 
@@ -60,14 +72,15 @@ def test_the_winner_has_the_lowest_mean_of_its_checks_not_of_the_search(tmp_path
     assert (verdict.second.number, verdict.second_margin.difference) == (7, pytest.approx(0.5))
     assert analysis.sentences[:2] == [
         "Verdict: trial 3 has a validation MAE of 43.00 +- 0.20 against E0's 44.00 +- 0.50 meV/atom over 3 fresh "
-        "seeds: margin 1.00 meV/atom (95 % interval 0.14 to 1.86), which is beyond the seed noise (pooled SD 0.38).",
-        "Second: trial 7 with 43.50 +- 0.36 meV/atom, 0.50 behind, within the seed noise.",
+        "seeds: margin 1.00 meV/atom (95 % interval 0.25 to 1.75), which is beyond the seed noise (SD of the "
+        "differences 0.30).",
+        "Second: trial 7 with 43.50 +- 0.36 meV/atom, 0.50 behind, beyond the seed noise.",
     ]
     assert "`crystaltune train` with best.yaml gives the score on test rows" in analysis.sentences[2]
 
 
 def test_a_margin_within_the_noise_is_called_a_tie(tmp_path: Path) -> None:
-    analysis = analysed(checked(tmp_path, {"E0": FULL["E0"], "7": (43.4, 43.9, 43.2)}))
+    analysis = analysed(checked(tmp_path, {"E0": FULL["E0"], "7": (43.4, 44.4, 42.2)}))
     assert analysis.verdict is not None
     assert not analysis.verdict.beyond_noise
     assert "which is not beyond the seed noise" in analysis.sentences[0]

@@ -106,7 +106,7 @@ def test_the_markdown_says_the_same(whole: tuple[Path, Analysis, str, Tree]) -> 
     text = (folder / "report.md").read_text()
     assert all(f"- {sentence}" in text for sentence in analysis.sentences)
     assert re.search(r"\| optim\.lr +\| 0\.001 +\| 0\.0008 +\|", text)
-    assert re.search(r"\| trial 7 \| +42\.70 \| +43\.00 \| +0\.20 \| +3 \| +\+1\.00 \| \+0\.14 to \+1\.86 \|", text)
+    assert re.search(r"\| trial 7 \| +42\.70 \| +43\.00 \| +0\.20 \| +3 \| +\+1\.00 \| \+0\.25 to \+1\.75 \|", text)
     assert re.search(r"\| +4 \| +1 \| +15 \| +3 \|", text)
     assert "| strain " in text.split("## Parameter importances")[1]
 
@@ -143,7 +143,7 @@ def test_the_terminal_table_has_80_columns_the_best_and_the_counts(whole: tuple[
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
     lines = [line.split() for line in text.splitlines()]
-    assert ["trial", "7", "42.70", "43.00", "0.20", "3", "+1.00", "+0.14", "to", "+1.86"] in lines
+    assert ["trial", "7", "42.70", "43.00", "0.20", "3", "+1.00", "+0.25", "to", "+1.75"] in lines
     assert ["E0", "44.20", "44.00", "0.50", "3"] in lines
     assert "9 complete, 5 stopped early, 3 failed, 1 running" in text
 

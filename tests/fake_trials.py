@@ -1,0 +1,41 @@
+"""A phase of a study with trials that take no time; as a script, too, for a driver that is killed."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator import runtime  # before ray
+
+# isort: split
+from fake_trainable import N_STEPS, FakeTrial
+
+from orchestrator.stopping import Stopping
+from orchestrator.study_driver import StudyDriver
+from orchestrator.study_record import Journal, TrialRecord
+from orchestrator.tuning import run_phase
+
+
+def planned(values: Sequence[int]) -> Any:
+    """Trials with these `x`, in order."""
+
+    def ask(number: int, before: Sequence[TrialRecord]) -> TrialRecord:
+        return TrialRecord(number, {"x": values[number]}, {})
+
+    return ask
+
+
+def run_fakes(folder: Path, values: Sequence[int], *, rule: str = "asha", at_once: int = 1) -> StudyDriver:
+    """A phase of fake trials on Ray, going on where the folder's journal ends."""
+    journal = Journal(folder / "journal.jsonl")
+    if not (folder / "journal.jsonl").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        journal.append("begin", time=0)
+    driver = StudyDriver(journal, journal.read(), planned(values), Stopping(rule, N_STEPS), len(values))  # type: ignore[arg-type]
+    run_phase(driver, FakeTrial, runtime.Share(), folder, max_concurrent=at_once)
+    return driver
+
+
+if __name__ == "__main__":
+    with runtime.ray_session(cores=1):
+        run_fakes(Path(sys.argv[1]), [int(x) for x in sys.argv[2].split(",")])

@@ -53,7 +53,9 @@ class Mirror:
             self._add(trial)
 
     def _add(self, trial: TrialRecord) -> None:
-        self._ids[trial.number] = self._storage.create_new_trial(self._study, template_trial=frozen(trial))
+        self._ids[trial.number] = self._storage.create_new_trial(
+            self._study, template_trial=frozen(trial, single=self._single)
+        )
 
     def _guarded(self, act: Callable[[], object]) -> None:
         if self._broken:

@@ -50,8 +50,8 @@ class Sampling:
             trials: of the search, in the order they began, running ones included.
         """
         points = self.space.points_for(self.base)
-        if number < len(points):
-            name, params = points[number]
+        if len(trials) < len(points):
+            name, params = points[len(trials)]
             return self._record(number, FixedTrial(params), name)
         tried = [trial.changes for trial in trials]
         for attempt in range(6 * _TRIES):
@@ -74,7 +74,7 @@ class Sampling:
 def study_of(trials: Iterable[TrialRecord], n_objectives: int) -> optuna.Study:
     """An Optuna study (in memory) with these trials in their states."""
     study = optuna.create_study(directions=["minimize"] * n_objectives)
-    study.add_trials([frozen(trial) for trial in trials])
+    study.add_trials([frozen(trial, single=n_objectives == 1) for trial in trials])
     return study
 
 
@@ -83,15 +83,19 @@ def intermediate_values(trial: TrialRecord) -> dict[int, float]:
     return {result.step: result.mae for result in trial.results if result.mae == result.mae}
 
 
-def frozen(trial: TrialRecord) -> FrozenTrial:
-    """The trial as Optuna has it: a trial that was stopped early is PRUNED and keeps its values by step."""
+def frozen(trial: TrialRecord, *, single: bool) -> FrozenTrial:
+    """The trial as Optuna has it: a trial that was stopped early is PRUNED and keeps its values by step.
+
+    Args:
+        single: there is one objective; Optuna keeps values by step for no more.
+    """
     with _without_warnings():
         return create_trial(
             state=TrialState[trial.state],
             values=list(trial.values) or None,
             params=trial.params,
             distributions=distributions_of(trial),
-            intermediate_values=intermediate_values(trial) if len(trial.values) < 2 else {},
+            intermediate_values=intermediate_values(trial) if single else {},
             user_attrs={"origin": trial.origin, "reason": trial.reason},
         )
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from orchestrator.stopping import Stopping
 from orchestrator.study_record import Journal, TrialRecord, result_event, trial_event, trials_of
+from trainables.errors import UserError
 from trainables.training.result import StepResult
 
 MOST_TRIES = 3  # of a trial whose process is killed
@@ -57,6 +58,7 @@ class StudyDriver:
         self._journal, self._planned, self._n_trials = journal, planned, n_trials
         self.stopping, self._cost, self._watchers, self._deadline = stopping, cost, watchers, deadline
         self._exhausted = False
+        self.broken: UserError | None = None
         events = list(events)
         known = trials_of(events)
         self.trials = {number: trial for number, trial in known.items() if mine(trial)}
@@ -149,7 +151,7 @@ class StudyDriver:
 
     def _conclude(self, trial: TrialRecord, *, stopped: bool) -> None:
         if not math.isfinite(trial.mae):
-            self._end(trial, "FAIL", reason=f"the validation MAE became {trial.mae} at step {trial.last}")
+            self._end(trial, "FAIL", reason=f"the validation MAE is not finite at step {trial.last}")
         elif trial.done:
             self._end(trial, "COMPLETE", self._values(trial))
         elif stopped:
@@ -171,7 +173,11 @@ class StudyDriver:
             watcher.ended(trial)
 
     def _write(self, event: str, **content: Any) -> None:
-        self._journal.append(event, time=round(time.time(), 3), **content)
+        try:
+            self._journal.append(event, time=round(time.time(), 3), **content)
+        except UserError as error:
+            self.broken = error  # whoever runs the trials may swallow it, and must not go on
+            raise
 
     def _replay(self, events: Sequence[dict[str, Any]]) -> None:
         """Bring the rungs to stand as they stood.

@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -82,12 +83,15 @@ class Journal:
             UserError: it cannot be written (a full disk, for one); what was written before is whole.
         """
         line = json.dumps({"event": event, **content}, allow_nan=False) + "\n"
+        before = self._path.stat().st_size if self._path.exists() else 0
         try:
             with self._path.open("a", encoding="utf-8") as handle:
                 handle.write(line)
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as error:
+            with suppress(OSError):  # of half a line; the next one begins where this one did
+                os.truncate(self._path, before)
             raise UserError(
                 f"{self._path} cannot be written ({error.strerror}): free space there and go on with --resume"
             ) from None
@@ -131,12 +135,18 @@ def _event(line: bytes) -> dict[str, Any]:
 
 
 def trials_of(events: Iterable[Mapping[str, Any]]) -> dict[int, TrialRecord]:
-    """The trials of a journal, by number, in the order they began."""
+    """The trials of a journal, by number, in the order they began.
+
+    Raises:
+        UserError: it speaks of a trial that has not begun.
+    """
     trials: dict[int, TrialRecord] = {}
     for event in events:
         content = {name: value for name, value in event.items() if name not in ("event", "time")}
         if event["event"] == "trial":
             trials[content["number"]] = TrialRecord(**content)
+        elif "number" in content and content["number"] not in trials:
+            raise UserError(f"the journal says how trial {content['number']} went, not that it began: it is damaged")
         elif event["event"] == "result":
             trial = trials[content.pop("number")]
             trial.done = content.pop("done")

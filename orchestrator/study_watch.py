@@ -85,9 +85,11 @@ class StudyWatch:
         self._draw()
 
     def reported(self, trial: TrialRecord, result: StepResult) -> None:
+        self._trials[trial.number] = trial
         self._draw()
 
     def ended(self, trial: TrialRecord) -> None:
+        self._trials[trial.number] = trial
         self._bar.advance(1, self._note())
         self._draw(now=True)
         if self._show is None or trial.state == "FAIL":

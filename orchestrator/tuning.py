@@ -43,6 +43,7 @@ def run_phase(
         callbacks: Tune's, for TensorBoard and the like.
 
     Raises:
+        UserError: the journal cannot be written.
         TuneError: Ray Tune itself failed again and again.
     """
     crashes, before = 0, -1
@@ -52,7 +53,11 @@ def run_phase(
         before = progress
         try:
             _fit(driver, trainable, share, folder, max_concurrent, callbacks, name)
-        except TuneError:
+        except Exception as error:
+            if driver.broken is not None:
+                raise driver.broken from None
+            if not isinstance(error, TuneError):
+                raise
             crashes += 1  # a trial killed for its memory takes Tune along; the driver knows where all stood
             if crashes >= _MOST_CRASHES:
                 raise

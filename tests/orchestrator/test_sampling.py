@@ -182,7 +182,7 @@ def test_failed_trials_teach_nothing_but_are_not_tried_again() -> None:
     answer = asker("tpe").ask(12, trials)
     assert answer is not None
     assert answer.changes not in [trial.changes for trial in trials]
-    assert frozen(trials[4]).user_attrs == {"origin": "sampler", "reason": "it burst"}
+    assert frozen(trials[4], single=True).user_attrs == {"origin": "sampler", "reason": "it burst"}
 
 
 def test_two_objectives_are_asked_for_as_well() -> None:

@@ -45,7 +45,7 @@ def test_a_trial_that_raises_fails_with_its_reason_in_one_line(ended: tuple[Stud
 
 def test_a_trial_that_becomes_nan_fails_at_its_step(ended: tuple[StudyDriver, Path]) -> None:
     trial = by_x(ended[0])[102]
-    assert (trial.state, trial.reason, trial.values) == ("FAIL", "the validation MAE became nan at step 2", ())
+    assert (trial.state, trial.reason, trial.values) == ("FAIL", "the validation MAE is not finite at step 2", ())
 
 
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_last_step(ended: tuple[StudyDriver, Path]) -> None:

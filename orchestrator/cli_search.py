@@ -56,6 +56,10 @@ def search(
     objectives: Annotated[str, typer.Option(metavar="mae[,cost]", help="Minimised; cost wants --scheduler none.")] = (
         "mae"
     ),
+    probes: Annotated[
+        int,
+        typer.Option(min=0, help="So many cheap trials on a frozen trunk first; the search begins with their best."),
+    ] = 0,
     top: Annotated[
         int, typer.Option("--check-top", min=0, help="So many of the best are trained again with fresh seeds.")
     ] = 3,
@@ -100,6 +104,7 @@ def search(
         factor=factor,
         objectives=tuple(name.strip() for name in objectives.split(",")),
         shares=steps_per_epoch,
+        probes=probes,
         top=top,
         check_seeds=check_seeds,
         budget=math.inf if time_budget is None else parse_budget_seconds(time_budget),

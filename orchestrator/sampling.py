@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
@@ -35,6 +35,7 @@ class Sampling:
 
     Attributes:
         base: the configuration that the space changes; the known starting points are tried first.
+        probes: tried right after the base itself.
     """
 
     space: Space
@@ -42,6 +43,7 @@ class Sampling:
     sampler: SamplerName
     seed: int
     n_objectives: int = 1
+    probes: tuple[TrialRecord, ...] = ()
 
     def ask(self, number: int, trials: Sequence[TrialRecord]) -> TrialRecord | None:
         """The configuration of trial `number`, one that was not tried yet; None where there seem to be no more.
@@ -49,7 +51,7 @@ class Sampling:
         Args:
             trials: of the search, in the order they began, running ones included.
         """
-        points = self.space.points_for(self.base)
+        points = self._points()
         if len(trials) < len(points):
             name, params = points[len(trials)]
             return self._record(number, FixedTrial(params), name)
@@ -64,6 +66,16 @@ class Sampling:
             if record.changes not in tried:
                 return record
         return None
+
+    def _points(self) -> list[tuple[str, dict[str, Any]]]:
+        """Name and parameters of what is tried first, each once."""
+        known = self.space.points_for(self.base)
+        probes = [(f"probe {trial.number}", trial.params) for trial in self.probes]
+        found: list[tuple[str, dict[str, Any]]] = []
+        for name, params in [*known[:1], *probes, *known[1:]]:
+            if params not in [other for _, other in found]:
+                found.append((name, params))
+        return found
 
     def _record(self, number: int, asked: Trial | FixedTrial, origin: str) -> TrialRecord:
         changes = self.space.suggest(asked)

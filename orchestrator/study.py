@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from orchestrator.datasets import Source
 from orchestrator.material import Material
 from orchestrator.mirror import Mirror
+from orchestrator.probes import PROBES, begin_journal, best_probes, refuse_probes
 from orchestrator.sampling import Sampling, distributions_of
 from orchestrator.stopping import Stopping
 from orchestrator.study_analysis import Analysis
@@ -77,6 +78,8 @@ def search(
     deadline = time.monotonic() + options.budget
     space = load_space(options.space)
     refuse_options(options, space)
+    if options.probes:
+        refuse_probes(space)
     parse_config(merged({"task": source.task}, settings or {}), "configuration")  # before minutes of reading
     with only_process(out):
         refuse_folder(out, options)
@@ -94,7 +97,9 @@ def search(
             begin(out, about, options)
             study = _prepared(material, space, out, options, about, show, deadline)
             try:
-                finished = _search(study, share, at_once) and _check(study, share, at_once)
+                finished = (
+                    _probe(study, share, at_once) and _search(study, share, at_once) and _check(study, share, at_once)
+                )
             finally:
                 analysis = report(out)
     _refuse_if_all_failed(analysis, out)
@@ -144,11 +149,27 @@ def _ray(options: SearchOptions) -> Iterator[tuple[int, Any]]:
         yield capacity.at_once(share), share
 
 
+def _probe(study: _Study, share: Any, at_once: int) -> bool:
+    """Cheap trials on a frozen trunk, whose best the search begins with; True where all have ended."""
+    if not study.options.probes:
+        return True
+    probing = replace(study, folder=study.folder / PROBES, data=replace(study.data, probes=True), show=None)
+    begin_journal(probing.folder)
+    stopping = Stopping("none", study.data.n_steps(study.data.base))
+    return _phase(probing, "probe", _sampling(study).ask, stopping, study.options.probes, share, at_once)
+
+
+def _sampling(study: _Study, starts: Sequence[TrialRecord] = ()) -> Sampling:
+    options = study.options
+    n_objectives = len(options.objectives)
+    return Sampling(study.space, study.data.base, options.sampler, options.seed, n_objectives, tuple(starts))
+
+
 def _search(study: _Study, share: Any, at_once: int) -> bool:
     """The search itself; True where all its trials have ended."""
     options = study.options
     stopping = stopping_of(options, study.space, study.data.n_steps(study.data.base))
-    sampling = Sampling(study.space, study.data.base, options.sampler, options.seed, len(options.objectives))
+    sampling = _sampling(study, best_probes(study.folder, options))
     return _phase(study, "search", sampling.ask, stopping, options.trials, share, at_once)
 
 
@@ -216,7 +237,7 @@ def _phase(
     from orchestrator.tuning import run_phase
     from trainables.ray_trainable import FineTune
 
-    searching = name == "search"
+    searching = name != "check"
     events = study.journal.read()
     records = [trial for trial in trials_of(events).values() if (trial.of is None) == searching]
     costs = _cost(study) if searching and len(study.options.objectives) > 1 else None

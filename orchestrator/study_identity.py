@@ -23,7 +23,7 @@ ABOUT, JOURNAL = "study.json", "journal.jsonl"
 # What must be the same for a study to go on; the rest of study.json is told, not compared.
 _IDENTITY = (
     *("task", "data", "auxiliary", "fold", "seed", "space", "base", "objectives", "sampler", "scheduler"),
-    *("steps_per_epoch", "checks", "versions"),
+    *("steps_per_epoch", "probes", "checks", "versions"),
 )
 
 
@@ -76,6 +76,7 @@ def study_about(
         "n_val": len(split.val),
         "n_steps": n_steps,
         "steps_per_epoch": options.shares,
+        "probes": options.probes,
         "n_trials": options.trials,
         "checks": {"top": options.top, "seeds": [options.seed + 1 + index for index in range(options.check_seeds)]},
         "base": base.model_dump(mode="json"),

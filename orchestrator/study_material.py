@@ -1,13 +1,12 @@
 """What a search needs before its first trial: rows without test, graphs, teachers, a model to predict with."""
 
+import random
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 
 from orchestrator.datasets import Source, load_dataset
@@ -17,6 +16,7 @@ from orchestrator.material import Material
 from orchestrator.plan import ModelRun, Recipe, teachers_of
 from orchestrator.train import task_config
 from orchestrator.workers import run_jobs
+from search_spaces.dimension import Draws
 from search_spaces.reading import load_space
 from search_spaces.space import Space
 from trainables.config import RunConfig
@@ -86,9 +86,9 @@ def _some(space: Space, base: RunConfig) -> Iterator[RunConfig]:
     """The starting points, and random configurations."""
     for _, params in space.points_for(base):
         yield base.changed(space.suggest(FixedTrial(params)))
-    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    draws = Draws(random.Random(0))
     for _ in range(_DRAWS):
-        yield base.changed(space.suggest(study.ask()))
+        yield base.changed(space.suggest(draws))
 
 
 def _store(material: Material, start: Start, skin: float) -> Path:

@@ -36,6 +36,7 @@ class SearchOptions:
         trials: of the search, without the checks.
         budget: seconds after which no trial goes on in this session.
         top: so many of the best are trained again at full length, with check_seeds fresh seeds; 0: none.
+        probes: trials on a frozen trunk before the search; 0: none.
         shares: steps an epoch.
         loggers: Ray Tune callbacks beside TensorBoard's, made when they are wanted.
     """
@@ -49,6 +50,7 @@ class SearchOptions:
     grace: int = 1
     factor: int = 3
     objectives: tuple[str, ...] = ("mae",)
+    probes: int = 0
     shares: int = 1
     top: int = 3
     check_seeds: int = 3

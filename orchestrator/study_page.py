@@ -155,6 +155,7 @@ def _searched(analysis: Analysis) -> Section:
         ("objectives", " and ".join(about["objectives"])),
         ("sampler", f"{about['sampler']}, seed {about['seed']}"),
         ("scheduler", _scheduler(analysis)),
+        ("probes", f"{about['probes']} on a frozen trunk, whose best were tried early" if about["probes"] else "none"),
         ("trials", f"{states or 'none'} (asked: {about['n_trials']})"),
         ("checks", _checks_asked(about)),
     ]

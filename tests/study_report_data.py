@@ -48,6 +48,7 @@ ABOUT: dict[str, Any] = {
     "scheduler": {"name": "asha", "milestones": [4, 12], "factor": 3},
     "steps_per_epoch": 4,
     "n_steps": 36,
+    "probes": 0,
     "n_trials": 18,
     "checks": {"top": 2, "seeds": [1, 2, 3]},
     "base": BASE.model_dump(mode="json"),

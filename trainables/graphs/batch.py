@@ -40,11 +40,23 @@ class Batch:
         return len(self.n_atoms)
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        return type(self)(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class KnownBatch(Batch):
+    """Crystals of which a frozen trunk's atom features are known: there are no bonds."""
+
+    trunk: Tensor  # (A, D) after the last convolution
 
 
 def collate(store: GraphStore, rows: NDArray[np.int64]) -> Batch:
-    """Gather the folded graphs of the crystals `rows`: the clean views of these crystals."""
+    """Gather the folded graphs of the crystals `rows`: the clean views of these crystals.
+
+    Of a store that knows what a frozen trunk makes of its atoms (training.cached), that instead of the bonds.
+    """
+    if store.trunk is not None:
+        return _with_trunk(store, store.trunk, rows)
     gather = Gather(store, rows)
     atom, bond, edge, short, angle = (gather.rows(kind) for kind in COUNTED[4:])
     receiver, sender, edge_bond = edge.take("fold_edge").unbind(1)  # the sums below are contiguous and int64
@@ -66,6 +78,21 @@ def collate(store: GraphStore, rows: NDArray[np.int64]) -> Batch:
         middle=middle + angle.shift("fold_atom"),
         angle_count=angle.take("fold_angle_count").long(),
         cosine=angle.take("fold_cosine"),
+    )
+
+
+def _with_trunk(store: GraphStore, trunk: Tensor, rows: NDArray[np.int64]) -> Batch:
+    gather = Gather(store, rows)
+    atom = gather.rows("fold_atom")
+    none = torch.empty(0, dtype=torch.int64, device=store.device)
+    return KnownBatch(
+        n_atoms=gather.counts("atom"),
+        numbers=gather.take("numbers", atom.take("fold_atom") + atom.begin("atom")).long(),
+        atom_count=atom.take("fold_atom_count").long(),
+        atom_owner=atom.owner,
+        **dict.fromkeys(("length", "receiver", "sender", "bond", "edge_count", "short", "left", "right"), none),
+        **dict.fromkeys(("middle", "angle_count", "cosine"), none),
+        trunk=trunk.index_select(0, atom.places),
     )
 
 

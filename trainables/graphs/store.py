@@ -80,6 +80,7 @@ class GraphStore:
         full_cost: (n,) the same of the full graph.
         has_symmetry: True where the folds hold for crystals that are changed without losing symmetry.
         device: where `tensor` puts arrays.
+        trunk: (folded atoms, D) what a frozen trunk makes of them, on the device; None where nothing is known.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -102,6 +103,7 @@ class GraphStore:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self._tensors = {name: torch.from_numpy(array) for name, array in self.arrays.items()}
         self._near: dict[torch.device, GraphStore] = {self.device: self}
+        self.trunk: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -122,6 +124,13 @@ class GraphStore:
             resident._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
             self._near[device] = resident
         return self._near.get(device, self._near[torch.device("cpu")])
+
+    def with_trunk(self, trunk: Tensor, device: torch.device) -> "GraphStore":
+        """This store, for a model on `device` whose frozen trunk makes `trunk` of the folded atoms."""
+        known = copy.copy(self)
+        known.trunk, known._near = trunk, {}
+        known._near = {torch.device("cpu"): known, device: known}
+        return known
 
     def composition(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Atomic fractions of the crystals `rows`, (len(rows), 119)."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, cast
 
@@ -136,6 +137,7 @@ def configured_model(config: ModelConfig, task: Task, seed: int = 0) -> CrystalM
     )
 
 
+@cache
 def cutoffs_of(start: Start) -> Cutoffs:
     """The graph radii the weights were trained with."""
     model_args = _read_weights(start if start != "scratch" else SCRATCH_ARCHITECTURE)["model_args"]

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.graphs.batch import Batch
+from trainables.graphs.batch import Batch, KnownBatch
 from trainables.model.compiled import compiled_once
 from trainables.model.linear import has_onednn, linear, rows_for
 
@@ -40,13 +40,18 @@ def atom_features(net: Any, batch: Batch, *, compiled: bool = False) -> Tensor:
     Returns:
         (A, atom_fea_dim)
     """
+    atom = batch.trunk if isinstance(batch, KnownBatch) else trunk_features(net, batch, compiled=compiled)
+    return atom if net.readout_norm is None else net.readout_norm(atom)
+
+
+def trunk_features(net: Any, batch: Batch, *, compiled: bool = False) -> Tensor:
+    """Atom features after the last convolution, (A, atom_fea_dim)."""
     passed = message_passing
     # A compiler would specialise on dimensions of 0 and 1.
     if compiled and min(len(batch), len(batch.length), len(batch.short), len(batch.left)) > 1:
         passed = compiled_once(message_passing)
     atom = passed(net, padded(batch) if batch.length.device.type == "cpu" and has_onednn() else batch)
-    atom = atom[: len(batch.numbers)]
-    return atom if net.readout_norm is None else net.readout_norm(atom)
+    return atom[: len(batch.numbers)]
 
 
 def padded(batch: Batch) -> Batch:

@@ -18,6 +18,7 @@ from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel, configured_model
 from trainables.model.reference import fit_reference, set_reference
 from trainables.progress import Bar, Progress
+from trainables.training.cached import trunk_is_known, with_known_trunk
 from trainables.training.checkpoint import CheckpointFolder
 from trainables.training.compute import Compute, precision
 from trainables.training.distill import SoftTargets
@@ -81,7 +82,7 @@ def train(
     Raises:
         CourseFailed: a loss, a weight or the validation error is not finite.
     """
-    run, objectives = _prepare(config, streams, course, begin)
+    run, objectives = _prepare(config, streams, val, course, begin)
     progress = course.progress
     checkpoints = CheckpointFolder(_checkpoint_folder(folder, course.shares), progress)
     restored = checkpoints.latest()
@@ -120,7 +121,7 @@ def _checkpoint_folder(folder: Path, shares: int) -> Path:
 
 
 def _prepare(
-    config: RunConfig, streams: list[Stream], course: Course, begin: Mapping[str, Tensor] | None
+    config: RunConfig, streams: list[Stream], val: Part | None, course: Course, begin: Mapping[str, Tensor] | None
 ) -> tuple[Run, list[Objective]]:
     """The model with its reference or scale fitted on the training part, its optimiser, and its losses."""
     task, device, target = course.task, course.device, streams[0]
@@ -140,11 +141,15 @@ def _prepare(
         torch.nn.init.eye_(model.match.weight)
         torch.nn.init.zeros_(model.match.bias)
     freeze(model, config.model.freeze)
+    known = len(streams) == 1 and trunk_is_known(config)
+    if known:
+        rows = target.part.rows if val is None else np.concatenate([target.part.rows, val.rows])
+        target = replace(target, store=with_known_trunk(model, target.store, rows, course.progress))
     streams = [target, *streams[1:]]
     objectives = [Objective(config, stream, device) for stream in streams]
     n_steps = config.optim.epochs * len(_batches(config, objectives, 0))  # as many in every epoch
     averaged = averaged_weights(model, config.optim, n_steps)
-    work = config.optim.epochs * sum(float(each.costs.sum()) for each in objectives)
+    work = 0.0 if known else config.optim.epochs * sum(float(each.costs.sum()) for each in objectives)
     model.compiled = course.compute.compiles(work)
     caps = [CostCap(cost[device.type], course.progress) for cost in (GRADIENT_COST, PREDICTION_COST)]
     return Run(config, model, averaged, make_optimiser(model, config.optim), caps[0], caps[1]), objectives
@@ -188,7 +193,7 @@ def _one_share(run: Run, objectives: list[Objective], val: Part | None, course: 
     if not all(bool(weight.isfinite().all()) for weight in run.kept.parameters()):
         raise NonFiniteLoss("a weight became nan or infinite")
     part.share += 1
-    part.val_mae = math.nan if val is None else _validate(run, val, course.store)
+    part.val_mae = math.nan if val is None else _validate(run, val, objectives[0].stream.store)
     part.seconds += time.perf_counter() - start
     if part.share == course.shares:
         _end_epoch(run, part)

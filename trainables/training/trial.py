@@ -18,6 +18,7 @@ from trainables.model.chgnet import cutoffs_of
 from trainables.model.compiled import Compile
 from trainables.progress import Progress, silent
 from trainables.training.augment import skin_for
+from trainables.training.cached import TRUNK
 from trainables.training.compute import Compute
 from trainables.training.distill import SoftTargets
 from trainables.training.fit import fit_steps
@@ -40,6 +41,7 @@ class TrialData:
         soft: file of the teachers' labels, where trials distil.
         models: trained models (paths without suffix) by seed; where there are any, a trial only predicts in its own
             way with the model of its seed.
+        probes: every trial trains its head alone, on a frozen trunk.
         shares: steps an epoch.
     """
 
@@ -50,6 +52,7 @@ class TrialData:
     auxiliary: tuple[tuple[Task, Part, Path], ...] = ()
     soft: Path | None = None
     models: Mapping[int, Path] = field(default_factory=dict)
+    probes: bool = False
     shares: int = 1
     compiled: Compile = "auto"
     tf32: bool = False
@@ -65,7 +68,8 @@ class TrialData:
         Raises:
             UserError: changes that make no valid configuration.
         """
-        return self.base.changed({**changes, "data.refit": False})
+        frozen = {"model.freeze": list(TRUNK)} if self.probes else {}
+        return self.base.changed({**changes, **frozen, "data.refit": False})
 
     def n_steps(self, config: RunConfig) -> int:
         """Steps of a whole trial: joint training counts by its passes over the target's rows."""

@@ -47,6 +47,7 @@ def trial_data(
         UserError: teachers or models that failed, or levers that a search does not have.
     """
     _refuse(space, base)
+    folder = folder.resolve()  # trials run elsewhere
     split, _ = material.split(ModelRun(base.member(0)))
     stores = {key: _store(material, *key) for key in sorted(stores_wanted(space, base))}
     distils = base.distil.weight > 0 or any("distil.weight" in dimension.sets for dimension in space.dimensions)
@@ -139,7 +140,7 @@ def with_models(
 
 
 def _model_folder(folder: Path, seed: int) -> Path:
-    return folder / "models" / f"seed_{seed}"
+    return folder.resolve() / "models" / f"seed_{seed}"
 
 
 def _model_job(config: RunConfig, data: TrialData, folder: Path) -> Job:

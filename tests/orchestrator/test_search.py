@@ -24,7 +24,7 @@ from orchestrator.study import planned_checks, report, search
 from orchestrator.study_analysis import Analysis
 from orchestrator.study_material import refuse_full_disk, stores_wanted, trial_data
 from orchestrator.study_options import Place, SearchOptions
-from orchestrator.study_record import TrialRecord
+from orchestrator.study_record import Journal, TrialRecord, trials_of
 from orchestrator.train import TrainOptions, train
 from search_spaces.spaces import SPACES
 from trainables.config import RunConfig, load_config
@@ -33,7 +33,7 @@ from trainables.files import read_json
 from trainables.training.result import StepResult
 
 SETTINGS = {"optim.epochs": 3, "optim.batch_size": 8, "data.val_share": 0.2}
-OPTIONS = SearchOptions("optim", trials=4, top=1, check_seeds=2, place=Place(max_concurrent=1))
+OPTIONS = SearchOptions("optim", trials=4, probes=3, top=1, check_seeds=2, place=Place(max_concurrent=1))
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,17 @@ def test_training_with_best_yaml_ends_with_the_validation_mae_that_the_study_say
     assert read_json(tmp_path / "again" / "fold_0" / "fit.json")["best_val_mae"] == studied.analysis.repeated.values[0]
 
 
+def test_the_best_probes_are_tried_right_after_the_baseline(studied: Studied) -> None:
+    probes = trials_of(Journal(studied.folder / "probes" / "journal.jsonl").read())
+    ranked = sorted(probes.values(), key=lambda trial: (trial.values[0], trial.number))
+    searched = list(studied.analysis.searched.values())
+    assert searched[0].origin == "E0"
+    asked = [trial.params for trial in searched[1:4]]
+    expected = [trial.params for trial in ranked if trial.params != searched[0].params]
+    assert asked[: len(expected)] == expected
+    assert {trial.origin for trial in searched[1 : 1 + len(expected)]} <= {f"probe {n}" for n in probes}
+
+
 def test_the_sqlite_mirror_has_the_states_and_values_of_the_journal(studied: Studied) -> None:
     storage = f"sqlite:///{studied.folder / 'optuna.db'}"
     name = optuna.get_all_study_names(storage)[0]
@@ -144,11 +155,12 @@ def test_a_study_goes_on_with_more_trials_and_repeats_none(studied: Studied, tmp
 @pytest.mark.parametrize(
     ("changed", "settings", "words"),
     [
-        ({"space": "ssa"}, {}, "space.name was optim, is ssa"),
+        ({"space": "ssa", "probes": 0}, {}, "space.name was optim, is ssa"),
         ({"seed": 7}, {}, "seed was 0, is 7"),
         ({"fold": 1}, {}, "fold was 0, is 1"),
         ({}, {"loss.delta": 0.2}, "base.loss.delta was 0.1, is 0.2"),
         ({"factor": 4}, {}, "scheduler.factor was 3, is 4"),
+        ({"probes": 4}, {}, "probes was 3, is 4"),
     ],
 )
 @pytest.mark.usefixtures("no_ray")
@@ -217,7 +229,9 @@ def test_a_second_process_ends_at_once_and_names_the_first(table: Path, tmp_path
         ({"objectives": ("cost",)}, {}, "mae, or mae,cost was wanted"),
         ({"place": Place(max_concurrent=0)}, {}, "--max-concurrent 0"),
         ({}, {"optim.lrr": 1}, "did you mean 'optim.lr'"),
-        ({"space": "multitask"}, {}, "--aux"),
+        ({"space": "multitask", "probes": 0}, {}, "--aux"),
+        ({"space": "ssa"}, {}, "--probes train the head"),
+        ({"space": "tta"}, {}, "--probes train the head"),
     ],
 )
 @pytest.mark.usefixtures("no_ray")

@@ -1,6 +1,9 @@
 """The Trainable without a cluster: steps, pauses, other trials in the same process, failures."""
 
 import dataclasses
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +156,20 @@ def test_a_trial_that_predicts_takes_one_step_with_the_model_of_its_seed(data: T
 def test_refit_is_left_out_of_a_search(data: TrialData) -> None:
     base: RunConfig = data.base.changed({"data.refit": True})
     assert not dataclasses.replace(data, base=base).config({}).data.refit
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 300 kB; a checkpoint is some megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(words, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small disk wants root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_fails_the_trial_with_one_line(data: TrialData, small_disk: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be written .*No space left"):
+        trainable(data, {}, small_disk / "trial").step()

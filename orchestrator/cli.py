@@ -285,7 +285,7 @@ def main() -> None:
     except OSError as error:
         _end(f"{error.filename or 'a file'}: {error.strerror or error}; mend that and run the command again", 2)
     except (KeyboardInterrupt, typer.Abort):
-        _end("stopped; the same command goes on where this one ended", 130)
+        _end("stopped; the same command goes on where this one ended (a search with --resume)", 130)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -35,9 +35,9 @@ def begin_journal(folder: Path) -> None:
 
 
 def best_probes(folder: Path, options: SearchOptions) -> list[TrialRecord]:
-    """The best probes of a study, best first: a quarter as many as there will be trials, and three at least."""
+    """The best quarter of a study's probes, best first, and three at least."""
     if not options.probes:
         return []
     trials = trials_of(Journal(folder / PROBES / _JOURNAL).read()).values()
     complete = sorted((t for t in trials if t.state == "COMPLETE"), key=lambda t: (t.values[0], t.number))
-    return complete[: max(3, options.trials // 4)]
+    return complete[: max(3, options.probes // 4)]

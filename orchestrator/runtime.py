@@ -36,17 +36,18 @@ class Share:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What Ray has to give."""
+    """What Ray has to give: (CPUs, GPUs) of each machine."""
 
-    cpus: float
-    gpus: float
-    largest_cpus: float
-    largest_gpus: float
+    machines: tuple[tuple[float, float], ...]
 
     def at_once(self, share: Share) -> int:
-        """Trials that run at once."""
-        by_gpus = self.gpus / share.gpus if share.gpus else float("inf")
-        return int(min(self.cpus / share.cpus, by_gpus) + 1e-9)
+        """Trials that run at once: each on one machine."""
+        return sum(_fitting(cpus, gpus, share) for cpus, gpus in self.machines)
+
+
+def _fitting(cpus: float, gpus: float, share: Share) -> int:
+    by_gpus = gpus / share.gpus if share.gpus else float("inf")
+    return int(min(cpus / share.cpus, by_gpus) + 1e-9)
 
 
 @contextmanager
@@ -84,8 +85,15 @@ def ray_session(address: str | None = None, *, cores: int | None = None, gpus: i
 
 def _capacity() -> Capacity:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus, gpus = ([float(node.get(kind, 0.0)) for node in nodes] for kind in ("CPU", "GPU"))
-    return Capacity(sum(cpus), sum(gpus), max(cpus, default=0.0), max(gpus, default=0.0))
+    return Capacity(tuple((float(node.get("CPU", 0.0)), float(node.get("GPU", 0.0))) for node in nodes))
+
+
+def is_alive() -> bool:
+    """False where no machine is left that could run anything: Ray would wait for ever."""
+    try:
+        return bool(_capacity().machines)
+    except Exception:  # its head does not answer
+        return False
 
 
 def share_for(capacity: Capacity, cpus: float, gpus: float | None) -> Share:
@@ -95,17 +103,15 @@ def share_for(capacity: Capacity, cpus: float, gpus: float | None) -> Share:
         UserError: what no node can give: Ray would wait for ever.
     """
     if gpus is None:
-        gpus = 1.0 if capacity.gpus else 0.0
+        gpus = 1.0 if any(machine[1] for machine in capacity.machines) else 0.0
     if cpus <= 0:
         raise UserError(f"--cpus-per-trial {cpus:g}: a number above 0 was wanted")
     if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
         raise UserError(f"--gpus-per-trial {gpus:g}: a fraction up to 1 or a whole number was wanted")
-    for name, wanted, largest, total in (
-        ("cpus", cpus, capacity.largest_cpus, capacity.cpus),
-        ("gpus", gpus, capacity.largest_gpus, capacity.gpus),
-    ):
-        if wanted > largest:
-            kind = name[:-1].upper() + "s"
-            where = f"{total:g} {kind} in all, at most {largest:g} on one machine"
-            raise UserError(f"--{name}-per-trial {wanted:g}: Ray has {where}; ask for less")
-    return Share(cpus, gpus)
+    share = Share(cpus, gpus)
+    if not capacity.at_once(share):
+        there = "; ".join(f"{each[0]:g} CPUs and {each[1]:g} GPUs" for each in capacity.machines) or "nothing"
+        raise UserError(
+            f"--cpus-per-trial {cpus:g} --gpus-per-trial {gpus:g}: no machine has both (Ray has {there}); ask for less"
+        )
+    return share

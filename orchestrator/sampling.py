@@ -23,6 +23,7 @@ from trainables.errors import UserError
 
 SamplerName = Literal["tpe", "gp", "random"]
 SAMPLERS = get_args(SamplerName)
+_UNTOLD = ("model.freeze", "optim.layer_decay")  # what a head on a frozen trunk says nothing of: E0's stays
 _STARTUP = 10  # trials before TPE and GP have something to go by
 _TRIES = 10  # of the sampler for a configuration that was not tried yet; then as many times at random, times five
 
@@ -51,11 +52,11 @@ class Sampling:
         Args:
             trials: of the search, in the order they began, running ones included.
         """
-        points = self._points()
-        if len(trials) < len(points):
-            name, params = points[len(trials)]
-            return self._record(number, FixedTrial(params), name)
         tried = [trial.changes for trial in trials]
+        for name, params in self._points():
+            record = self._record(number, FixedTrial(params), name)
+            if record.changes not in tried:
+                return record
         for attempt in range(6 * _TRIES):
             study = study_of(trials, self.n_objectives)
             # Where the best so far sits on exact zeros, a sampler asks for it over and over.
@@ -70,7 +71,8 @@ class Sampling:
     def _points(self) -> list[tuple[str, dict[str, Any]]]:
         """Name and parameters of what is tried first, each once."""
         known = self.space.points_for(self.base)
-        probes = [(f"probe {trial.number}", trial.params) for trial in self.probes]
+        untold = {name: value for name, value in known[0][1].items() if name.startswith(_UNTOLD)}
+        probes = [(f"probe {trial.number}", {**trial.params, **untold}) for trial in self.probes]
         found: list[tuple[str, dict[str, Any]]] = []
         for name, params in [*known[:1], *probes, *known[1:]]:
             if params not in [other for _, other in found]:

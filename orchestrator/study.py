@@ -145,7 +145,8 @@ def _ray(options: SearchOptions) -> Iterator[tuple[int, Any]]:
     from orchestrator.runtime import ray_session, share_for  # ray takes seconds to import
 
     with ray_session(options.place.address) as capacity:
-        share = share_for(capacity, options.place.cpus, options.place.gpus)
+        gpus = 0.0 if options.resources.device == "cpu" else options.place.gpus
+        share = share_for(capacity, options.place.cpus, gpus)
         yield capacity.at_once(share), share
 
 
@@ -238,7 +239,7 @@ def _phase(
     from trainables.ray_trainable import FineTune
 
     searching = name != "check"
-    events = study.journal.read()
+    events = study.journal.read(study.progress, mend=True)
     records = [trial for trial in trials_of(events).values() if (trial.of is None) == searching]
     costs = _cost(study) if searching and len(study.options.objectives) > 1 else None
     with study.progress.stage(name, n_trials, "trials") as bar:

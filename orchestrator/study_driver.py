@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from orchestrator.stopping import Stopping
 from orchestrator.study_record import Journal, TrialRecord, result_event, trial_event, trials_of
-from trainables.errors import UserError
+from trainables.errors import CannotWrite, UserError
 from trainables.training.result import StepResult
 
 MOST_TRIES = 3  # of a trial whose process is killed
@@ -78,13 +78,18 @@ class StudyDriver:
         return time.monotonic() >= self._deadline
 
     @property
+    def ends_now(self) -> bool:
+        """Nothing goes on in this session: its time is over, or nothing can be written any more."""
+        return self.late or self.broken is not None
+
+    @property
     def nothing_to_begin(self) -> bool:
         """No trial will begin, now or later, unless a running one is killed."""
-        return self.late or (not self._waiting and (self._exhausted or len(self.trials) >= self._n_trials))
+        return self.ends_now or (not self._waiting and (self._exhausted or len(self.trials) >= self._n_trials))
 
     def next(self) -> TrialRecord | None:
         """The next trial to run: one that was interrupted, or a new one; None where there is none now."""
-        if self.late:
+        if self.ends_now:
             return None
         if self._waiting:
             return self.trials[self._waiting.pop(0)]
@@ -114,7 +119,7 @@ class StudyDriver:
             for watcher in self._watchers:
                 watcher.reported(trial, result)
             self._judge(trial)
-        return "go on" if trial.state == "RUNNING" and not self.late else "stop"
+        return "go on" if trial.state == "RUNNING" and not self.ends_now else "stop"
 
     def failed(self, number: int, reason: str) -> None:
         """A trial raised an error: it has failed."""
@@ -132,6 +137,10 @@ class StudyDriver:
         self._write("again", number=number, reason=reason)
         trial.tries += 1
         self._waiting.append(number)
+
+    def unwritable(self, number: int, reason: str) -> None:
+        """A trial could not write its files: it has not failed, and no other would fare better. The study ends here."""
+        self.broken = CannotWrite(f"trial {number}: {reason} (the study goes on with --resume)")
 
     def interrupted(self) -> None:
         """Nothing runs any more: what has not ended waits to go on."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ ABOUT, JOURNAL = "study.json", "journal.jsonl"
 # What must be the same for a study to go on; the rest of study.json is told, not compared.
 _IDENTITY = (
     *("task", "data", "auxiliary", "fold", "seed", "space", "base", "objectives", "sampler", "scheduler"),
-    *("steps_per_epoch", "probes", "checks", "versions"),
+    *("steps_per_epoch", "probes", "checks", "versions", "tf32", "fingerprint"),
 )
 
 
 def refuse_folder(out: Path, options: SearchOptions) -> None:
     """A study is gone on with only where that was asked for, and only where there is one."""
-    there = (out / JOURNAL).exists() or (out / ABOUT).exists()
+    there = (out / JOURNAL).exists()
     if there and not options.resume:
         raise UserError(f"{out} holds a study already: give --resume to go on with it, or another --out")
     if options.resume and not there:
@@ -80,7 +81,9 @@ def study_about(
         "n_trials": options.trials,
         "checks": {"top": options.top, "seeds": [options.seed + 1 + index for index in range(options.check_seeds)]},
         "base": base.model_dump(mode="json"),
-        "versions": versions(),
+        "tf32": options.resources.tf32,
+        "versions": versions() | {name: version(name) for name in ("optuna", "ray")},
+        "fingerprint": base.fingerprint(dataset.digest),  # of code that trains and converts, too
         "device": device_name(options.resources.plan(1).devices[0]),
         "place": asdict(options.place),
     }
@@ -88,7 +91,7 @@ def study_about(
 
 def refuse_another(out: Path, about: Mapping[str, Any], progress: Progress) -> None:
     """Raise a UserError where the study that is there is not the one that was asked for, with what differs."""
-    Journal(out / JOURNAL).read(progress)
+    Journal(out / JOURNAL).read(progress, mend=True)
     try:
         held = read_json(out / ABOUT)
     except (OSError, ValueError):

@@ -60,6 +60,7 @@ def trial_data(
         auxiliary=tuple((rows.task, rows.part, rows.store) for rows in auxiliary),
         soft=_teachers(material, space, base, folder / "teachers", resources) if distils else None,
         shares=shares,
+        on_gpu=resources.device != "cpu",
         compiled=resources.compiled,
         tf32=resources.tf32,
     )
@@ -97,7 +98,10 @@ def _store(material: Material, start: Start, skin: float) -> Path:
 
 
 def _refuse(space: Space, base: RunConfig) -> None:
-    if base.distil.features > 0:
+    varied = {key for dimension in space.dimensions for key in dimension.sets}
+    if base.multitask.keep_overlap:
+        raise UserError("multitask.keep_overlap=true would show test crystals to a search: leave it false")
+    if base.distil.features > 0 or "distil.features" in varied:
         raise UserError("distil.features > 0: trials share their teachers' labels, not their features; set it to 0")
     if space.runs == "prediction" and base.distil.weight > 0:
         raise UserError(f"space {space.name} predicts with a model of its own: set distil.weight=0")
@@ -132,7 +136,7 @@ def with_models(
 ) -> TrialData:
     """The data with a trained model for each of these seeds, for trials that only predict."""
     configs = {seed: data.base.member(0).changed({"seed": seed, "data.refit": False}) for seed in seeds}
-    jobs = [(f"model-seed{seed}", _model_job(config, data, folder)) for seed, config in configs.items()]
+    jobs = [(f"model-seed{seed}", _model_job(config, data, folder, material)) for seed, config in configs.items()]
     for name, summary in run_jobs(do, jobs, resources.plan(len(jobs)), material.progress):
         if summary["status"] != "finished":
             raise UserError(f"{name}, which trials predict with, failed: {summary['reason']}")
@@ -143,7 +147,7 @@ def _model_folder(folder: Path, seed: int) -> Path:
     return folder.resolve() / "models" / f"seed_{seed}"
 
 
-def _model_job(config: RunConfig, data: TrialData, folder: Path) -> Job:
+def _model_job(config: RunConfig, data: TrialData, folder: Path, material: Material) -> Job:
     """Training alone: nothing is predicted, so no row of the test part has a place in it."""
     return Job(
         config=config,
@@ -154,6 +158,7 @@ def _model_job(config: RunConfig, data: TrialData, folder: Path) -> Job:
         store=data.stores[config.model.start, 0.0],
         folder=_model_folder(folder, config.seed),
         skinned=data.stores.get((config.model.start, skin_for(config, cutoffs_of(config.model.start)))),
+        auxiliary=material.auxiliary_rows(config),
         compiled=data.compiled,
         tf32=data.tf32,
     )

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from trainables.errors import UserError
+from trainables.errors import CannotWrite, UserError
 from trainables.progress import Progress, silent
 from trainables.training.result import StepResult, plain
 
@@ -80,7 +80,7 @@ class Journal:
         """Write one event and wait until it is on disk.
 
         Raises:
-            UserError: it cannot be written (a full disk, for one); what was written before is whole.
+            CannotWrite: it cannot be written (a full disk, for one); what was written before is whole.
         """
         line = json.dumps({"event": event, **content}, allow_nan=False) + "\n"
         before = self._path.stat().st_size if self._path.exists() else 0
@@ -92,12 +92,15 @@ class Journal:
         except OSError as error:
             with suppress(OSError):  # of half a line; the next one begins where this one did
                 os.truncate(self._path, before)
-            raise UserError(
+            raise CannotWrite(
                 f"{self._path} cannot be written ({error.strerror}): free space there and go on with --resume"
             ) from None
 
-    def read(self, progress: Progress = silent) -> list[dict[str, Any]]:
-        """All whole lines; a last one that was cut off is taken out of the file, and said so.
+    def read(self, progress: Progress = silent, *, mend: bool = False) -> list[dict[str, Any]]:
+        """All whole lines; a last one that is not (yet) is left out.
+
+        Args:
+            mend: take it out of the file and say so. Only for whoever holds the study: another process may be writing.
 
         Raises:
             UserError: the file is missing, empty, or damaged before its last line.
@@ -107,7 +110,7 @@ class Journal:
         except OSError as error:
             raise UserError(f"{self._path} cannot be read ({error.strerror}): this is no folder of a study") from None
         whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
+        if mend and len(whole) < len(content):
             progress.message(f"{self._path.name}: the last line was cut off and is left out")
             os.truncate(self._path, len(whole))
         events = []

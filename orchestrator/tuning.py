@@ -2,6 +2,8 @@
 
 import logging
 import pickle
+import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,17 +13,20 @@ import orchestrator.runtime  # noqa: F401  before ray is imported: it sets what 
 # isort: split
 from ray import tune
 from ray.exceptions import RayActorError
-from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, TuneError
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopper, TuneConfig, TuneError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.runtime import Share
+from orchestrator.runtime import Share, is_alive
 from orchestrator.study_driver import StudyDriver
 from orchestrator.study_record import TrialRecord
+from trainables.errors import CannotWrite, UserError
+from trainables.files import write_text
 from trainables.ray_trainable import FOLDER, TRIAL
 from trainables.training.result import StepResult
 
 _FIELDS = tuple(StepResult.__dataclass_fields__)
+_SECONDS_BETWEEN_LOOKS = 5.0  # at whether Ray has any machine left
 _MOST_CRASHES = 3  # of Tune itself in a row, without a step between
 
 
@@ -43,25 +48,25 @@ def run_phase(
         callbacks: Tune's, for TensorBoard and the like.
 
     Raises:
-        UserError: the journal cannot be written.
-        TuneError: Ray Tune itself failed again and again.
+        UserError: files cannot be written, Ray has no machine left, or Ray Tune itself failed again and again.
     """
     crashes, before = 0, -1
-    while not driver.finished and not driver.late:
+    while not driver.finished and not driver.ends_now:
         progress = sum(trial.last for trial in driver.trials.values())
         crashes = 0 if progress > before else crashes
         before = progress
         try:
             _fit(driver, trainable, share, folder, max_concurrent, callbacks, name)
         except Exception as error:
-            if driver.broken is not None:
-                raise driver.broken from None
-            if not isinstance(error, TuneError):
-                raise
             crashes += 1  # a trial killed for its memory takes Tune along; the driver knows where all stood
-            if crashes >= _MOST_CRASHES:
-                raise
+            if driver.broken is None and (crashes >= _MOST_CRASHES or not isinstance(error, TuneError)):
+                write_text(folder / "error.txt", traceback.format_exc())
+                raise UserError(f"Ray Tune failed ({reason_of(error)}; see {folder / 'error.txt'})") from None
         driver.interrupted()
+        if driver.broken is None and not driver.finished and not is_alive():
+            raise UserError("Ray has lost all its machines; the study goes on with --resume")
+    if driver.broken is not None:
+        raise driver.broken
 
 
 def _fit(
@@ -90,6 +95,7 @@ def _fit(
             storage_path=str((folder / "ray").resolve()),
             name=name,
             callbacks=list(callbacks),
+            stop=_Ending(driver),
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
             verbose=0,
@@ -97,6 +103,24 @@ def _fit(
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the study, in one line each
     tuner.fit()
+
+
+class _Ending(Stopper):
+    """Ends Tune's part where nothing can go on; trials that wait for a place would never be asked."""
+
+    def __init__(self, driver: StudyDriver) -> None:
+        self._driver, self._asked = driver, time.monotonic()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self._driver.ends_now:
+            return True
+        if time.monotonic() - self._asked < _SECONDS_BETWEEN_LOOKS:
+            return False
+        self._asked = time.monotonic()
+        return not is_alive()
 
 
 def _trial_name(trial: Any) -> str:
@@ -166,7 +190,10 @@ class _Reporting(FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         error = _error_of(trial)
         number = trial.config[TRIAL]
-        if not isinstance(error, RayActorError) or error.actor_init_failed:
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, CannotWrite):
+            self._driver.unwritable(number, str(cause))
+        elif not isinstance(error, RayActorError) or error.actor_init_failed:
             self._driver.failed(number, reason_of(error))
         else:
             self._driver.killed(number, "its process was killed (out of memory, most likely)")
@@ -189,7 +216,7 @@ def reason_of(error: BaseException | None) -> str:
     if isinstance(cause, RayActorError):  # what its process said when it ended, a traceback, is told last
         kind, cause = "its process could not begin", str(cause).strip().rpartition("\n")[2]
     words = " ".join(str(cause).split())
-    return words if kind in ("TrialFailed", "UserError") else f"{kind}: {words}"[:500]
+    return words if kind in ("TrialFailed", "UserError", "CannotWrite") else f"{kind}: {words}"[:500]
 
 
 def _step(result: dict[str, Any]) -> StepResult:

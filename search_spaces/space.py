@@ -30,6 +30,8 @@ _NOT_SEARCHED = {
     "seed": "is the study's own, not a choice to be made by its score",
     "optim.epochs": "is the study's length",
     "ensemble.": "takes several models, and a trial is one",
+    "multitask.keep_overlap": "would show test crystals to a search",
+    "multitask.max_rows": "decides the rows that trials share",
 }
 
 

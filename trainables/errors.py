@@ -7,6 +7,10 @@ class UserError(Exception):
     """A mistake the user can mend: what came, what was wanted, what to do, in one line (exit code 2)."""
 
 
+class CannotWrite(UserError):
+    """A file could not be written (a full disk, most likely): nothing is wrong with what was being done."""
+
+
 def listed(items: Iterable[object], most: int = 50) -> str:
     """Join at most `most` items with commas and say how many were left out."""
     everything = [str(item) for item in items]

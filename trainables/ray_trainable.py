@@ -31,10 +31,15 @@ class FineTune(tune.Trainable):
     are crystaltune's own, so a trial that is paused, moved or restored goes on with the numbers of one that was not.
     """
 
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """A core, and a GPU where there is one; `tune.with_resources` asks for something else."""
+        return tune.PlacementGroupFactory([{"CPU": 1.0, "GPU": float(torch.cuda.is_available())}])
+
     def setup(self, config: dict[str, Any], data: TrialData) -> None:
         """Begin, or go on where the trial's folder ends."""
         self._data = data
-        torch.set_num_threads(_threads(self.trial_resources))
+        torch.set_num_threads(max(1, int(_given(self.trial_resources, "CPU"))))
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
@@ -91,7 +96,9 @@ class FineTune(tune.Trainable):
         self._start()
 
     def _start(self) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"  # Ray shows a trial its own GPUs only
+        # Ray shows a trial its own GPUs; one that asked for none sees them all, and must not use them.
+        given = self._data.on_gpu and _given(self.trial_resources, "GPU") > 0
+        device = "cuda" if given and torch.cuda.is_available() else "cpu"
         self._last_step = 0
         self._steps: Generator[StepResult, None, FitResult | None]
         self._steps = self._data.steps(self._config, self._folder, device)
@@ -110,8 +117,6 @@ def _reason(result: FitResult | None) -> str:
     return "the run ended before its last step" if result is None else result.reason
 
 
-def _threads(resources: Any) -> int:
-    """Cores that Ray set aside for the trial."""
-    if resources is None:
-        return 1
-    return max(1, int(resources.required_resources.get("CPU", 1)))
+def _given(resources: Any, kind: str) -> float:
+    """What Ray set aside for the trial."""
+    return 0.0 if resources is None else float(resources.required_resources.get(kind, 0.0))

@@ -77,13 +77,13 @@ def test_a_last_line_that_was_cut_off_is_left_out_and_said(tmp_path: Path, lost:
     file, said = written(tmp_path), Said()
     whole = file.read_bytes()
     file.write_bytes(whole[:-lost])
-    assert len(Journal(file).read(said)) == 4
+    assert len(Journal(file).read(said, mend=True)) == 4
     assert said.lines == ["journal.jsonl: the last line was cut off and is left out"]
     assert file.read_bytes() == whole[: whole[:-1].rfind(b"\n") + 1]
     Journal(file).append("result", **result_event(0, StepResult(3, 0.5, 1.25, 1.5, 0.5, 10, 2.0), done=False))
     assert file.read_bytes() == whole
     again = Said()
-    assert len(Journal(file).read(again)) == 5
+    assert len(Journal(file).read(again, mend=True)) == 5
     assert again.lines == []
 
 
@@ -91,7 +91,7 @@ def test_zeros_that_a_power_cut_left_at_the_end_are_left_out(tmp_path: Path) -> 
     file, said = written(tmp_path), Said()
     with file.open("ab") as handle:
         handle.write(bytes(300))
-    assert len(Journal(file).read(said)) == 5
+    assert len(Journal(file).read(said, mend=True)) == 5
     assert len(said.lines) == 1
 
 
@@ -213,3 +213,11 @@ def test_checks_and_search_share_a_journal_but_not_their_trials(tmp_path: Path) 
     assert more.stopping.rungs() == search.stopping.rungs()
     Runner().run(more)
     assert list(more.trials) == [0, 1, 2, 3, 4, 7, 8]
+
+
+def test_reading_a_journal_that_another_process_is_writing_leaves_its_last_line_alone(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-10])
+    assert len(Journal(file).read()) == 4
+    assert file.read_bytes() == whole[:-10]

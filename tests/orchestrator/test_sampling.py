@@ -21,6 +21,8 @@ from orchestrator.mirror import Mirror
 from orchestrator.sampling import SAMPLERS, SamplerName, Sampling, distributions_of, frozen, parse_sampler, study_of
 from orchestrator.study_record import Journal, TrialRecord, trial_event, trials_of
 from search_spaces import ssa
+from search_spaces.optim import SPACE as OPTIM
+from trainables.config import RunConfig
 from trainables.errors import UserError
 from trainables.progress import Bar, silent
 from trainables.training.result import StepResult
@@ -258,3 +260,27 @@ def test_a_copy_that_cannot_be_written_says_so_once_and_the_study_goes_on(tmp_pa
     assert line.startswith("optuna.db is not kept up to date any more (")
     assert line.endswith("); the study goes on")
     assert "\n" not in line
+
+
+def test_a_known_point_that_was_tried_already_is_not_asked_for_again() -> None:
+    first = asked(asker("tpe"), 2)
+    swapped = [replace(first[1], number=0), replace(first[0], number=1)]
+    third = asker("tpe").ask(2, swapped)
+    assert third is not None
+    assert third.changes not in [trial.changes for trial in first]
+
+
+def test_probes_are_tried_after_the_base_with_its_value_where_they_say_nothing() -> None:
+    base = RunConfig(task="jdft2d")
+    plain = Sampling(OPTIM, OPTIM.base(base), "random", 0)
+    trials = asked(plain, 8)
+    probe = next(trial for trial in trials[5:] if trial.params["optim.layer_decay"] != 1.0)
+    begins = Sampling(OPTIM, OPTIM.base(base), "random", 0, probes=(probe,))
+    first = begins.ask(0, [])
+    assert first is not None
+    second = begins.ask(1, [first])
+    assert second is not None
+    assert (first.origin, second.origin) == ("E0", f"probe {probe.number}")
+    assert second.params["optim.lr"] == probe.params["optim.lr"]
+    assert second.params["optim.layer_decay"] == first.params["optim.layer_decay"]
+    assert second.params["model.freeze"] == first.params["model.freeze"]

@@ -320,11 +320,34 @@ def test_checks_take_the_best_that_ended_then_those_stopped_last_and_always_e0()
     assert [(trial.of, trial.seed) for trial in again] == [(0, 1), (1, 1), (3, 1), (0, 2), (1, 2), (3, 2)]
 
 
-def test_a_study_whose_trials_all_failed_is_no_success(studied: Studied) -> None:
-    searched = {n: replace(ended(n, "FAIL", math.nan, 1), values=(), reason="no luck") for n in range(3)}
-    failed = replace(studied.analysis, searched=searched)
-    with pytest.raises(UserError, match="all 3 trials failed"):
-        study_module._refuse_if_all_failed(failed, studied.folder)
+def test_a_study_whose_trials_all_failed_is_no_success_and_groups_the_reasons(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mad.yaml").write_text(
+        "name: mad\nsays: diverges\ndimensions:\n  optim.lr: {low: 1.0e+30, high: 1.0e+35, log: true}\n"
+    )
+    options = replace(OPTIONS, space=str(tmp_path / "mad.yaml"), trials=3, probes=0)
+    with pytest.raises(UserError, match=r"all 3 trials failed: .*\(3 times\); see .*report\.html"):
+        search(source(table), tmp_path / "out", options, settings=SETTINGS | {"optim.lr": 1e31})
+    trials = trials_of(Journal(tmp_path / "out" / "journal.jsonl").read())
+    assert [trial.state for trial in trials.values()] == ["FAIL"] * 3
+    assert "finite" in (tmp_path / "out" / "report.html").read_text()
+    assert not (tmp_path / "out" / "best.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"multitask.keep_overlap": True}, "would show test crystals to a search"),
+        ({"distil.features": 1.0}, "not their features"),
+        ({"ensemble.members": 3}, "a trial is one model"),
+    ],
+)
+def test_levers_that_a_search_cannot_have_are_refused(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+    base = RunConfig(task="tiny").changed(SETTINGS | settings)
+    with pytest.raises(UserError, match=words):
+        trial_data(Material(tiny_dataset(24)), SPACES["optim"], base, tmp_path, shares=1, resources=Resources("cpu", 1))
 
 
 def test_what_a_mistyped_option_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

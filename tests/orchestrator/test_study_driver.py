@@ -137,7 +137,7 @@ def driver_of(file: Path, rule: Rule = "asha", space: Space = SPACE, n: int = N_
     """A new process's driver: nothing but the file is known to it."""
     sampling = Sampling(space, space.base(BASE), "tpe", 0, 1 if given.get("cost") is None else 2)
     journal = Journal(file)
-    return StudyDriver(journal, journal.read(), sampling.ask, Stopping(rule, N_STEPS), n, **given)
+    return StudyDriver(journal, journal.read(mend=True), sampling.ask, Stopping(rule, N_STEPS), n, **given)
 
 
 def events_of(file: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Studies on a real Ray: every way a trial can end, and a driver that is killed in the middle."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,8 +119,9 @@ def test_a_driver_killed_in_the_middle_goes_on_and_ends_with_the_study_of_one_th
 @pytest.mark.parametrize(
     ("cpus", "gpus", "words"),
     [
-        (3.0, None, "--cpus-per-trial 3: Ray has 4 CPUs in all, at most 2 on one machine"),
-        (1.0, 1.0, "--gpus-per-trial 1: Ray has 0.5 GPUs in all"),
+        (17.0, None, "no machine has both (Ray has 16 CPUs and 0 GPUs; 1 CPUs and 2 GPUs)"),
+        (4.0, 1.0, "no machine has both"),
+        (1.0, 3.0, "no machine has both"),
         (1.0, 1.5, "a fraction up to 1 or a whole number was wanted"),
         (0.0, None, "a number above 0 was wanted"),
         (1.0, -0.5, "a fraction up to 1"),
@@ -128,13 +130,44 @@ def test_a_driver_killed_in_the_middle_goes_on_and_ends_with_the_study_of_one_th
 def test_resources_that_no_machine_has_are_refused_before_ray_waits_for_them(
     cpus: float, gpus: float | None, words: str
 ) -> None:
-    with pytest.raises(UserError, match=words.replace("(", r"\(")):
-        share_for(Capacity(4.0, 0.5, 2.0, 0.5), cpus, gpus)
+    with pytest.raises(UserError, match=re.escape(words)):
+        share_for(Capacity(((16.0, 0.0), (1.0, 2.0))), cpus, gpus)
 
 
-def test_trials_at_once_are_bounded_by_cores_and_by_shares_of_gpus() -> None:
-    machine = Capacity(cpus=16, gpus=2, largest_cpus=16, largest_gpus=2)
-    assert machine.at_once(Share(1, 0.25)) == 8
-    assert machine.at_once(Share(1, 0.0)) == 16
-    assert machine.at_once(Share(8, 0.25)) == 2
-    assert share_for(machine, 1.0, None) == Share(1.0, 1.0)
+def test_trials_at_once_are_bounded_by_the_cores_and_shares_of_gpus_of_each_machine() -> None:
+    cluster = Capacity(((16.0, 2.0), (3.0, 1.0)))
+    assert cluster.at_once(Share(1, 0.25)) == 8 + 3
+    assert cluster.at_once(Share(1, 0.0)) == 19
+    assert cluster.at_once(Share(8, 0.25)) == 2
+    assert share_for(cluster, 1.0, None) == Share(1.0, 1.0)
+    assert share_for(Capacity(((2.0, 0.0),)), 1.0, None) == Share(1.0, 0.0)
+
+
+def test_a_ray_that_loses_its_only_machine_ends_the_study_and_keeps_it(tmp_path: Path) -> None:
+    """The raylet and its workers are killed: Ray alone would wait for ever."""
+    script = run_script(tmp_path / "study")
+    journal = tmp_path / "study" / "journal.jsonl"
+    while not journal.exists() or '"result"' not in journal.read_text():
+        assert script.poll() is None
+        time.sleep(0.05)
+    machine = [pid for pid in descendants(script.pid) if "raylet/raylet" in command_of(pid)]
+    assert machine
+    workers = [worker for raylet in machine for worker in descendants(raylet)]
+    for pid in [*machine, *workers]:
+        os.kill(pid, signal.SIGKILL)
+    assert script.wait(120) != 0
+    assert run_script(tmp_path / "study").wait(120) == 0
+    trials = trials_of(Journal(journal).read())
+    assert len(trials) == len(VALUES)
+    assert all(trial.state in ("COMPLETE", "PRUNED") for trial in trials.values())
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *descendants(int(child))]
+    return found
+
+
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")

@@ -144,6 +144,27 @@ def test_joint_training_counts_as_steps_and_is_restored_in_its_middle(tmp_path: 
         assert [*before, *every_step(second)] == whole
 
 
+def test_a_trial_may_do_without_the_joint_training_of_others(tmp_path: Path) -> None:
+    run, data = joint(tmp_path)
+    results = every_step(trainable(data, {"multitask.tasks": []}, tmp_path / "alone"))
+    assert [result["step"] for result in results] == [1, 2]
+    alone = run.config.changed({"multitask.tasks": []})
+    assert results[-1]["mae"] == fit(alone, run.split, run.store, data.task, tmp_path / "fit").best_val_mae
+
+
+@pytest.mark.parametrize(("on_gpu", "gpus", "device"), [(True, 1.0, "cuda"), (True, 0.0, "cpu"), (False, 1.0, "cpu")])
+def test_only_a_trial_that_was_given_a_gpu_uses_one(
+    data: TrialData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: bool, gpus: float, device: str
+) -> None:
+    used = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(TrialData, "steps", lambda self, config, folder, device: used.append(device))
+    resources = tune.PlacementGroupFactory([{"CPU": 1.0, "GPU": gpus}])
+    monkeypatch.setattr(FineTune, "trial_resources", resources)
+    trainable(dataclasses.replace(data, on_gpu=on_gpu), {}, tmp_path / "trial")
+    assert used == [device]
+
+
 def test_a_trial_that_predicts_takes_one_step_with_the_model_of_its_seed(data: TrialData, tmp_path: Path) -> None:
     store = data._open(data.stores["0.3.0", 0.0])
     trained = fit(data.base, data.split, store, data.task, tmp_path / "model")

@@ -25,7 +25,7 @@ def cache_home() -> Path:
     """CRYSTALTUNE_CACHE where it is set, else crystaltune in the user's cache folder."""
     base = os.environ.get("CRYSTALTUNE_CACHE")
     if base:
-        return Path(base).expanduser()
+        return Path(base).expanduser().resolve()  # trials run in other folders
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "crystaltune"
 
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainables.errors import UserError
+from trainables.errors import CannotWrite
 from trainables.files import sha256_of_file, write_atomically, write_json
 from trainables.progress import Progress, silent
 
@@ -35,7 +35,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `path`.safetensors, then `path`.json.
 
     Raises:
-        UserError: the folder cannot be written (a full disk, for one); the older checkpoint is still there.
+        CannotWrite: the folder cannot be written (a full disk, for one); the older checkpoint is still there.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     file = path.with_suffix(".safetensors")
@@ -44,7 +44,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         write_json(path.with_suffix(".json"), {"sha256": sha256_of_file(file), **checkpoint.about})
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{file} cannot be written ({reason}): free space there and run the command again") from None
+        raise CannotWrite(f"{file} cannot be written ({reason}): free space there and run the command again") from None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -17,7 +17,7 @@ from trainables.levers import Start
 from trainables.model.chgnet import cutoffs_of
 from trainables.model.compiled import Compile
 from trainables.progress import Progress, silent
-from trainables.training.augment import skin_for
+from trainables.training.augment import skin_for, skin_of
 from trainables.training.cached import TRUNK
 from trainables.training.compute import Compute
 from trainables.training.distill import SoftTargets
@@ -41,6 +41,7 @@ class TrialData:
         soft: file of the teachers' labels, where trials distil.
         models: trained models (paths without suffix) by seed; where there are any, a trial only predicts in its own
             way with the model of its seed.
+        on_gpu: trials that were given a GPU use it.
         probes: every trial trains its head alone, on a frozen trunk.
         shares: steps an epoch.
     """
@@ -54,6 +55,7 @@ class TrialData:
     models: Mapping[int, Path] = field(default_factory=dict)
     probes: bool = False
     shares: int = 1
+    on_gpu: bool = True
     compiled: Compile = "auto"
     tf32: bool = False
     _opened: dict[Path, GraphStore] = field(default_factory=dict)
@@ -75,7 +77,7 @@ class TrialData:
         """Steps of a whole trial: joint training counts by its passes over the target's rows."""
         if self.models:
             return 1
-        joint = config.multitask.epochs if self.auxiliary else 0
+        joint = config.multitask.epochs if config.multitask.tasks else 0
         return self.shares * (joint + config.optim.epochs)
 
     def steps(
@@ -97,7 +99,7 @@ class TrialData:
             folder,
             skinned=self._skinned(config) if config.augment.active else None,
             soft=SoftTargets.load(self.soft) if self.soft is not None and config.distil.weight > 0 else None,
-            auxiliary=[Auxiliary(task, part, self._open(store)) for task, part, store in self.auxiliary],
+            auxiliary=self._auxiliary(config),
             compute=compute,
             progress=progress,
             shares=self.shares,
@@ -113,11 +115,16 @@ class TrialData:
         frozen = None
         if several and config.tta.corrected:
             frozen = FrozenEnergies(trained.model.start, task, compute.torch_device)
-        skinned = self._skinned(config) if several else None
+        skinned = self._store(config, skin_of(config.tta, cutoffs_of(config.model.start))) if several else None
         found = predict_views(model, config.tta, store, skinned, val.rows, frozen=frozen)
         mae = float(np.abs(found.value - val.targets).mean())
         seconds = time.perf_counter() - start
         yield StepResult(1, 0.0, mae, mae, float("nan"), config.tta.views * len(val), seconds)
+
+    def _auxiliary(self, config: RunConfig) -> list[Auxiliary]:
+        """The tasks that this trial trains on jointly, in its order; it may do without some."""
+        known = {task.name: Auxiliary(task, part, self._open(store)) for task, part, store in self.auxiliary}
+        return [known[name] for name in config.multitask.tasks]
 
     def _skinned(self, config: RunConfig) -> GraphStore:
         return self._store(config, skin_for(config, cutoffs_of(config.model.start)))

@@ -55,6 +55,7 @@ def main() -> None:
             config={"optim.lr": tune.grid_search([5e-4, 1e-3])},
             metric="mae",
             mode="min",
+            reuse_actors=True,
             storage_path=str(options.out.resolve()),
             name="tune_run",
             verbose=0,

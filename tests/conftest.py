@@ -16,6 +16,11 @@ from scipy.spatial.transform import Rotation
 torch.set_num_threads(1)  # tiny crystals: threads would only wait for each other
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+_LONG = ("test_study_on_ray.py", "test_search.py", "test_tune_run.py")  # begun first, so that no core waits for them
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ class FakeTrial(tune.Trainable):
     """Its MAE falls with the steps towards its `x`; it counts its steps in its folder, as a real trial does.
 
     `x` of 101 raises in its second step, 102 becomes nan in it, 103 is killed in it once, 104 every time, 105 says too
-    little.
+    little, 106 finds no room on its disk.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -56,6 +56,10 @@ class FakeTrial(tune.Trainable):
     def _fail(self) -> None:
         if self._x == 101:
             raise ValueError("no luck\nwith 101")
+        if self._x == 106:
+            from trainables.errors import CannotWrite  # imports little
+
+            raise CannotWrite("no room left")
         killed = self._folder / "killed"
         if self._x == 104 or (self._x == 103 and not killed.exists()):
             killed.touch()

@@ -13,6 +13,7 @@ import pytest
 from fake_trainable import N_STEPS
 from fake_trials import run_fakes
 
+from orchestrator import tuning
 from orchestrator.runtime import Capacity, Share, ray_session, share_for
 from orchestrator.stopping import Stopping
 from orchestrator.study_driver import MOST_TRIES, StudyDriver
@@ -24,15 +25,19 @@ VALUES = (5, 3, 8, 1, 9, 2, 7, 4, 6, 0)
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StudyDriver, Path]]:
-    """A study whose trials end in every way there is."""
-    folder = tmp_path_factory.mktemp("faults")
+def a_ray() -> Iterator[None]:
+    """One Ray for all studies of this process; trials' processes find what it does."""
     with pytest.MonkeyPatch.context() as patched:
-        # trials' processes find what this one does
         patched.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
         with ray_session(cores=2):
-            driver = run_fakes(folder, (0, 101, 102, 103, 104, 105, 1), rule="none", at_once=2)
-        yield driver, folder
+            yield
+
+
+@pytest.fixture(scope="module")
+def ended(a_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyDriver, Path]:
+    """A study whose trials end in every way there is."""
+    folder = tmp_path_factory.mktemp("faults")
+    return run_fakes(folder, (0, 101, 102, 103, 104, 105, 1), rule="none", at_once=2), folder
 
 
 def by_x(driver: StudyDriver) -> dict[int, TrialRecord]:
@@ -89,9 +94,10 @@ def timeless(folder: Path) -> list[dict[str, object]]:
     return [{name: value for name, value in event.items() if name != "time"} for event in events]
 
 
+@pytest.mark.usefixtures("a_ray")
 def test_a_driver_killed_in_the_middle_goes_on_and_ends_with_the_study_of_one_that_was_not(tmp_path: Path) -> None:
     """kill -9 of the driver: no finished trial runs again, and journal, states and rungs are those of a whole study."""
-    assert run_script(tmp_path / "whole").wait(120) == 0
+    run_fakes(tmp_path / "whole", VALUES)
     cut = run_script(tmp_path / "cut")
     journal = tmp_path / "cut" / "journal.jsonl"
     while not journal.exists() or journal.read_text().count('"end"') < 4:
@@ -102,7 +108,7 @@ def test_a_driver_killed_in_the_middle_goes_on_and_ends_with_the_study_of_one_th
     ended = [number for number, trial in trials_of(Journal(journal).read()).items() if trial.state != "RUNNING"]
     assert 4 <= len(ended) < len(VALUES)
     made = {number: (tmp_path / "cut" / "trials" / f"made-{number:05d}").read_text() for number in ended}
-    assert run_script(tmp_path / "cut").wait(120) == 0
+    run_fakes(tmp_path / "cut", VALUES)
     assert timeless(tmp_path / "cut") == timeless(tmp_path / "whole")
     for number, steps in made.items():
         assert (tmp_path / "cut" / "trials" / f"made-{number:05d}").read_text() == steps
@@ -143,6 +149,30 @@ def test_trials_at_once_are_bounded_by_the_cores_and_shares_of_gpus_of_each_mach
     assert share_for(Capacity(((2.0, 0.0),)), 1.0, None) == Share(1.0, 0.0)
 
 
+@pytest.mark.usefixtures("a_ray")
+def test_a_study_without_machines_ends_at_once_and_can_be_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(tuning, "is_alive", lambda: False)
+        patched.setattr(tuning, "_SECONDS_BETWEEN_LOOKS", 0.1)
+        with pytest.raises(UserError, match="lost all its machines; the study goes on with --resume"):
+            run_fakes(tmp_path / "study", VALUES)
+    driver = run_fakes(tmp_path / "study", VALUES)
+    assert driver.finished
+    assert len(driver.trials) == len(VALUES)
+
+
+@pytest.mark.usefixtures("a_ray")
+def test_a_disk_that_is_full_ends_the_session_and_fails_no_trial(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trial \d: no room left .*--resume"):
+        run_fakes(tmp_path / "study", (106, 1))
+    trials = trials_of(Journal(tmp_path / "study" / "journal.jsonl").read())
+    assert {trial.state for trial in trials.values()} <= {"RUNNING", "COMPLETE"}
+    assert trials[0].state == "RUNNING"
+
+
+@pytest.mark.slow
 def test_a_ray_that_loses_its_only_machine_ends_the_study_and_keeps_it(tmp_path: Path) -> None:
     """The raylet and its workers are killed: Ray alone would wait for ever."""
     script = run_script(tmp_path / "study")

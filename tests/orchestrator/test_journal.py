@@ -3,35 +3,22 @@
 import math
 import resource
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from said import Said
 from test_study_driver import Runner, driver_of, searched
 
 from orchestrator.stopping import Stopping
 from orchestrator.study_driver import StudyDriver
 from orchestrator.study_record import Journal, TrialRecord, result_event, trial_event, trials_of
 from trainables.errors import UserError
-from trainables.progress import Bar, silent
 from trainables.training.result import StepResult
 
 FULL = Path("/dev/full")
-
-
-class Said:
-    """Keeps the messages."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def stage(self, name: str, total: float | None, unit: str) -> AbstractContextManager[Bar]:
-        return silent.stage(name, total, unit)
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def written(folder: Path, n_results: int = 3) -> Path:

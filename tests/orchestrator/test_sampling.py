@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from said import Said
 from test_study_driver import BASE, FAULTS, SHAPES, SPACE, Runner, cost, driver_of, events_of, searched, trials_in
 
 from orchestrator.mirror import Mirror
@@ -24,7 +24,6 @@ from search_spaces import ssa
 from search_spaces.optim import SPACE as OPTIM
 from trainables.config import RunConfig
 from trainables.errors import UserError
-from trainables.progress import Bar, silent
 from trainables.training.result import StepResult
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,19 +40,6 @@ trials = list(trials_of(Journal(Path(sys.argv[1])).read()).values())
 sampling = Sampling(SPACE, SPACE.base(RunConfig(task="jdft2d")), "tpe", 0)
 print(json.dumps([sampling.ask(number, trials[:number]).params for number in (7, 11, 12, 13)]))
 """
-
-
-class Said:
-    """Keeps the messages."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def stage(self, name: str, total: float | None, unit: str) -> AbstractContextManager[Bar]:
-        return silent.stage(name, total, unit)
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def asker(sampler: SamplerName, seed: int = 0, n_objectives: int = 1) -> Sampling:

@@ -19,11 +19,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 _LONG = ("test_study_on_ray.py", "test_search.py", "test_tune_run.py")  # begun first, so that no core waits for them
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores: tests on Ray mostly wait for its processes to begin."""
-    return len(os.sched_getaffinity(0)) + 1
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _LONG)
 

@@ -11,6 +11,7 @@ import torch.fx.experimental._config
 
 from trainables.data.locate import cache_home
 from trainables.errors import UserError
+from trainables.model.linear import has_onednn
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Compile = Literal["auto", "on", "off"]
@@ -56,6 +57,7 @@ def compiled_once(function: Function) -> Function:
     """The function through torch.compile, for all sizes; its compiled code is shared by all processes."""
     # Sizes that happen to be equal in the first batch must not be taken for one size, or others compile again.
     torch.fx.experimental._config.use_duck_shape = False
+    torch.compiler.assume_constant_result(has_onednn)  # not where it stands: that alone loads the compiler, for seconds
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that a CPU has no use for
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "compiled"))
     return cast(Function, torch.compile(function, dynamic=True))

@@ -25,9 +25,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-@torch.compiler.assume_constant_result
 def has_onednn() -> bool:
-    """True where torch has oneDNN's linear (an operator of torch.compile's own, not public) and it uses AVX-512."""
+    """True where torch has oneDNN's linear (an operator of torch.compile's own, not public) and it uses AVX-512.
+
+    A constant to torch.compile (model.compiled says so).
+    """
     return _try_onednn()
 
 

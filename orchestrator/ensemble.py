@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linprog
 from torch import Tensor
 
 from trainables.errors import UserError, listed
@@ -254,6 +253,8 @@ def _least_mae(known: OutOfFold) -> Values:
     m, n = errors.shape
     if scale == 0:
         return _equal(m)
+    from scipy.optimize import linprog  # half a second to import, and most runs stack nothing
+
     cost = np.append(np.zeros(n), -1.0)  # of (l, s); linprog minimises
     rows = np.hstack([-errors / scale, np.ones((m, 1))])  # s - (E l)_j <= 0
     bounds = [(-1.0, 1.0)] * n + [(None, None)]

@@ -328,3 +328,23 @@ def test_a_crystal_whose_conversion_failed_gives_a_finite_value(made: dict[str, 
     store = open_or_build(CrystalTable.pack([needle, Crystal.from_structure(made["hcp"])]), Cutoffs(), tmp_path)
     assert store.failed.tolist() == [True, False]
     assert np.isfinite(our_energies(our_model("0.3.0"), collate(store, np.arange(2)))).all()
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_modules_have_stock_names_and_draw_the_same_random_weights(start: Start) -> None:
+    ours = build_model(start, ENERGY, seed=11)
+    with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+        torch.manual_seed(11)
+        stock = CHGNet(**ours.model_args)
+    if start != "scratch":
+        stock = stock_model(start)
+    expected = stock.state_dict()
+    assert list(ours.state_dict()) == list(expected)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
+
+
+def test_a_variant_that_the_packed_pass_does_not_cover_is_refused() -> None:
+    arguments = our_model("0.3.0").model_args
+    for other in ({"mlp_first": False}, {"non_linearity": "relu"}, {"gMLP_norm": "batch"}, {"conv_dropout": 0.1}):
+        with pytest.raises(NotImplementedError, match="no packed energy path"):
+            CrystalModel(arguments | other)

@@ -1,13 +1,11 @@
 """The model that is trained: CHGNet with its own weights and state_dict keys, energy only, over packed batches."""
 
-import contextlib
-import io
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, cast
 
 import torch
-from chgnet.model import CHGNet
 from torch import Tensor, nn
 
 from trainables.data.tasks import Task
@@ -16,6 +14,7 @@ from trainables.graphs.convert import Cutoffs
 from trainables.levers import FULL_WIDTH, ModelConfig, Start
 from trainables.model.engine import atom_features
 from trainables.model.heads import EnergyHead, HurdleHead, Outputs, PropertyHead, crystal_sum, mean_pool
+from trainables.model.modules import ChgnetModules
 
 WEIGHT_FILES = {
     "0.3.0": "0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar",
@@ -27,8 +26,8 @@ TRAINING_PARTS = ("auxiliary.", "log_scale.", "match.")  # of a model that is tr
 _WIDTHS = ("atom_fea_dim", "bond_fea_dim", "angle_fea_dim", "atom_conv_hidden_dim", "bond_conv_hidden_dim")
 
 
-class CrystalModel(CHGNet):
-    """Stock CHGNet modules under a packed, energy-only forward pass.
+class CrystalModel(ChgnetModules):
+    """CHGNet's modules under a packed, energy-only forward pass.
 
     Without a head its state_dict has exactly stock's keys; a property head adds `head.*`.
 
@@ -46,8 +45,8 @@ class CrystalModel(CHGNet):
     compiled: bool = False
     floor: float | None = None
 
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        super().__init__(arguments)
         # An instance's: torch keeps modules apart from attributes, so a class attribute would hide the head for ever.
         self.head: PropertyHead | None = None
         self.auxiliary = nn.ModuleDict()
@@ -92,7 +91,7 @@ class CrystalModel(CHGNet):
 
     @property
     def cutoffs(self) -> Cutoffs:
-        return Cutoffs(self.graph_converter.atom_graph_cutoff, self.graph_converter.bond_graph_cutoff)
+        return Cutoffs(self.atom_cutoff, self.bond_cutoff)
 
 
 def build_model(
@@ -158,19 +157,9 @@ def _load(start: Start, width: int = FULL_WIDTH) -> CrystalModel:
     arguments["version"] = start
     if width != FULL_WIDTH:
         arguments |= dict.fromkeys(_WIDTHS, width) | {"mlp_hidden_dims": [width] * len(arguments["mlp_hidden_dims"])}
-    with contextlib.redirect_stdout(io.StringIO()):  # the constructor prints its parameter count
-        model = CrystalModel(**arguments)
-    if start != "scratch":
+    model = CrystalModel(arguments)
+    if start == "scratch":  # random weights, and MPtrj's reference energies, with which chgnet begins as well
+        model.composition_model.fc.weight.data.copy_(content["state_dict"]["composition_model.fc.weight"])
+    else:
         model.load_state_dict(content["state_dict"])
-    _refuse_other_architectures(model)
     return model
-
-
-def _refuse_other_architectures(model: CrystalModel) -> None:
-    """The packed pass covers what the shipped weights use; say so rather than compute something else."""
-    plain = all(
-        isinstance(layer.twoBody_atom.activation, nn.SiLU) and layer.atom_norm is None
-        for layer in model.atom_conv_layers
-    )
-    if not (plain and model.mlp_first and model.is_intensive):
-        raise NotImplementedError("this CHGNet variant (norms, activation or read-out) has no packed energy path")

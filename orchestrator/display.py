@@ -8,23 +8,55 @@ from multiprocessing.queues import Queue
 from typing import Any
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
 from trainables.progress import Bar, Progress
 
 console = Console(stderr=True, highlight=False, markup=False)
 _SECONDS_BETWEEN_LINES = 10.0
+_SHARE_BETWEEN_LINES = 0.1  # of the time a stage has taken: the log of a long job grows ever more slowly
 _MOST_ENDED_BARS = 6
+_WIDE, _BARS, _NAME = 110, (10, 24), 25  # columns from which on bars are long; their lengths; a name's, below that
 
 
 class _Rate(ProgressColumn):
-    """Throughput, for example 173 structures/s."""
+    """Throughput, for example 173 structures/s or 28 s/trial."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if not speed else f"{speed:,.0f} {task.fields['unit']}/s", style="cyan")
+        return Text(rate_text(speed, task.fields["unit"]) if speed else "", style="cyan")
+
+
+def rate_text(speed: float, unit: str) -> str:
+    """Units a second or, where that is less than one, seconds a unit: 173 structures/s, 28 s/trial."""
+    if speed >= 10:
+        return f"{speed:,.0f} {unit}/s"
+    if speed >= 1:
+        return f"{speed:.1f} {unit}/s"
+    one = unit.removesuffix("s")
+    return f"{1 / speed:,.0f} s/{one}" if speed <= 0.1 else f"{1 / speed:.1f} s/{one}"
+
+
+class _Time(ProgressColumn):
+    """Time left or, of a stage that has ended, the time it took."""
+
+    def render(self, task: Task) -> Text:
+        if task.finished:
+            return Text(clock(task.finished_time or 0.0), style="dim")
+        return Text("" if task.time_remaining is None else f"ETA {clock(task.time_remaining)}", style="cyan")
+
+
+def clock(seconds: float) -> str:
+    """For example 0:07, 12:40, 3:05:00 or 2d 3:05:00."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}:{minutes:02d}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class BarDisplay:
@@ -32,14 +64,19 @@ class BarDisplay:
 
     def __init__(self) -> None:
         self._ended: list[TaskID] = []
+        wide = console.width >= _WIDE
+        name = Column(no_wrap=True, overflow="ellipsis", max_width=None if wide else _NAME)
+        note = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # what the numbers leave
         self._bars = _Bars(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            _Rate(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim", markup=False),
+            TextColumn("{task.description}", markup=False, table_column=name),
+            BarColumn(_BARS[wide], table_column=Column(no_wrap=True)),
+            TextColumn("{task.percentage:>3.0f}%", table_column=Column(no_wrap=True)),
+            _Rate(table_column=Column(no_wrap=True)),
+            _Time(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", style="dim", markup=False, table_column=note),
             console=console,
+            expand=True,
+            refresh_per_second=4,
         )
 
     def __enter__(self) -> "BarDisplay":
@@ -129,8 +166,9 @@ class _LineBar:
         self._note = note or self._note
         if self._first is None:
             self._first = self._done if amount else 0.0
-        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
+        now = time.monotonic()
+        if now - self._last >= max(_SECONDS_BETWEEN_LINES, _SHARE_BETWEEN_LINES * (now - self._begin)):
+            self._last = now
             self._print()
 
     def close(self) -> None:
@@ -141,18 +179,17 @@ class _LineBar:
         self._printed = self._done
         seconds = time.monotonic() - self._begin
         speed = (self._done - (self._first or 0.0)) / max(seconds, 1e-9)
-        parts = [self._name, f"{self._done:,.0f} {self._unit}", f"{speed:,.0f}/s"]
+        parts = [self._name, f"{self._done:,.0f} {self._unit}", *([rate_text(speed, self._unit)] if speed > 0 else [])]
         if self._total:
             parts[1] = f"{self._done / self._total:.0%} of {self._total:,.0f} {self._unit}"
             if 0 < self._done < self._total and speed > 0:
-                left = (self._total - self._done) / speed
-                parts.append(f"ETA {int(left // 60)}:{int(left % 60):02d}")
-        console.print(" | ".join([*parts, self._note]), soft_wrap=True)
+                parts.append(f"ETA {clock((self._total - self._done) / speed)}")
+        console.print(" | ".join([*parts, *([self._note] if self._note else [])]), soft_wrap=True)
 
 
 def display() -> "BarDisplay | LineDisplay":
-    """Bars where a person watches, lines where a file does."""
-    return BarDisplay() if console.is_terminal else LineDisplay()
+    """Bars where a person watches, lines where a file does or the terminal cannot move its cursor."""
+    return BarDisplay() if console.is_terminal and not console.is_dumb_terminal else LineDisplay()
 
 
 class QueueProgress:

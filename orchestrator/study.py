@@ -20,7 +20,7 @@ from orchestrator.study_driver import StudyDriver, Watcher
 from orchestrator.study_identity import ABOUT, JOURNAL, begin, refuse_another, refuse_folder, study_about, train_words
 from orchestrator.study_material import refuse_full_disk, trial_data, with_models
 from orchestrator.study_options import SearchOptions, refuse_options, stopping_of
-from orchestrator.study_record import Journal, TrialRecord, trials_of
+from orchestrator.study_record import Journal, TrialRecord, crashes_of, trials_of
 from orchestrator.study_report import write_study_reports
 from orchestrator.study_watch import Housekeeper, StudyWatch
 from orchestrator.train import only_process, read_rows, task_config, with_named
@@ -100,12 +100,22 @@ def search(
                 finished = (
                     _probe(study, share, at_once) and _search(study, share, at_once) and _check(study, share, at_once)
                 )
+            except Exception as error:
+                _note_crash(study, error)
+                raise
             finally:
                 analysis = report(out)
     _refuse_if_all_failed(analysis, out)
     if not finished:
         progress.message("the time budget has ended before the study: the same command with --resume goes on")
     return analysis
+
+
+def _note_crash(study: _Study, error: Exception) -> None:
+    """Let the report tell of what nobody expected; the mistakes that are meant for people are told already."""
+    if not isinstance(error, UserError):
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        study.journal.append("crash", time=round(time.time(), 3), phase="study", reason=reason[:500])
 
 
 def _prepared(
@@ -135,8 +145,8 @@ def report(folder: Path) -> Analysis:
         raise UserError(
             f"{folder} holds no study ({ABOUT} is missing or damaged): name the --out of a search"
         ) from None
-    trials = trials_of(Journal(folder / JOURNAL).read())
-    return write_study_reports(folder, about, trials, distributions_of)
+    events = Journal(folder / JOURNAL).read()
+    return write_study_reports(folder, about, trials_of(events), distributions_of, crashes_of(events))
 
 
 @contextmanager

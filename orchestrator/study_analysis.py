@@ -11,7 +11,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from orchestrator.study_importances import Distributions, Importances, importances
-from orchestrator.study_record import StepResult, TrialRecord
+from orchestrator.study_record import Crash, StepResult, TrialRecord
 from orchestrator.study_verdict import (
     BASELINE,
     Checked,
@@ -88,6 +88,7 @@ class Analysis:
         states: search trials in each state that there is.
         front: numbers of the complete trials for which no other has both a lower MAE and a lower cost, cheapest first.
         axes: of each parameter, what it was drawn from.
+        crashes: of the engine that runs the trials.
     """
 
     about: Mapping[str, Any]
@@ -105,6 +106,7 @@ class Analysis:
     importances: list[Importances]
     saving: Saving | None
     axes: dict[str, BaseDistribution]
+    crashes: tuple[Crash, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -119,11 +121,17 @@ class Analysis:
         return "predictions a crystal" if self.predicts_only else "structures processed in training"
 
 
-def analyse(about: Mapping[str, Any], trials: Mapping[int, TrialRecord], distributions: Distributions) -> Analysis:
+def analyse(
+    about: Mapping[str, Any],
+    trials: Mapping[int, TrialRecord],
+    distributions: Distributions,
+    crashes: Sequence[Crash] = (),
+) -> Analysis:
     """Everything from study.json and the journal's trials.
 
     Args:
         distributions: what the parameters of a trial were drawn from, by name.
+        crashes: of the engine, as the journal tells them.
 
     Raises:
         UserError: the best trial's configuration is none (of another version of crystaltune).
@@ -153,6 +161,7 @@ def analyse(about: Mapping[str, Any], trials: Mapping[int, TrialRecord], distrib
         importances=_importances(searched, about, distributions),
         saving=saving,
         axes=dict(sorted(axes.items())),
+        crashes=tuple(crashes),
     )
     analysis.sentences.extend(_sentences(analysis))
     return analysis
@@ -330,8 +339,17 @@ def _front_sentence(analysis: Analysis) -> list[str]:
 
 
 def _failure_sentence(analysis: Analysis) -> list[str]:
+    crashed = [
+        f"The engine that runs the trials crashed {_times(len(analysis.crashes))}, at last with: {crash.reason}"
+        for crash in analysis.crashes[-1:]
+    ]
     if not analysis.failures:
-        return []
+        return crashed
     most = analysis.failures[0]
     total = sum(len(failure.numbers) for failure in analysis.failures)
-    return [f"Failed: {total} (checks included), most often ({len(most.numbers)}) for this reason: {most.reason}"]
+    failed = f"Failed: {total} (checks included), most often ({len(most.numbers)}) for this reason: {most.reason}"
+    return [failed, *crashed]
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")

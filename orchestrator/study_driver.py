@@ -142,6 +142,10 @@ class StudyDriver:
         """A trial could not write its files: it has not failed, and no other would fare better. The study ends here."""
         self.broken = CannotWrite(f"trial {number}: {reason} (the study goes on with --resume)")
 
+    def crashed(self, phase: str, reason: str) -> None:
+        """Whoever runs the trials has failed: none of them is to blame, and the report says so."""
+        self._write("crash", phase=phase, reason=reason)
+
     def interrupted(self) -> None:
         """Nothing runs any more: what has not ended waits to go on."""
         self._waiting = [trial.number for trial in self.trials.values() if trial.state == "RUNNING"]

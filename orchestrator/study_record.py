@@ -70,6 +70,20 @@ class TrialRecord:
         return self.results[-1].seconds if self.results else 0.0
 
 
+@dataclass(frozen=True)
+class Crash:
+    """Whoever ran the trials failed, and no trial was to blame.
+
+    Attributes:
+        time: seconds since 1970.
+        phase: search, probe or check.
+    """
+
+    time: float
+    phase: str
+    reason: str
+
+
 class Journal:
     """The lines of one study, appended one by one."""
 
@@ -160,6 +174,12 @@ def trials_of(events: Iterable[Mapping[str, Any]]) -> dict[int, TrialRecord]:
             trial = trials[content["number"]]
             trial.state, trial.values, trial.reason = content["state"], tuple(content["values"]), content["reason"]
     return trials
+
+
+def crashes_of(events: Iterable[Mapping[str, Any]]) -> tuple[Crash, ...]:
+    """The crashes that a journal tells of, in their order."""
+    fields = ("time", "phase", "reason")
+    return tuple(Crash(*(event[name] for name in fields)) for event in events if event["event"] == "crash")
 
 
 _BEGINNING = ("number", "changes", "params", "origin", "seed", "of", "distributions")

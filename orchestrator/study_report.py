@@ -1,7 +1,7 @@
 """A study's files (best.yaml, report.html, report.md, trials.parquet), and its table for the terminal."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from orchestrator.study_analysis import Analysis, analyse, cost_of
 from orchestrator.study_importances import Distributions
 from orchestrator.study_page import check_cells, html, markdown, sections
 from orchestrator.study_pictures import WORDS
-from orchestrator.study_record import TrialRecord
+from orchestrator.study_record import Crash, TrialRecord
 from orchestrator.study_verdict import BASELINE, name_of, number_text
 from trainables.files import write_parquet, write_text
 
@@ -22,7 +22,11 @@ _MOST_LINES = 8  # of the table for the terminal
 
 
 def write_study_reports(
-    folder: Path, about: Mapping[str, Any], trials: Mapping[int, TrialRecord], distributions: Distributions
+    folder: Path,
+    about: Mapping[str, Any],
+    trials: Mapping[int, TrialRecord],
+    distributions: Distributions,
+    crashes: Sequence[Crash] = (),
 ) -> Analysis:
     """Write the files, each of them whole or not at all; best.yaml only where a trial completed.
 
@@ -31,11 +35,12 @@ def write_study_reports(
         about: study.json.
         trials: of the journal, checks among them.
         distributions: what a trial's parameters were drawn from, by name.
+        crashes: of the journal.
 
     Raises:
         UserError: a configuration of the study is none (of another version of crystaltune).
     """
-    analysis = analyse(about, trials, distributions)
+    analysis = analyse(about, trials, distributions, crashes)
     parts = sections(analysis, folder)
     write_parquet(folder / "trials.parquet", trials_table(analysis))
     if analysis.best is not None:

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -17,6 +18,7 @@ from trainables.training.result import StepResult
 
 _SHOWN = 8  # running and newest trials in the live table
 _SECONDS_BETWEEN = 0.5
+_STATES = {"COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running"}
 
 
 class Housekeeper:
@@ -120,11 +122,12 @@ def sentence(trial: TrialRecord, unit: str) -> str:
 
 
 def live_table(trials: Sequence[TrialRecord], stopping: Stopping, unit: str) -> RenderableType:
-    """Counts, rungs, and the trials that run or ended last."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("trial", "state", "step", f"MAE{f' ({unit})' if unit else ''}", "time", "changes"):
-        numeric = column in ("trial", "step", "time") or column.startswith("MAE")
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+    """Counts, rungs, and the trials that run or ended last; the changes of each as far as the line is wide."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), expand=True)
+    for column in ("trial", "state", "step", f"MAE{f' ({unit})' if unit else ''}", "time"):
+        justify: Literal["left", "right"] = "left" if column == "state" else "right"
+        table.add_column(column, justify=justify, no_wrap=True, min_width=len(column))
+    table.add_column("changes", no_wrap=True, overflow="ellipsis", ratio=1)
     running = [trial for trial in trials if trial.state == "RUNNING"]
     rest = [trial for trial in trials if trial.state != "RUNNING"]
     left = max(0, _SHOWN - len(running))
@@ -132,7 +135,7 @@ def live_table(trials: Sequence[TrialRecord], stopping: Stopping, unit: str) -> 
         mae = f"{trial.mae:.4g}" if trial.results else ""
         what = ", ".join(f"{key.rsplit('.', 1)[-1]} {_short(value)}" for key, value in trial.changes.items())
         seconds = readable(trial.seconds) if trial.results else ""
-        table.add_row(str(trial.number), trial.state.lower(), str(trial.last), mae, seconds, what)
+        table.add_row(str(trial.number), _STATES[trial.state], str(trial.last), mae, seconds, what)
     return Group(_counts(trials), _rungs(stopping), table)
 
 

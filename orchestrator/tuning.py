@@ -59,11 +59,14 @@ def run_phase(
             _fit(driver, trainable, share, folder, max_concurrent, callbacks, name)
         except Exception as error:
             crashes += 1  # a trial killed for its memory takes Tune along; the driver knows where all stood
+            if driver.broken is None:
+                driver.crashed(name, reason_of(error))
             if driver.broken is None and (crashes >= _MOST_CRASHES or not isinstance(error, TuneError)):
                 write_text(folder / "error.txt", traceback.format_exc())
                 raise UserError(f"Ray Tune failed ({reason_of(error)}; see {folder / 'error.txt'})") from None
         driver.interrupted()
         if driver.broken is None and not driver.finished and not is_alive():
+            driver.crashed(name, "Ray has lost all its machines")
             raise UserError("Ray has lost all its machines; the study goes on with --resume")
     if driver.broken is not None:
         raise driver.broken
@@ -105,17 +108,40 @@ def _fit(
     tuner.fit()
 
 
+class _Here:
+    """Something of this process alone: copies hold the same, pickles hold nothing.
+
+    Tune pickles whoever asks, judges and ends its trials, to restore them some day. Nothing here is restored from it,
+    and what the driver tells (a live display among it) cannot be pickled.
+    """
+
+    def __init__(self, driver: StudyDriver | None = None) -> None:
+        self._held = driver
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Here":
+        return self
+
+    def __reduce__(self) -> tuple[type["_Here"], tuple[()]]:
+        return _Here, ()
+
+    @property
+    def driver(self) -> StudyDriver:
+        if self._held is None:
+            raise RuntimeError("a study's driver was asked for in a copy that Ray Tune has pickled")
+        return self._held
+
+
 class _Ending(Stopper):
     """Ends Tune's part where nothing can go on; trials that wait for a place would never be asked."""
 
     def __init__(self, driver: StudyDriver) -> None:
-        self._driver, self._asked = driver, time.monotonic()
+        self._here, self._asked = _Here(driver), time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        if self._driver.ends_now:
+        if self._here.driver.ends_now:
             return True
         if time.monotonic() - self._asked < _SECONDS_BETWEEN_LOOKS:
             return False
@@ -132,15 +158,16 @@ class _Asking(Searcher):
 
     def __init__(self, driver: StudyDriver, folder: Path, max_concurrent: int) -> None:
         super().__init__(metric="mae", mode="min")
-        self._driver, self._folder, self._max = driver, folder, max_concurrent
+        self._here, self._folder, self._max = _Here(driver), folder, max_concurrent
         self._running: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
-        if self._driver.nothing_to_begin and not self._running:
+        driver = self._here.driver
+        if driver.nothing_to_begin and not self._running:
             return Searcher.FINISHED
-        trial = self._driver.next() if len(self._running) < self._max else None
+        trial = driver.next() if len(self._running) < self._max else None
         if trial is None:
-            return Searcher.FINISHED if self._driver.late or self._driver.finished else None
+            return Searcher.FINISHED if driver.late or driver.finished else None
         self._running.add(trial_id)
         return configuration(trial, self._folder)
 
@@ -174,14 +201,14 @@ class _Reporting(FIFOScheduler):
 
     def __init__(self, driver: StudyDriver) -> None:
         super().__init__()
-        self._driver = driver
+        self._here = _Here(driver)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         missing = [name for name in _FIELDS if name not in result]
         if missing:
-            self._driver.failed(trial.config[TRIAL], f"a result without {', '.join(missing)}")
+            self._here.driver.failed(trial.config[TRIAL], f"a result without {', '.join(missing)}")
             return str(TrialScheduler.STOP)
-        decision = self._driver.report(trial.config[TRIAL], _step(result), done=bool(result.get("done")))
+        decision = self._here.driver.report(trial.config[TRIAL], _step(result), done=bool(result.get("done")))
         return str(TrialScheduler.CONTINUE if decision == "go on" else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -191,12 +218,13 @@ class _Reporting(FIFOScheduler):
         error = _error_of(trial)
         number = trial.config[TRIAL]
         cause = getattr(error, "cause", None) or error
+        driver = self._here.driver
         if isinstance(cause, CannotWrite):
-            self._driver.unwritable(number, str(cause))
+            driver.unwritable(number, str(cause))
         elif not isinstance(error, RayActorError) or error.actor_init_failed:
-            self._driver.failed(number, reason_of(error))
+            driver.failed(number, reason_of(error))
         else:
-            self._driver.killed(number, "its process was killed (out of memory, most likely)")
+            driver.killed(number, "its process was killed (out of memory, most likely)")
 
 
 def _error_of(trial: Any) -> BaseException | None:

@@ -9,16 +9,17 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox, BboxBase
 from numpy.typing import NDArray
 
 from orchestrator import page as shared
 from orchestrator.ablation_analysis import Analysis
 from orchestrator.ablation_rules import Row
-from orchestrator.page import GREY, LINE, environment, figure_with_axes, svg
+from orchestrator.page import environment, figure_with_axes, svg
+from orchestrator.page_colours import GREEN, GREY, GRID, INK, LINE, PAGE, RED, SERIES
+from orchestrator.ticks import set_ticks
 
-COLOURS = {"better": "#1a7f37", "worse": "#b42318"}
+COLOURS = {"better": GREEN, "worse": RED}
 _TEXT_COLUMNS = frozenset(
     ("experiment", "what it is", "against", "control", "equal in", "tier", "device", "decision", "algorithm")
 )
@@ -57,8 +58,8 @@ def page(
     """The whole page; nothing in it is fetched from elsewhere."""
     drawn = [(text, Markup(svg(figure, f"p{place}-", text))) for place, (text, figure) in enumerate(figures(analysis))]
     template = environment().from_string(_PAGE)
-    about = {"title": title, "command": command, "origin": origin, "definitions": definitions}
-    return template.render(analysis=analysis, sheets=sheets, pictures=drawn, colours=COLOURS, **about)
+    about = {"title": f"Ablation: {title}", "command": command, "origin": origin, "definitions": definitions}
+    return template.render(analysis=analysis, sheets=sheets, pictures=drawn, **about)
 
 
 def figures(analysis: Analysis) -> list[tuple[str, Figure]]:
@@ -88,20 +89,20 @@ def _forest(rows: Sequence[Row], unit: str) -> Figure:
     names = [f"{shown_name(row)} vs {row['parent']}" for row in rows]
     left = min(0.4, 0.03 + 0.0105 * max(map(len, names)))
     figure.subplots_adjust(left=left, right=0.76, top=1 - 0.1 / height, bottom=0.6 / height)
-    axes.axvline(0, color="black", linewidth=1)
+    axes.axvline(0, color=INK, linewidth=1)
     for place, row in enumerate(rows):
         colour, difference = COLOURS.get(row["decision"], GREY), row["difference"]
         low, high = row["interval"] or (difference, difference)
         axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
-        filled = colour if row["decision"] in COLOURS else "white"  # not by colour alone
+        filled = colour if row["decision"] in COLOURS else PAGE  # not by colour alone
         axes.plot(difference, place, "o", color=colour, markerfacecolor=filled, markersize=7)
         words: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 10, "color": colour}
         axes.annotate(row["decision"], (1.03, place), annotation_clip=False, **words)
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    set_ticks(axes.xaxis, 6)
     axes.set_xlabel(f"difference in MAE{f' ({unit})' if unit else ''}")
-    axes.grid(axis="x", color="#e5e7eb")
+    axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
     return figure
 
@@ -119,12 +120,8 @@ def _against_cost(rows: Sequence[Row], lines: Mapping[str, float], unit: str) ->
     else:
         margin = 0.12 * (max(maes) - min(maes)) or 0.1 * max(maes)
         axes.set_ylim(min(maes) - margin, max(maes) + margin)
-    for axis in (axes.xaxis, axes.yaxis):
-        if axis.get_scale() == "log":
-            low, high = axis.get_view_interval()
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-            axis.set_minor_formatter(NullFormatter())
+    set_ticks(axes.xaxis, 7)
+    set_ticks(axes.yaxis, 8)
     axes.set_xlabel("structures processed in training")
     axes.set_ylabel(f"MAE{f' ({unit})' if unit else ''}")
     for row, cost in zip(rows, costs, strict=True):
@@ -212,10 +209,11 @@ def _curves(rows: Sequence[Row], unit: str) -> Figure:
         members, mae, low, high = (
             [point[name] for point in row["curve"]] for name in ("n_members", "mae", "min", "max")
         )
-        colour = f"C{place % 10}"
+        colour = SERIES[place % len(SERIES)]
         axes.fill_between(members, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(members, mae, "o-", color=colour, label=shown_name(row))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    set_ticks(axes.xaxis, 10, integer=True)
+    set_ticks(axes.yaxis, 6)
     axes.set_xlabel("members")
     axes.set_ylabel(f"MAE{f' ({unit})' if unit else ''}")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02))
@@ -226,18 +224,10 @@ _PAGE = """\
 <!doctype html>
 <html lang="en">
 <head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Ablation: {{ title }}</title>
-<style>
-{% include "style" %}
-{% for decision, colour in colours.items() %}
-.{{ decision }} { color: {{ colour }}; font-weight: 600; }
-{% endfor %}
-</style>
+{% include "head" %}
 </head>
 <body>
-<h1>Ablation: {{ title }}</h1>
+<h1>{{ title }}</h1>
 <h2>What follows</h2>
 <ul>
 {% for sentence in analysis.sentences %}
@@ -250,7 +240,7 @@ _PAGE = """\
 {% include "sheet" %}
 {% if loop.first %}
 {% for caption, picture in pictures %}
-<figure>{{ picture }}<figcaption>{{ caption }}</figcaption></figure>
+{% include "picture" %}
 {% endfor %}
 {% endif %}
 {% endfor %}

@@ -42,8 +42,14 @@ def environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=shared, autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
+    made.filters["breakable"] = breakable
     made.globals["style"] = Markup(css_variables() + _STYLE)
     return made
+
+
+def breakable(text: str) -> Markup:
+    """The text with places behind dots, slashes and underscores at which a narrow page may break it."""
+    return Markup(re.sub(r"(?<=[./_])(?=\w)", "<wbr>", str(escape(text))))
 
 
 def blank(height_inches: float) -> Figure:
@@ -135,16 +141,17 @@ li { margin: .25rem 0; }
 table { border-collapse: collapse; width: max-content; font-size: .875rem; font-variant-numeric: tabular-nums;
   overflow-wrap: break-word; }
 th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--grid); text-align: right; white-space: nowrap; }
-th { max-width: 9rem; white-space: normal; color: var(--grey); font-weight: 600; border-bottom-color: var(--line);
+th { max-width: 8rem; white-space: normal; color: var(--grey); font-weight: 600; border-bottom-color: var(--line);
   vertical-align: bottom; }
 td { vertical-align: top; }
 .text { text-align: left; }
-td.text { white-space: normal; max-width: 28rem; }
+td.text { white-space: normal; max-width: 22rem; }
 td:first-child { font-weight: 600; }
 figure { margin: 1.25rem 0; max-width: 50rem; }
 figure svg { display: block; width: 100%; height: auto; fill: currentColor; }
 figcaption { color: var(--grey); font-size: .875rem; margin-top: .25rem; }
-pre { background: var(--code); padding: .75rem 1rem; font-size: .875rem; white-space: pre-wrap; }
+pre { background: var(--code); padding: .6rem 1rem .6rem 3ch; text-indent: -2ch; font-size: .875rem;
+  white-space: pre-wrap; margin: .5rem 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; font-size: .875rem; }
 dt { color: var(--grey); }
 dd { margin: 0; }
@@ -152,6 +159,7 @@ dd { margin: 0; }
   body { padding: 1rem .9rem 3rem; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin: 0 0 .5rem; }
+  th { max-width: 6.5rem; }
   td.text { max-width: 16rem; }
   th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); white-space: normal;
     min-width: min-content; max-width: 9rem; }
@@ -174,7 +182,10 @@ _SHEET = """\
 </tr></thead>
 <tbody>
 {% for row in sheet.rows %}
-<tr>{% for cell in row %}<td class="{{ sheet.kind(sheet.columns[loop.index0], cell) }}">{{ cell }}</td>{% endfor %}</tr>
+<tr>{% for cell in row %}
+{%- set words = cell | breakable if loop.first else cell -%}
+<td class="{{ sheet.kind(sheet.columns[loop.index0], cell) }}">{{ words }}</td>
+{%- endfor %}</tr>
 {% endfor %}
 </tbody>
 </table></div>

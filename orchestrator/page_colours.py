@@ -26,7 +26,7 @@ PALETTE: dict[str, tuple[str, str]] = {
     "grid": (GRID, "#2b323b"),
     "page": (PAGE, "#0d1117"),
     "code": ("#f6f8fa", "#161b22"),
-    "shade": ("#8c959f", "#7d8793"),
+    "shade": ("#a0a8b0", "#6e7681"),
     "green": (GREEN, "#3fb950"),
     "red": (RED, "#ff7b72"),
     "blue": (BLUE, "#58a6ff"),

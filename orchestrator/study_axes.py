@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from orchestrator.ticks import set_ticks, tick_texts
+from orchestrator.ticks import fix_ticks, set_ticks, tick_texts
 
 _SAME = 1e-9  # values that differ by less, as a share of their size, are drawn as if they were equal
 _WIDE = 4  # largest / smallest value from which an axis is logarithmic
@@ -50,8 +50,9 @@ class Dimension:
         middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
         if self.integer:
             middle = round(middle)
-        values = list(dict.fromkeys((self.low, float(middle), self.high)))
-        return [(self.place(value), text) for value, text in zip(values, tick_texts(values, log=self.log), strict=True)]
+        values = list(dict.fromkeys((self.low, middle, self.high)))
+        texts = [f"{value:,.0f}" for value in values] if self.integer else tick_texts(values, own_digits=True)
+        return [(self.place(value), text) for value, text in zip(values, texts, strict=True)]
 
     def place_of_index(self, index: int) -> float:
         return index / (len(self.choices) - 1) if len(self.choices) > 1 else 0.5
@@ -122,5 +123,7 @@ def parameter_axis(axes: Axes, one: Dimension) -> None:
     else:
         margin = 0.05 * (one.high - one.low) if one.high > one.low else 0.5 * abs(one.high) or 1.0
         axes.set_xlim(one.low - margin, one.high + margin)
-    if not one.choices:
+    if not one.choices and one.high > one.low:
         set_ticks(axes.xaxis, 5, integer=one.integer)
+    elif not one.choices:
+        fix_ticks(axes.xaxis, [one.low], tick_texts([one.low]))

@@ -297,7 +297,8 @@ def markdown(analysis: Analysis, parts: list[Section]) -> str:
         written = ["\n".join(f"- {sentence}" for sentence in part.sentences)]
         written.append("\n".join(f"- {name}: {words}" for name, words in part.facts))
         for sheet in (*part.sheets, *part.drawn):
-            written += [pipes(sheet), "\n".join(f"- {note}" for note in sheet.notes)]
+            title = f"### {sheet.title}" if sheet.title != part.title else ""
+            written += [title, pipes(sheet), "\n".join(f"- {note}" for note in sheet.notes)]
         written.append("\n".join(f"- {note}" for note in part.notes))
         if part.commands:
             written.append("```\n" + "\n".join(part.commands) + "\n```")
@@ -340,7 +341,9 @@ _PAGE = """\
 <ul class="notes">{% for note in section.notes %}<li>{{ note }}</li>{% endfor %}</ul>
 {% endif %}
 {% if section.commands %}
-<pre>{{ section.commands | join("\n") }}</pre>
+{% for command in section.commands %}
+<pre>{{ command }}</pre>
+{% endfor %}
 {% endif %}
 {% endfor %}
 </body>

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from orchestrator.page import blank, figure_with_axes, framed
 from orchestrator.page_colours import AMBER, BLUE, GREEN, GREY, GRID, INK, LINE, PAGE, RED, scale_colour
+from orchestrator.point_labels import label_points
 from orchestrator.study_analysis import Analysis, cost_of
 from orchestrator.study_axes import Dimension, dimension, has_long_choices, parameter_axis, set_scale, wrapped
 from orchestrator.study_record import TrialRecord
@@ -44,7 +45,7 @@ def seeds_picture(analysis: Analysis) -> Picture | None:
     axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
     caption = "Validation MAE at full length with fresh seeds: a dot a seed, mean and standard deviation as a line."
-    return f"{caption} Green: recommended; black: E0.", figure
+    return f"{caption} Green: recommended.", figure
 
 
 def _seed_dots(axes: Axes, place: int, one: Checked, colour: str) -> None:
@@ -273,7 +274,7 @@ def slices_picture(analysis: Analysis) -> Picture | None:
         left=0.09,
         right=0.98,
         top=1 - 0.1 / height,
-        bottom=(1.1 if turned else 0.85) / height,
+        bottom=(1.0 if turned else 0.6) / height,
         hspace=0.85 if turned else 0.55,
         wspace=0.12,
     )
@@ -288,7 +289,7 @@ def slices_picture(analysis: Analysis) -> Picture | None:
     above = sum(trial.values[0] > max(heights) for trial in valued)
     edge = f" {above} of higher MAE stand at the upper edge." if above else ""
     unused = " A trial that does not use a parameter is not in its picture."
-    caption = "Validation MAE against each parameter. Dots: complete; green: recommended; black: E0."
+    caption = "Validation MAE against each parameter. Dots: complete; star: recommended; diamond: E0."
     return f"{caption}{stopped}{edge}{unused}", figure
 
 
@@ -305,20 +306,29 @@ def _slice(
     for trial in valued:
         if one.name not in trial.params:
             continue
-        colour = COLOURS[trial.state]
-        highlighted = _colour(analysis, trial.number)
-        if highlighted != GREY and trial.state == "COMPLETE":
-            colour = highlighted
-        style: dict[str, Any] = {"color": colour, "markersize": 5, "zorder": 3 if trial.state == "COMPLETE" else 2}
+        style: dict[str, Any] = {"color": COLOURS[trial.state], "markersize": 5, "zorder": 2}
+        mark = _MARKS[trial.state]
         if trial.state == "PRUNED":
             style |= {"markerfacecolor": "none", "alpha": 0.7, "markersize": 4}
-        axes.plot(one.value(trial.params[one.name]), min(most, trial.values[0]), _MARKS[trial.state], **style)
+        if trial.state == "COMPLETE":
+            style["zorder"] = 3
+            mark, marked = _slice_mark(analysis, trial.number)
+            style |= marked
+        axes.plot(one.value(trial.params[one.name]), min(most, trial.values[0]), mark, **style)
     set_scale(axes.yaxis, heights)
     set_ticks(axes.yaxis, 6)
     parameter_axis(axes, one)
     axes.set_xlabel(wrapped(one.name, 26), fontsize=9)
     axes.grid(axis="y", color=GRID)
     axes.set_axisbelow(True)
+
+
+def _slice_mark(analysis: Analysis, number: int) -> tuple[str, dict[str, Any]]:
+    """Mark and style of a complete trial, which do not differ by colour alone."""
+    colour = _colour(analysis, number)
+    if colour == _BEST:
+        return "*", {"color": colour, "markersize": 11, "zorder": 5}
+    return ("D", {"color": colour, "markersize": 6, "zorder": 4}) if number == BASELINE else (_MARKS["COMPLETE"], {})
 
 
 def pareto_picture(analysis: Analysis) -> Picture | None:
@@ -342,8 +352,8 @@ def pareto_picture(analysis: Analysis) -> Picture | None:
     set_ticks(axes.yaxis, 7)
     axes.set_xlabel(analysis.cost_name)
     axes.set_ylabel(_mae(analysis))
-    for number, (cost, mae) in zip(analysis.front, front, strict=True):
-        axes.annotate(str(number), (cost, mae), (5, 5), textcoords="offset points", fontsize=9, color=_BEST)
+    names = [(cost, mae, str(number)) for number, (cost, mae) in zip(analysis.front, front, strict=True)]
+    label_points(axes, names, fontsize=9, color=_BEST)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02), fontsize=9)
     caption = f"MAE against cost ({analysis.cost_name}, logarithmic where the range is wide). Front: complete trials"
     caption += " that no other beats in both; its numbers are the trials'."

@@ -9,24 +9,27 @@ from matplotlib.axis import Axis, XAxis
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 _TINY = 1e-3  # below it 2e-4 is easier to read than 0.0002
+_HUGE = 1e7  # from which 2e7 is
 _LONG = 9  # characters from which a shorter way of writing is looked for
 _ERROR = 0.1  # of the distance to the neighbour, by which a text may differ from its value
 _DIGITS = 17  # which tell any two floats apart
 _SUBS: tuple[tuple[float, ...], ...] = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))  # of a decade, densest first
+_STEPS = (1, 2, 2.5, 5, 10)  # between ticks of a linear axis, times a power of ten
 _CHARACTER = 0.64  # mean width of a digit or sign, as a share of the font size
 
 
-def tick_texts(values: Sequence[float], *, log: bool = False) -> list[str]:
+def tick_texts(values: Sequence[float], *, own_digits: bool = False) -> list[str]:
     """Texts of finite values; different values never share one.
 
     Args:
-        log: whether each value has digits of its own (1e-4, 0.002, 3); otherwise all have the same decimals.
+        own_digits: whether each value has digits of its own (1e-4, 0.002, 3), which suits a logarithmic axis; otherwise
+            all have the same decimals.
     """
     if not values:
         return []
     errors = _errors(values)
     significant = _significant(values, errors)
-    if log or max(map(abs, values)) < _TINY:
+    if own_digits or max(map(abs, values)) < _TINY:
         return significant
     fixed = _fixed(values, errors) or significant
     return fixed if _longest(fixed) <= max(_LONG, _longest(significant)) else significant
@@ -38,7 +41,7 @@ def tick_values(low: float, high: float, most: int, *, log: bool = False, intege
     if integer:
         values = [value for value in values if value == round(value)]
     if len(values) < 2:
-        ticks = MaxNLocator(max(1, most - 1), integer=integer, min_n_ticks=1).tick_values(low, high)
+        ticks = MaxNLocator(max(1, most - 1), steps=_STEPS, integer=integer, min_n_ticks=1).tick_values(low, high)
         values = [float(value) for value in ticks if low <= value <= high]
     return list(dict.fromkeys(values))
 
@@ -49,9 +52,14 @@ def set_ticks(axis: Axis, most: int, *, integer: bool = False) -> None:
     log = axis.get_scale() == "log"
     for count in range(most, 0, -1):
         values = tick_values(low, high, count, log=log, integer=integer)
-        texts = tick_texts(values, log=log)
+        texts = tick_texts(values, own_digits=log)
         if not isinstance(axis, XAxis) or _have_room(axis, values, texts, log):
             break
+    fix_ticks(axis, values, texts)
+
+
+def fix_ticks(axis: Axis, values: Sequence[float], texts: Sequence[str]) -> None:
+    """These ticks and no others."""
     axis.set_ticks(values, texts)
     axis.set_minor_locator(NullLocator())
 
@@ -76,23 +84,22 @@ def _errors(values: Sequence[float]) -> dict[float, float]:
 
 
 def _significant(values: Sequence[float], errors: dict[float, float]) -> list[str]:
-    small = min((abs(value) for value in values if value), default=1.0) < _TINY
-    for digits in range(2, _DIGITS + 1):
-        texts = [_text(value, digits, small) for value in values]
+    sizes = [abs(value) for value in values if value] or [1.0]
+    plain = range(-2 if min(sizes) < _TINY else -3, 4 if max(sizes) >= _HUGE else 7)
+    for digits in range(3, _DIGITS + 1):
+        texts = [_text(value, digits, plain) for value in values]
         if _faithful(texts, values, errors):
             break
     return texts
 
 
-def _text(value: float, digits: int, small: bool) -> str:
-    """As 0.0012, 1,200 or 1.2e-5; `small`: the axis has tiny values, so that 5e-3 suits it."""
+def _text(value: float, digits: int, plain: range) -> str:
+    """As 0.0012, 1,200 or 1.2e-5; `plain`: the powers of ten that are written without an exponent."""
     number = Decimal(f"{value:.{digits - 1}e}").normalize()
     exponent = number.adjusted()
     if not number:
         return "0"
-    if exponent >= 6 or exponent < -3 or (small and exponent < -2):
-        return f"{number.scaleb(-exponent):f}e{exponent}"
-    return f"{number:,f}"
+    return f"{number:,f}" if exponent in plain else f"{number.scaleb(-exponent):f}e{exponent}"
 
 
 def _fixed(values: Sequence[float], errors: dict[float, float]) -> list[str]:

@@ -1,31 +1,24 @@
 """The ablation's HTML page: its tables, and pictures of the differences, the costs and the ensembles."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from matplotlib.transforms import Bbox, BboxBase
-from numpy.typing import NDArray
 
 from orchestrator import page as shared
 from orchestrator.ablation_analysis import Analysis
 from orchestrator.ablation_rules import Row
-from orchestrator.page import GREY, LINE, environment, figure_with_axes, svg
+from orchestrator.page import environment, figure_with_axes, svg
+from orchestrator.page_colours import GREEN, GREY, GRID, INK, LINE, PAGE, RED, SERIES
+from orchestrator.point_labels import label_points
+from orchestrator.ticks import set_ticks
 
-COLOURS = {"better": "#1a7f37", "worse": "#b42318"}
+COLOURS = {"better": GREEN, "worse": RED}
 _TEXT_COLUMNS = frozenset(
     ("experiment", "what it is", "against", "control", "equal in", "tier", "device", "decision", "algorithm")
 )
-_FIRM = "\u00a0"  # a space at which no line is broken
-_NEAREST = 9  # points between a point and its name
-_DIRECTIONS = ((1, 0.0), (-1, 0.0), (0.5, 1.4), (0.5, -1.4), (-0.5, 1.4), (-0.5, -1.4))
-_OFFSETS = [(_NEAREST * k * dx, _NEAREST * k * dy) for k in (1, 2, 3.5, 5, 7) for dx, dy in _DIRECTIONS]
 _LEAD = {"arrowstyle": "-", "color": LINE, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
 _LABEL_GAP = 13  # points between the names of lines
 
@@ -57,8 +50,8 @@ def page(
     """The whole page; nothing in it is fetched from elsewhere."""
     drawn = [(text, Markup(svg(figure, f"p{place}-", text))) for place, (text, figure) in enumerate(figures(analysis))]
     template = environment().from_string(_PAGE)
-    about = {"title": title, "command": command, "origin": origin, "definitions": definitions}
-    return template.render(analysis=analysis, sheets=sheets, pictures=drawn, colours=COLOURS, **about)
+    about = {"title": f"Ablation: {title}", "command": command, "origin": origin, "definitions": definitions}
+    return template.render(analysis=analysis, sheets=sheets, pictures=drawn, **about)
 
 
 def figures(analysis: Analysis) -> list[tuple[str, Figure]]:
@@ -88,20 +81,20 @@ def _forest(rows: Sequence[Row], unit: str) -> Figure:
     names = [f"{shown_name(row)} vs {row['parent']}" for row in rows]
     left = min(0.4, 0.03 + 0.0105 * max(map(len, names)))
     figure.subplots_adjust(left=left, right=0.76, top=1 - 0.1 / height, bottom=0.6 / height)
-    axes.axvline(0, color="black", linewidth=1)
+    axes.axvline(0, color=INK, linewidth=1)
     for place, row in enumerate(rows):
         colour, difference = COLOURS.get(row["decision"], GREY), row["difference"]
         low, high = row["interval"] or (difference, difference)
         axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
-        filled = colour if row["decision"] in COLOURS else "white"  # not by colour alone
+        filled = colour if row["decision"] in COLOURS else PAGE  # not by colour alone
         axes.plot(difference, place, "o", color=colour, markerfacecolor=filled, markersize=7)
         words: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 10, "color": colour}
         axes.annotate(row["decision"], (1.03, place), annotation_clip=False, **words)
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    set_ticks(axes.xaxis, 6)
     axes.set_xlabel(f"difference in MAE{f' ({unit})' if unit else ''}")
-    axes.grid(axis="x", color="#e5e7eb")
+    axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
     return figure
 
@@ -119,18 +112,14 @@ def _against_cost(rows: Sequence[Row], lines: Mapping[str, float], unit: str) ->
     else:
         margin = 0.12 * (max(maes) - min(maes)) or 0.1 * max(maes)
         axes.set_ylim(min(maes) - margin, max(maes) + margin)
-    for axis in (axes.xaxis, axes.yaxis):
-        if axis.get_scale() == "log":
-            low, high = axis.get_view_interval()
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-            axis.set_minor_formatter(NullFormatter())
+    set_ticks(axes.xaxis, 7)
+    set_ticks(axes.yaxis, 8)
     axes.set_xlabel("structures processed in training")
     axes.set_ylabel(f"MAE{f' ({unit})' if unit else ''}")
     for row, cost in zip(rows, costs, strict=True):
         axes.plot(cost, row["mae_mean"], "o", color=COLOURS.get(row["decision"], GREY), markersize=7)
     _label_lines(axes, lines)
-    _label_points(axes, [(cost, row["mae_mean"], shown_name(row)) for cost, row in zip(costs, rows, strict=True)])
+    label_points(axes, [(cost, row["mae_mean"], shown_name(row)) for cost, row in zip(costs, rows, strict=True)])
     return figure
 
 
@@ -162,49 +151,6 @@ def _spread(places: Sequence[float], gap: float) -> list[float]:
     return [(high + low) / 2 for high, low in zip(up, down, strict=True)]
 
 
-def _label_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Names beside their points, each at the first place that nothing else takes; points that touch share a label."""
-    root = axes.figure.get_figure(root=True)
-    assert root is not None
-    renderer = FigureCanvasAgg(root).get_renderer()
-    places = axes.transData.transform([(x, y) for x, y, _ in points])  # (n, 2)
-    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in places]
-    for group in _touching(places):
-        here = places[group].mean(axis=0)
-        text = textwrap.fill(", ".join(points[i][2].replace(" ", _FIRM) for i in group), 16, break_on_hyphens=False)
-        x, y = axes.transData.inverted().transform(here)
-        label = axes.annotate(text, (x, y), (0, 0), "data", "offset points", fontsize=10, va="center")
-        size = label.get_window_extent(renderer)
-        place, box = _free_place(here, size.width, size.height, taken, axes.bbox)
-        label.set_position(place)
-        taken.append(box)
-
-
-def _touching(places: NDArray[np.float64]) -> list[list[int]]:
-    """Points (n, 2) in groups of such as touch each other, the highest first in each group."""
-    groups: list[list[int]] = []
-    for i in np.argsort(-places[:, 1], kind="stable").tolist():
-        near = [group for group in groups if np.hypot(*(places[group] - places[i]).T).min() < _NEAREST]
-        groups = [group for group in groups if group not in near]
-        groups.append([*(member for group in near for member in group), i])
-    return groups
-
-
-def _free_place(
-    point: NDArray[np.float64], width: float, height: float, taken: Sequence[Bbox], frame: BboxBase
-) -> tuple[tuple[float, float], Bbox]:
-    """Where the left middle of a label goes, from its point, and the box that it then fills; all in points."""
-    tried = []
-    for dx, dy in _OFFSETS:
-        left = dx if dx > 0 else dx - width
-        box = Bbox.from_bounds(point[0] + left, point[1] + dy - height / 2, width, height)
-        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-        tried.append(((left, dy), box))
-        if inside and not any(box.overlaps(other) for other in taken):
-            return tried[-1]
-    return tried[0]
-
-
 def _curves(rows: Sequence[Row], unit: str) -> Figure:
     figure, axes = figure_with_axes(3.4)
     figure.subplots_adjust(left=0.1, right=0.74, top=0.95, bottom=0.16)
@@ -212,10 +158,11 @@ def _curves(rows: Sequence[Row], unit: str) -> Figure:
         members, mae, low, high = (
             [point[name] for point in row["curve"]] for name in ("n_members", "mae", "min", "max")
         )
-        colour = f"C{place % 10}"
+        colour = SERIES[place % len(SERIES)]
         axes.fill_between(members, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(members, mae, "o-", color=colour, label=shown_name(row))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    set_ticks(axes.xaxis, 10, integer=True)
+    set_ticks(axes.yaxis, 6)
     axes.set_xlabel("members")
     axes.set_ylabel(f"MAE{f' ({unit})' if unit else ''}")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02))
@@ -226,18 +173,10 @@ _PAGE = """\
 <!doctype html>
 <html lang="en">
 <head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Ablation: {{ title }}</title>
-<style>
-{% include "style" %}
-{% for decision, colour in colours.items() %}
-.{{ decision }} { color: {{ colour }}; font-weight: 600; }
-{% endfor %}
-</style>
+{% include "head" %}
 </head>
 <body>
-<h1>Ablation: {{ title }}</h1>
+<h1>{{ title }}</h1>
 <h2>What follows</h2>
 <ul>
 {% for sentence in analysis.sentences %}
@@ -250,7 +189,7 @@ _PAGE = """\
 {% include "sheet" %}
 {% if loop.first %}
 {% for caption, picture in pictures %}
-<figure>{{ picture }}<figcaption>{{ caption }}</figcaption></figure>
+{% include "picture" %}
 {% endfor %}
 {% endif %}
 {% endfor %}

@@ -12,6 +12,7 @@ from rich.text import Text
 from orchestrator.ablation_analysis import Analysis
 from orchestrator.ablation_page import Sheet, page, shown_name
 from orchestrator.ablation_rules import Row, p_text
+from orchestrator.page import pipes
 from orchestrator.tables import title_of
 from trainables.files import write_json, write_parquet, write_text
 
@@ -232,29 +233,12 @@ def _words(value: Any) -> str:
 def markdown(analysis: Analysis, about: Mapping[str, Any]) -> str:
     parts = [f"# Ablation: {_title(about)}"]
     for sheet in _sheets(analysis):
-        parts += [f"## {sheet.title}", _pipes(sheet), "\n".join(f"- {note}" for note in sheet.notes)]
+        parts += [f"## {sheet.title}", pipes(sheet), "\n".join(f"- {note}" for note in sheet.notes)]
     parts += ["## What follows", "\n".join(f"- {sentence}" for sentence in analysis.sentences)]
     parts += ["## How to read it", "\n".join(f"- {definition}" for definition in _definitions(analysis, about))]
     parts += ["## How to repeat it", f"```\n{_words(about.get('command', ''))}\n```"]
     parts += ["\n".join(f"- {name}: {words}" for name, words in _origin(about))]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _pipes(sheet: Sheet) -> str:
-    """The table with cells padded to one width, so that it can be read as it stands."""
-    lines = [list(sheet.columns), *([" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in sheet.rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    rule = [
-        f":{'-' * (w - 1)}" if sheet.is_text(c) else f"{'-' * (w - 1)}:" for c, w in zip(lines[0], widths, strict=True)
-    ]
-    padded = [
-        [
-            cell.ljust(w) if sheet.is_text(c) else cell.rjust(w)
-            for cell, c, w in zip(line, lines[0], widths, strict=True)
-        ]
-        for line in lines
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:]))
 
 
 def html(analysis: Analysis, about: Mapping[str, Any]) -> str:

@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 
 import jinja2
 import matplotlib as mpl
-from markupsafe import escape
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
-GREY, LINE = "#57606a", "#c4c9d0"
+from orchestrator.page_colours import css_variables, following_page
+
 WIDTH_INCHES = 8.4
+_SMALLEST = 1.06  # pixels that a point of a picture has at least: text of 9 points stays readable on a telephone
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,19 @@ class Sheet:
 
 
 def environment() -> jinja2.Environment:
-    """Templates can include "style" (CSS) and "sheet" (table and notes of what is called sheet there)."""
-    shared = jinja2.DictLoader({"style": _STYLE, "sheet": _SHEET})
-    return jinja2.Environment(
+    """Templates can include "head" (of a page with that title), "sheet" (a table with its notes) and "picture"."""
+    shared = jinja2.DictLoader({"head": _HEAD, "sheet": _SHEET, "picture": _PICTURE})
+    made = jinja2.Environment(
         loader=shared, autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
+    made.filters["breakable"] = breakable
+    made.globals["style"] = Markup(css_variables() + _STYLE)
+    return made
+
+
+def breakable(text: str) -> Markup:
+    """The text with places behind dots, slashes and underscores at which a narrow page may break it."""
+    return Markup(re.sub(r"(?<=[./_])(?=\w)", "<wbr>", str(escape(text))))
 
 
 def blank(height_inches: float) -> Figure:
@@ -48,10 +59,10 @@ def blank(height_inches: float) -> Figure:
     return figure
 
 
-def framed(axes: Axes) -> Axes:
-    """The axes in the pages' look."""
+def framed(axes: Axes, label_size: int = 10) -> Axes:
+    """The axes in the pages' look; the size of tick labels is in points."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=10)
+    axes.tick_params(labelsize=label_size)
     return axes
 
 
@@ -61,16 +72,30 @@ def figure_with_axes(height_inches: float) -> tuple[Figure, Axes]:
 
 
 def svg(figure: Figure, prefix: str, caption: str) -> str:
-    """The figure as an SVG element; ids get a prefix, for two pictures of a page must not share them."""
+    """The figure as an SVG element whose colours follow the page, enlarged where labels reach beyond its edges.
+
+    Args:
+        prefix: of the ids, for two pictures of a page must not share them.
+    """
     stream = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    box = _with_labels(figure)
     with mpl.rc_context({"svg.hashsalt": "crystaltune", "svg.fonttype": "path"}):  # the same picture every time
-        figure.savefig(stream, format="svg", metadata=nothing)
+        figure.savefig(stream, format="svg", metadata=nothing, bbox_inches=box, transparent=True)
     drawn = stream.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", drawn)
     drawn = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", drawn, count=5)
-    return drawn.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
+    width = round(72 * box.width * _SMALLEST)
+    start = f'<svg role="img" aria-label="{escape(caption)}" style="min-width: {width}px"'
+    return following_page(drawn).replace("<svg", start, 1)
+
+
+def _with_labels(figure: Figure) -> Bbox:
+    """The figure and all that is drawn outside of it, in inches."""
+    tight = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer()).padded(0.03)
+    whole = Bbox.from_bounds(0, 0, *figure.get_size_inches())
+    return Bbox.union([whole, tight])
 
 
 def pipes(sheet: Sheet) -> str:
@@ -86,36 +111,83 @@ def pipes(sheet: Sheet) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:]))
 
 
+_HEAD = """\
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{{ title }}</title>
+<style>
+{{ style }}
+</style>
+"""
+
 _STYLE = """\
-body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 72rem; background: #fff; color: #1f2328;
-  font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 72rem; background: var(--page); color: var(--ink);
+  font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; line-height: 1.3; margin: 0 0 .25rem; }
-h2 { font-size: 1.1rem; margin: 2.25rem 0 .5rem; }
+h2 { font-size: 1.15rem; line-height: 1.3; margin: 2.25rem 0 .5rem; }
+h3 { font-size: 1rem; line-height: 1.3; margin: 1.5rem 0 .25rem; }
 ul { margin: .5rem 0; padding-left: 1.25rem; max-width: 60rem; }
 li { margin: .25rem 0; }
-.notes { color: #57606a; font-size: .875rem; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid #e5e7eb; text-align: right; white-space: nowrap; }
-th { white-space: normal; color: #57606a; font-weight: 600; border-bottom-color: #9aa1ab; vertical-align: bottom; }
+.notes { color: var(--grey); font-size: .875rem; }
+.better { color: var(--green); font-weight: 600; }
+.worse { color: var(--red); font-weight: 600; }
+.scroll { overflow-x: auto; scrollbar-width: thin; margin: .5rem 0; background:
+  linear-gradient(to right, var(--page) 40%, transparent) 0 0 / 2.5rem 100% no-repeat local,
+  linear-gradient(to left, var(--page) 40%, transparent) 100% 0 / 2.5rem 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) 0 0 / .75rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) 100% 0 / .75rem 100% no-repeat scroll; }
+.scroll:focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }
+table { border-collapse: collapse; width: max-content; font-size: .875rem; font-variant-numeric: tabular-nums;
+  overflow-wrap: break-word; }
+th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--grid); text-align: right; white-space: nowrap; }
+th { max-width: 8rem; white-space: normal; color: var(--grey); font-weight: 600; border-bottom-color: var(--line);
+  vertical-align: bottom; }
+td { vertical-align: top; }
 .text { text-align: left; }
-td.text { white-space: normal; }
-td:first-child { font-weight: 600; white-space: nowrap; }
+td.text { white-space: normal; max-width: 22rem; }
+td:first-child { font-weight: 600; }
 figure { margin: 1.25rem 0; max-width: 50rem; }
-figure svg { display: block; width: 100%; height: auto; }
-figcaption { color: #57606a; font-size: .875rem; margin-top: .25rem; }
-pre { background: #f6f8fa; padding: .75rem 1rem; overflow-x: auto; font-size: .875rem; }
+figure svg { display: block; width: 100%; height: auto; fill: currentColor; }
+figcaption { color: var(--grey); font-size: .875rem; margin-top: .25rem; }
+pre { background: var(--code); padding: .6rem 1rem .6rem 3ch; text-indent: -2ch; font-size: .875rem;
+  white-space: pre-wrap; margin: .5rem 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; font-size: .875rem; }
-dt { color: #57606a; }
-dd { margin: 0; overflow-wrap: anywhere; }
+dt { color: var(--grey); }
+dd { margin: 0; }
+@media (max-width: 40rem) {
+  body { padding: 1rem .9rem 3rem; }
+  dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin: 0 0 .5rem; }
+  th { max-width: 6.5rem; }
+  td.text { max-width: 16rem; }
+  th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); white-space: normal;
+    min-width: min-content; max-width: 9rem; }
+}
+@media print {
+  body { max-width: none; padding: 0; font-size: 10pt; }
+  .scroll { overflow: visible; background: none; }
+  figure svg { min-width: 0 !important; }
+  figure, tr { break-inside: avoid; }
+  h1, h2, h3 { break-after: avoid; }
+  table { width: auto; font-size: 7.5pt; }
+  th, td { white-space: normal; padding-right: .5rem; }
+}
 """
 
 _SHEET = """\
-<div class="scroll"><table>
-<tr>{% for column in sheet.columns %}<th class="{{ sheet.kind(column) }}">{{ column }}</th>{% endfor %}</tr>
+<div class="scroll" tabindex="0" role="region" aria-label="{{ sheet.title }}"><table>
+<thead><tr>
+{%- for column in sheet.columns %}<th scope="col" class="{{ sheet.kind(column) }}">{{ column }}</th>{% endfor -%}
+</tr></thead>
+<tbody>
 {% for row in sheet.rows %}
-<tr>{% for cell in row %}<td class="{{ sheet.kind(sheet.columns[loop.index0], cell) }}">{{ cell }}</td>{% endfor %}</tr>
+<tr>{% for cell in row %}
+{%- set words = cell | breakable if loop.first else cell -%}
+<td class="{{ sheet.kind(sheet.columns[loop.index0], cell) }}">{{ words }}</td>
+{%- endfor %}</tr>
 {% endfor %}
+</tbody>
 </table></div>
 {% if sheet.notes %}
 <ul class="notes">
@@ -124,4 +196,11 @@ _SHEET = """\
 {% endfor %}
 </ul>
 {% endif %}
+"""
+
+_PICTURE = """\
+<figure>
+<div class="scroll" tabindex="0" role="region" aria-label="Picture: {{ caption.split(". ")[0] }}">{{ picture }}</div>
+<figcaption>{{ caption }}</figcaption>
+</figure>
 """

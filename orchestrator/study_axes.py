@@ -2,15 +2,17 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from orchestrator.ticks import fix_ticks, set_ticks, tick_texts
+
+_SAME = 1e-9  # values that differ by less, as a share of their size, are drawn as if they were equal
 _WIDE = 4  # largest / smallest value from which an axis is logarithmic
 
 
@@ -45,10 +47,12 @@ class Dimension:
         """Places from 0 to 1 with their texts."""
         if self.choices:
             return [(self.place_of_index(i), text) for i, text in enumerate(self.choices)]
-        if self.high <= self.low:
-            return [(0.5, f"{self.low:.3g}")]
         middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
-        return [(place, f"{value:.2g}") for place, value in ((0.0, self.low), (0.5, middle), (1.0, self.high))]
+        if self.integer:
+            middle = round(middle)
+        values = list(dict.fromkeys((self.low, middle, self.high)))
+        texts = [f"{value:,.0f}" for value in values] if self.integer else tick_texts(values, own_digits=True)
+        return [(self.place(value), text) for value, text in zip(values, texts, strict=True)]
 
     def place_of_index(self, index: int) -> float:
         return index / (len(self.choices) - 1) if len(self.choices) > 1 else 0.5
@@ -65,13 +69,16 @@ def shown(value: Any) -> str:
     """A chosen value in words."""
     if isinstance(value, bool) or value is None:
         return {True: "on", False: "off", None: "none"}[value]
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        text = f"{value:.4g}"
+        return (text if float(text) == value else repr(value)).replace("e-0", "e-").replace("e+", "e")
+    return str(value)
 
 
 def wrapped(name: str, width: int) -> str:
-    """A parameter's name in lines, broken behind dots and underscores."""
+    """A name in lines, broken behind underscores and dots, not within numbers."""
     lines = [""]
-    for part in re.findall(r"[^._ ]+[._ ]?|[._ ]", name):
+    for part in re.findall(r"(?:[^._ ]|(?<=\d)\.(?=\d))+[._ ]?|[._ ]", name):
         if lines[-1] and len(lines[-1]) + len(part) > width:
             lines.append("")
         lines[-1] += part
@@ -90,30 +97,12 @@ def set_scale(axis: Axis, values: Iterable[float]) -> None:
         share = (high / low) ** 0.06
         limits(low / share, high * share)
     else:
-        margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+        margin = 0.06 * (high - low) if high - low > _SAME * abs(high) else 0.05 * abs(high) or 1.0
         limits(low - margin, high + margin)
 
 
 def set_log(axis: Axis) -> None:
     (axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale)("log")
-    axis.set_major_formatter(FuncFormatter(_plain))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def tidy_log(axis: Axis) -> None:
-    """Ticks for the range that a logarithmic axis ended with: 1, 2, 5 where it is short."""
-    if axis.get_scale() != "log":
-        return
-    low, high = axis.get_view_interval()
-    subs: Sequence[float] = (1, 1.5, 2, 3, 5, 7) if high < 8 * low else (1, 2, 5) if high < 50 * low else (1,)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=8))
-    axis.set_minor_locator(NullLocator())
-
-
-def _plain(value: float, _: int) -> str:
-    if 1e-4 < value < 1e6:
-        return f"{value:,.10g}"
-    return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e+")
 
 
 def has_long_choices(one: Dimension) -> bool:
@@ -129,10 +118,12 @@ def parameter_axis(axes: Axes, one: Dimension) -> None:
         axes.set_xlim(-0.5, len(lines) - 0.5)
     elif one.log:
         set_log(axes.xaxis)
-        share = (one.high / one.low) ** 0.05
+        share = (one.high / one.low) ** 0.05 if one.high > one.low else 1.5
         axes.set_xlim(one.low / share, one.high * share)
-        tidy_log(axes.xaxis)
     else:
-        margin = 0.05 * (one.high - one.low) or 1.0
+        margin = 0.05 * (one.high - one.low) if one.high > one.low else 0.5 * abs(one.high) or 1.0
         axes.set_xlim(one.low - margin, one.high + margin)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=one.integer))
+    if not one.choices and one.high > one.low:
+        set_ticks(axes.xaxis, 5, integer=one.integer)
+    elif not one.choices:
+        fix_ticks(axes.xaxis, [one.low], tick_texts([one.low]))

@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +228,11 @@ def _share(share: float | None) -> str:
 
 
 def _failures(analysis: Analysis) -> Section:
-    if not analysis.failures:
-        return Section("Failures", ["None."])
+    sheets = [sheet for sheet in (_failed_trials(analysis), _crashes(analysis)) if sheet.rows]
+    return Section("Failures", [] if sheets else ["None."], sheets=sheets)
+
+
+def _failed_trials(analysis: Analysis) -> Sheet:
     columns = ("how many", "trials", "reason", "the first")
     rows = [
         [
@@ -240,7 +244,17 @@ def _failures(analysis: Analysis) -> Section:
         for failure in analysis.failures
     ]
     notes = ["N: a number that differs; checks are counted too."]
-    return Section("Failures", sheets=[Sheet("Failures", columns, rows, notes, frozenset(columns[1:]))])
+    return Sheet("Failed trials", columns, rows, notes, frozenset(columns[1:]))
+
+
+def _crashes(analysis: Analysis) -> Sheet:
+    """What ended a session of the search, though no trial failed."""
+    columns = ("when (UTC)", "phase", "reason")
+    rows = [
+        [f"{datetime.fromtimestamp(crash.time, UTC):%Y-%m-%d %H:%M:%S}", crash.phase, crash.reason]
+        for crash in getattr(analysis, "crashes", ())
+    ]
+    return Sheet("Crashes of the engine", columns, rows, text=frozenset(columns))
 
 
 def _repeat(analysis: Analysis, folder: Path) -> Section:
@@ -273,7 +287,7 @@ def html(analysis: Analysis, parts: list[Section]) -> str:
         )
         for i, section in enumerate(parts)
     ]
-    return environment().from_string(_PAGE).render(title=title_line(analysis.about), sections=drawn)
+    return environment().from_string(_PAGE).render(title=f"Study: {title_line(analysis.about)}", sections=drawn)
 
 
 def markdown(analysis: Analysis, parts: list[Section]) -> str:
@@ -283,7 +297,8 @@ def markdown(analysis: Analysis, parts: list[Section]) -> str:
         written = ["\n".join(f"- {sentence}" for sentence in part.sentences)]
         written.append("\n".join(f"- {name}: {words}" for name, words in part.facts))
         for sheet in (*part.sheets, *part.drawn):
-            written += [pipes(sheet), "\n".join(f"- {note}" for note in sheet.notes)]
+            title = f"### {sheet.title}" if sheet.title != part.title else ""
+            written += [title, pipes(sheet), "\n".join(f"- {note}" for note in sheet.notes)]
         written.append("\n".join(f"- {note}" for note in part.notes))
         if part.commands:
             written.append("```\n" + "\n".join(part.commands) + "\n```")
@@ -296,16 +311,10 @@ _PAGE = """\
 <!doctype html>
 <html lang="en">
 <head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Study: {{ title }}</title>
-<style>
-{% include "style" %}
-.scroll + .scroll, dl + .scroll { margin-top: 1.25rem; }
-</style>
+{% include "head" %}
 </head>
 <body>
-<h1>Study: {{ title }}</h1>
+<h1>{{ title }}</h1>
 {% for section, pictures in sections %}
 <h2>{{ section.title }}</h2>
 {% if section.sentences %}
@@ -320,16 +329,21 @@ _PAGE = """\
 <dl>{% for name, words in section.facts %}<dt>{{ name }}</dt><dd>{{ words }}</dd>{% endfor %}</dl>
 {% endif %}
 {% for sheet in section.sheets %}
+{% if sheet.title != section.title %}
+<h3>{{ sheet.title }}</h3>
+{% endif %}
 {% include "sheet" %}
 {% endfor %}
 {% for caption, picture in pictures %}
-<figure>{{ picture }}<figcaption>{{ caption }}</figcaption></figure>
+{% include "picture" %}
 {% endfor %}
 {% if section.notes %}
 <ul class="notes">{% for note in section.notes %}<li>{{ note }}</li>{% endfor %}</ul>
 {% endif %}
 {% if section.commands %}
-<pre>{{ section.commands | join("\n") }}</pre>
+{% for command in section.commands %}
+<pre>{{ command }}</pre>
+{% endfor %}
 {% endif %}
 {% endfor %}
 </body>

@@ -4,24 +4,24 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from orchestrator.page import GREY, LINE, blank, figure_with_axes, framed
+from orchestrator.page import blank, figure_with_axes, framed
+from orchestrator.page_colours import AMBER, BLUE, GREEN, GREY, GRID, INK, LINE, PAGE, RED, scale_colour
+from orchestrator.point_labels import label_points
 from orchestrator.study_analysis import Analysis, cost_of
-from orchestrator.study_axes import Dimension, dimension, has_long_choices, parameter_axis, set_scale, tidy_log, wrapped
+from orchestrator.study_axes import Dimension, dimension, has_long_choices, parameter_axis, set_scale, wrapped
 from orchestrator.study_record import TrialRecord
 from orchestrator.study_verdict import BASELINE, Checked, name_of
+from orchestrator.ticks import set_ticks
 
 Picture = tuple[str, Figure]
 
-COLOURS = {"COMPLETE": "#0969da", "PRUNED": "#bf8700", "FAIL": "#b42318", "RUNNING": GREY}
+COLOURS = {"COMPLETE": BLUE, "PRUNED": AMBER, "FAIL": RED, "RUNNING": GREY}
 WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
 _MARKS = {"COMPLETE": "o", "PRUNED": "v", "FAIL": "x", "RUNNING": "."}
-_BEST, _BASE = "#1a7f37", "black"
+_BEST, _BASE = GREEN, INK
 _MOST_AXES = 9  # of the parallel coordinates, beside the MAE's
 _MOST_BARS = 8  # of the importances
 _UNUSED = -0.14  # height of a parameter that is not used
@@ -40,12 +40,12 @@ def seeds_picture(analysis: Analysis) -> Picture | None:
         _seed_dots(axes, place, one, _colour(analysis, one.number))
     axes.set_yticks(range(len(checked)), [name_of(one.number) + ("" if one.full else " (not all)") for one in checked])
     axes.set_ylim(len(checked) - 0.5, -0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    set_ticks(axes.xaxis, 7)
     axes.set_xlabel(_mae(analysis))
-    axes.grid(axis="x", color="#e5e7eb")
+    axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
     caption = "Validation MAE at full length with fresh seeds: a dot a seed, mean and standard deviation as a line."
-    return f"{caption} Green: recommended; black: E0.", figure
+    return f"{caption} Green: recommended.", figure
 
 
 def _seed_dots(axes: Axes, place: int, one: Checked, colour: str) -> None:
@@ -86,9 +86,9 @@ def history_picture(analysis: Analysis) -> Picture | None:
             axes.plot(numbers, [0.985] * len(trials), _MARKS[state], label=label, **style, **edge)
     _best_so_far(axes, analysis)
     set_scale(axes.yaxis, _bounded([trial.values[0] for trial in valued]))
-    tidy_log(axes.yaxis)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    set_ticks(axes.yaxis, 7)
     axes.set_xlim(-0.7, max(analysis.searched) + 0.7)
+    set_ticks(axes.xaxis, 9, integer=True)
     axes.set_xlabel("trial")
     axes.set_ylabel(_mae(analysis))
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02), fontsize=9)
@@ -144,9 +144,9 @@ def curves_picture(analysis: Analysis) -> Picture | None:
     for trial in drawn:
         _curve(axes, analysis, trial, labelled)
     set_scale(axes.yaxis, _bounded([one.mae for trial in drawn for one in trial.results if math.isfinite(one.mae)]))
-    tidy_log(axes.yaxis)
+    set_ticks(axes.yaxis, 7)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    set_ticks(axes.xaxis, 9, integer=True)
     axes.set_xlabel(f"training steps ({analysis.about['steps_per_epoch']:g} an epoch)")
     axes.set_ylabel(f"best {_mae(analysis)}")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02), fontsize=9)
@@ -193,6 +193,7 @@ def importance_pictures(analysis: Analysis) -> list[Picture]:
                 axes.barh(places, [shares.get(name, 0.0) for name in names], 0.34, color=colour, label=label)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
+        set_ticks(axes.xaxis, 6)
         axes.set_xlabel("share of importance")
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02), fontsize=9)
         less = f" Left out: {len(ranks) - len(names)} parameters of less importance." if len(ranks) > len(names) else ""
@@ -216,16 +217,16 @@ def parallel_picture(analysis: Analysis) -> Picture | None:
     for trial in stopped:
         places = _places(shown, trial)
         axes.plot(range(len(places)), places, color=LINE, linewidth=0.6, alpha=0.7, zorder=1)
-    norm = (LogNorm if mae.log else Normalize)(low, high if high > low else low * 1.01 or 1.0)
-    colours = mpl.colormaps["viridis"]
     for trial in sorted(complete, key=lambda trial: -trial.values[0]):
         places = [*_places(shown, trial), min(1.04, mae.place(trial.values[0]))]
         best = analysis.verdict is not None and trial.number == analysis.verdict.winner
-        style: dict[str, Any] = {"color": colours(norm(trial.values[0])), "linewidth": 2.6 if best else 1.3}
+        style: dict[str, Any] = {"color": scale_colour(mae.place(trial.values[0])), "linewidth": 2.6 if best else 1.3}
         axes.plot(range(len(places)), places, zorder=4 if best else 2, alpha=1 if best else 0.8, **style)
     _parallel_axes(axes, [*shown, mae])
     left_out = len(analysis.axes) - len(shown)
-    caption = "Parameters of the complete trials, coloured by MAE (dark: low); thick: the recommended one"
+    caption = (
+        "Parameters of the complete trials, coloured by MAE (the lowest stand out most); thick: the recommended one"
+    )
     caption += f"; grey: the {len(stopped)} stopped early" if stopped else ""
     return f"{caption}.{f' Left out: {left_out} parameters of least importance.' if left_out else ''}", figure
 
@@ -248,11 +249,11 @@ def _parallel_axes(axes: Axes, shown: Sequence[Dimension]) -> None:
     for place, one in enumerate(shown):
         axes.plot([place, place], [0, 1], color=GREY, linewidth=1, zorder=3)
         for height, text in one.ticks():
-            words: dict[str, Any] = {"fontsize": 8, "va": "center", "zorder": 5, "color": "#1f2328"}
-            box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+            words: dict[str, Any] = {"fontsize": 9, "va": "center", "zorder": 5, "color": INK}
+            box = {"boxstyle": "square,pad=0.1", "facecolor": PAGE, "edgecolor": "none", "alpha": 0.75}
             axes.annotate(wrapped(text, 9), (place, height), (4, 0), textcoords="offset points", bbox=box, **words)
     axes.set_xticks(range(len(shown)), [wrapped(one.name, 10) for one in shown], fontsize=9)
-    axes.set_yticks([_UNUSED], ["not\nused"], fontsize=8)
+    axes.set_yticks([_UNUSED], ["not\nused"], fontsize=9)
     axes.axhline(_UNUSED, color=LINE, linewidth=0.8, linestyle=":", zorder=0)
     axes.tick_params(length=0)
     axes.set_xlim(-0.15, len(shown) - 0.6)
@@ -273,14 +274,13 @@ def slices_picture(analysis: Analysis) -> Picture | None:
         left=0.09,
         right=0.98,
         top=1 - 0.1 / height,
-        bottom=(1.1 if turned else 0.85) / height,
+        bottom=(1.0 if turned else 0.6) / height,
         hspace=0.85 if turned else 0.55,
         wspace=0.12,
     )
     for place, one in enumerate(shown):
-        axes = framed(figure.add_subplot(rows, _COLUMNS, place + 1))
+        axes = framed(figure.add_subplot(rows, _COLUMNS, place + 1), label_size=9)
         _slice(axes, one, analysis, valued, heights)
-        axes.tick_params(labelsize=8)
         if place % _COLUMNS:
             axes.set_yticklabels([])
         else:
@@ -289,7 +289,7 @@ def slices_picture(analysis: Analysis) -> Picture | None:
     above = sum(trial.values[0] > max(heights) for trial in valued)
     edge = f" {above} of higher MAE stand at the upper edge." if above else ""
     unused = " A trial that does not use a parameter is not in its picture."
-    caption = "Validation MAE against each parameter. Dots: complete; green: recommended; black: E0."
+    caption = "Validation MAE against each parameter. Dots: complete; star: recommended; diamond: E0."
     return f"{caption}{stopped}{edge}{unused}", figure
 
 
@@ -306,20 +306,29 @@ def _slice(
     for trial in valued:
         if one.name not in trial.params:
             continue
-        colour = COLOURS[trial.state]
-        highlighted = _colour(analysis, trial.number)
-        if highlighted != GREY and trial.state == "COMPLETE":
-            colour = highlighted
-        style: dict[str, Any] = {"color": colour, "markersize": 5, "zorder": 3 if trial.state == "COMPLETE" else 2}
+        style: dict[str, Any] = {"color": COLOURS[trial.state], "markersize": 5, "zorder": 2}
+        mark = _MARKS[trial.state]
         if trial.state == "PRUNED":
             style |= {"markerfacecolor": "none", "alpha": 0.7, "markersize": 4}
-        axes.plot(one.value(trial.params[one.name]), min(most, trial.values[0]), _MARKS[trial.state], **style)
+        if trial.state == "COMPLETE":
+            style["zorder"] = 3
+            mark, marked = _slice_mark(analysis, trial.number)
+            style |= marked
+        axes.plot(one.value(trial.params[one.name]), min(most, trial.values[0]), mark, **style)
     set_scale(axes.yaxis, heights)
-    tidy_log(axes.yaxis)
+    set_ticks(axes.yaxis, 6)
     parameter_axis(axes, one)
     axes.set_xlabel(wrapped(one.name, 26), fontsize=9)
-    axes.grid(axis="y", color="#eef0f2")
+    axes.grid(axis="y", color=GRID)
     axes.set_axisbelow(True)
+
+
+def _slice_mark(analysis: Analysis, number: int) -> tuple[str, dict[str, Any]]:
+    """Mark and style of a complete trial, which do not differ by colour alone."""
+    colour = _colour(analysis, number)
+    if colour == _BEST:
+        return "*", {"color": colour, "markersize": 11, "zorder": 5}
+    return ("D", {"color": colour, "markersize": 6, "zorder": 4}) if number == BASELINE else (_MARKS["COMPLETE"], {})
 
 
 def pareto_picture(analysis: Analysis) -> Picture | None:
@@ -339,15 +348,12 @@ def pareto_picture(analysis: Analysis) -> Picture | None:
     axes.step(*zip(*front, strict=True), "o-", where="post", color=_BEST, label="front")
     set_scale(axes.xaxis, [cost for cost, _ in points.values()])
     set_scale(axes.yaxis, _bounded([mae for _, mae in points.values()]))
-    for axis in (axes.xaxis, axes.yaxis):
-        tidy_log(axis)
-    if axes.xaxis.get_scale() != "log":
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    set_ticks(axes.xaxis, 7)
+    set_ticks(axes.yaxis, 7)
     axes.set_xlabel(analysis.cost_name)
     axes.set_ylabel(_mae(analysis))
-    for number, (cost, mae) in zip(analysis.front, front, strict=True):
-        axes.annotate(str(number), (cost, mae), (5, 5), textcoords="offset points", fontsize=9, color=_BEST)
+    names = [(cost, mae, str(number)) for number, (cost, mae) in zip(analysis.front, front, strict=True)]
+    label_points(axes, names, fontsize=9, color=_BEST)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02), fontsize=9)
     caption = f"MAE against cost ({analysis.cost_name}, logarithmic where the range is wide). Front: complete trials"
     caption += " that no other beats in both; its numbers are the trials'."

@@ -109,7 +109,10 @@ def _column(values: list[Any]) -> "pd.Series[Any]":
 
 
 def study_table(analysis: Analysis) -> Table:
-    """The best against E0 for the terminal, in 80 columns: checked trials, or the best of the search."""
+    """The best against E0 for the terminal, in 80 columns: checked trials, or the best of the search.
+
+    What follows from it is not said here: that is `Analysis.sentences`.
+    """
     unit = f" ({analysis.unit})" if analysis.unit else ""
     table = Table(
         title=f"Validation MAE{unit}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
@@ -122,7 +125,7 @@ def study_table(analysis: Analysis) -> Table:
     for number in _numbers_shown(analysis):
         table.add_row(*_cells(analysis, number), style="bold" if number == winner else None)
     counts = ", ".join(f"{count} {WORDS[state]}" for state, count in analysis.states.items())
-    table.caption = Text(f"{counts or 'no trials'}\n{analysis.sentences[0]}")
+    table.caption = Text(counts or "no trials")
     return table
 
 

@@ -1,11 +1,14 @@
 """A made study for the tests of its analysis and reports: 18 trials with two rungs, then checks of the best."""
 
 import math
+from copy import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from orchestrator.study_analysis import Analysis
 from orchestrator.study_record import Journal, StepResult, TrialRecord, result_event, trials_of
 from trainables.config import RunConfig
 
@@ -110,6 +113,14 @@ class Maker:
 
     def trials(self) -> dict[int, TrialRecord]:
         return trials_of(self.journal.read())
+
+
+def with_crashes(analysis: Analysis, *crashes: tuple[float, str, str]) -> Analysis:
+    """The analysis of a study whose engine crashed: each time (Unix seconds), phase and reason."""
+    found = copy(analysis)
+    names = ("time", "phase", "reason")
+    object.__setattr__(found, "crashes", [SimpleNamespace(**dict(zip(names, crash, strict=True))) for crash in crashes])
+    return found
 
 
 def curve(end: float, steps: int, length: int = 36) -> list[float]:

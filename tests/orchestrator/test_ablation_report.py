@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from ladder_data import ABOUT, analysed, full_ladder, ladder, outcome, predictions, row
+from axes_checks import assert_ticks_differ
+from ladder_data import ABOUT, CURVE, analysed, full_ladder, ladder, outcome, predictions, row
 from matplotlib.text import Text
 from rich.console import Console
 
@@ -128,6 +129,37 @@ def test_the_page_holds_everything_and_links_nowhere(full: Analysis) -> None:
     hostile = html(analysed({"E0": outcome("E0", predictions(0), says="<b>bold</b>")}), ABOUT)
     assert "&lt;b&gt;bold" in hostile
     assert html(full, ABOUT) == page
+
+
+def test_nothing_is_said_twice(full: Analysis) -> None:
+    page = html(full, ABOUT)
+    items = re.findall(r"<li>(.*?)</li>", page)
+    assert len(items) == len(set(items)) > len(full.sentences)
+    console = Console(width=80, record=True)
+    console.print(summary_table(full))
+    text = console.export_text()
+    assert not [sentence for sentence in full.sentences if sentence in " ".join(text.split())]
+
+
+def test_the_page_follows_the_readers_colours_and_scrolls_what_is_wide(full: Analysis) -> None:
+    page = html(full, ABOUT)
+    assert '<meta name="color-scheme" content="light dark">' in page
+    for picture in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        assert not re.search(r"#[0-9a-f]{6}\b", picture)
+    boxes = re.findall(r'<div class="scroll" tabindex="0" role="region" aria-label="[^"]+">\s*<(\w+)', page)
+    assert (boxes.count("table"), boxes.count("svg")) == (page.count("<table"), 3)
+
+
+@pytest.mark.parametrize("gains", [{}, {"E3": 1e-6, "E4": 1e-6}])
+def test_ticks_of_every_picture_differ(full: Analysis, gains: dict[str, float]) -> None:
+    outcomes = ladder(**gains)
+    outcomes["E3"] = replace(
+        outcomes["E3"], curve=tuple(point | {"mae": 0.031, "min": 0.031, "max": 0.031 + 1e-7} for point in CURVE)
+    )
+    drawn = figures(analysed(outcomes) if gains else full)
+    assert len(drawn) == 3
+    for _, figure in drawn:
+        assert_ticks_differ(figure)
 
 
 def test_pictures_are_left_out_where_there_is_nothing_to_draw(full: Analysis) -> None:

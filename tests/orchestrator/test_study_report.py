@@ -1,5 +1,6 @@
 """The files of a study: what they hold, and that they can be made of any study."""
 
+import html
 import html.parser
 import json
 import re
@@ -8,10 +9,25 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from axes_checks import assert_ticks_differ
+from optuna.distributions import FloatDistribution
 from rich.console import Console
-from study_report_data import ABOUT, BASE, Maker, changes_of, checked, curve, distributions, params_of, searched
+from study_report_data import (
+    ABOUT,
+    BASE,
+    Maker,
+    changes_of,
+    checked,
+    curve,
+    distributions,
+    params_of,
+    searched,
+    with_crashes,
+)
 
-from orchestrator.study_analysis import Analysis
+from orchestrator.study_analysis import Analysis, analyse
+from orchestrator.study_page import html as study_page
+from orchestrator.study_page import markdown, sections
 from orchestrator.study_report import study_table, write_study_reports
 from trainables.config import load_config, parse_config
 
@@ -28,7 +44,7 @@ SECTIONS = [
     "Failures",
     "How to repeat it",
 ]
-_VOID = {"meta", "br", "hr", "img", "link", "input"}
+_VOID = {"meta", "br", "wbr", "hr", "img", "link", "input"}
 
 
 class Tree(html.parser.HTMLParser):
@@ -96,6 +112,83 @@ def test_the_page_fetches_nothing(whole: tuple[Path, Analysis, str, Tree]) -> No
     assert not re.search(r"(src|href)=[\"'](?!#)|url\((?!#)|@import|<script|https?://", whole[2])
 
 
+def test_nothing_is_said_twice(whole: tuple[Path, Analysis, str, Tree]) -> None:
+    folder, analysis, page, _ = whole
+    items = re.findall(r"<li>(.*?)</li>", page)
+    assert len(items) == len(set(items)) > len(analysis.sentences)
+    words = html.unescape(re.sub(r"<[^>]+>", "", page))
+    text = (folder / "report.md").read_text()
+    for sentence in analysis.sentences:
+        assert (words.count(sentence), text.count(sentence)) == (1, 1)
+
+
+def test_the_page_and_its_pictures_follow_the_readers_colours(whole: tuple[Path, Analysis, str, Tree]) -> None:
+    page = whole[2]
+    assert '<meta name="color-scheme" content="light dark">' in page
+    pictures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(pictures) == 8
+    for picture in pictures:
+        assert "var(--ink)" in picture
+        assert not re.search(r"#[0-9a-f]{6}\b", picture)
+
+
+def test_what_may_be_too_wide_scrolls_by_itself_also_by_keyboard(whole: tuple[Path, Analysis, str, Tree]) -> None:
+    page = whole[2]
+    boxes = re.findall(r'<div class="scroll" tabindex="0" role="region" aria-label="[^"]+">\s*<(\w+)', page)
+    assert boxes.count("table") == page.count("<table") == 5
+    assert boxes.count("svg") == page.count("<svg") == 8
+
+
+@pytest.mark.parametrize("spread", [None, 0.0, 1e-12, 2e-5])
+def test_ticks_of_every_picture_differ(
+    whole: tuple[Path, Analysis, str, Tree], tmp_path: Path, spread: float | None
+) -> None:
+    analysis = whole[1]
+    if spread is not None:
+        made = Maker(tmp_path / "journal.jsonl")
+        for number in range(7):
+            given = {"params": {"lr": 0.23 + spread * number}, "values": [0.2301 + spread * number]}
+            made.trial(number, [0.24, 0.2301 + spread * number], "COMPLETE", **given)
+        narrow = FloatDistribution(0.23, 0.23 + 6 * spread)
+        analysis = analyse(ABOUT, made.trials(), lambda trial: dict.fromkeys(trial.params, narrow))
+    drawn = [figure for part in sections(analysis, tmp_path) for _, figure in part.pictures]
+    assert len(drawn) == (8 if spread is None else 5)
+    for figure in drawn:
+        assert_ticks_differ(figure)
+
+
+def failures_in(analysis: Analysis, folder: Path) -> tuple[str, str]:
+    """What page and Markdown have of failures."""
+    parts = sections(analysis, folder)
+    page = study_page(analysis, parts).split("<h2>Failures</h2>")[1].split("<h2>")[0]
+    return page, markdown(analysis, parts).split("## Failures\n")[1].split("\n## ")[0]
+
+
+def test_crashes_of_the_engine_are_told_beside_failed_trials(
+    whole: tuple[Path, Analysis, str, Tree], tmp_path: Path
+) -> None:
+    crashes = [(1_700_000_000.5, "search", "the raylet <died> | again"), (1_700_003_600.0, "checks", "no answer")]
+    page, text = failures_in(with_crashes(whole[1], *crashes), tmp_path)
+    assert re.findall(r"<h3>(.*?)</h3>", page) == ["Failed trials", "Crashes of the engine"]
+    assert ">2023-11-14 22:13:20</td>" in page
+    assert "the raylet &lt;died&gt; | again" in page
+    assert re.search(r"\| 2023-11-14 23:13:20 +\| checks +\| no answer +\|", text)
+    assert "### Crashes of the engine" in text
+    assert "None." not in page
+
+
+def test_crashes_alone_and_no_failure_at_all_are_told(tmp_path: Path) -> None:
+    made = Maker(tmp_path / "journal.jsonl")
+    made.trial(0, curve(44.2, 36), "COMPLETE", origin="E0", params={})
+    analysis = analyse(ABOUT, made.trials(), distributions)
+    page, text = failures_in(analysis, tmp_path)
+    assert "<li>None.</li>" in page
+    assert text.strip() == "- None."
+    page, text = failures_in(with_crashes(analysis, (1_700_000_000.0, "search", "no answer")), tmp_path)
+    assert "None." not in page + text
+    assert re.findall(r"<h3>(.*?)</h3>", page) == ["Crashes of the engine"]
+
+
 def test_the_command_to_train_names_the_quoted_file_and_the_fold(whole: tuple[Path, Analysis, str, Tree]) -> None:
     text = (whole[0] / "report.md").read_text()
     assert f"crystaltune train jdft2d --config '{whole[0] / 'best.yaml'}' --folds 0" in text
@@ -146,6 +239,7 @@ def test_the_terminal_table_has_80_columns_the_best_and_the_counts(whole: tuple[
     assert ["trial", "7", "42.70", "43.00", "0.20", "3", "+1.00", "+0.25", "to", "+1.75"] in lines
     assert ["E0", "44.20", "44.00", "0.50", "3"] in lines
     assert "9 complete, 5 stopped early, 3 failed, 1 running" in text
+    assert "erdict" not in text  # whoever prints the table says what follows after it
 
 
 def test_a_study_of_one_trial_gives_a_whole_page(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ A copy for looking at. Nothing reads it back, and where it cannot be written the
 """
 
 import math
+import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -45,7 +46,10 @@ class Mirror:
         self._guarded(lambda: self._storage.set_trial_state_values(self._ids[trial.number], state, values))
 
     def _make(self, file: Path, name: str, trials: Iterable[TrialRecord], n_objectives: int) -> None:
-        self._storage = RDBStorage(f"sqlite:///{file.resolve()}")
+        # Not by a URL, in which ?, # and % of a path have meanings of their own.
+        self._storage = RDBStorage(
+            "sqlite:///optuna.db", engine_kwargs={"creator": lambda: sqlite3.connect(file.resolve())}
+        )
         for summary in optuna.get_all_study_summaries(self._storage):
             optuna.delete_study(study_name=summary.study_name, storage=self._storage)
         self._study = self._storage.create_new_study([StudyDirection.MINIMIZE] * n_objectives, name)

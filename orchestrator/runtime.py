@@ -17,9 +17,11 @@ os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it logs for its own developers; errors are told by us
 
 import ray
 
+from orchestrator.ray_environment import asked_address, check_address, cure, temporary_folder
 from trainables.errors import UserError
 from trainables.processes import n_cores
 
@@ -58,25 +60,33 @@ def ray_session(address: str | None = None, *, cores: int | None = None, gpus: i
         cores, gpus: of a Ray of one's own; by default what the machine has.
 
     Raises:
-        UserError: nothing answers at the address.
+        UserError: nothing answers at the address, or no folder can hold Ray's sockets.
     """
-    common = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
-    address = address or os.environ.get("RAY_ADDRESS")
+    # A worker takes Ray's niceness of 15 from its own environment: trials run at the driver's priority instead.
+    environment = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+    common = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": environment}}
+    given = address
+    check_address(given)
+    told, address = asked_address(given)
     try:
         if address:
             ray.init(address=address, **common)
         else:
+            os.environ.pop("RAY_ADDRESS", None)  # "local": ray.init would look at it
             ray.init(
                 num_cpus=cores or n_cores(),
                 num_gpus=gpus,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 _node_ip_address="127.0.0.1",  # Ray would listen on all interfaces
+                _temp_dir=str(temporary_folder()),
                 **common,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"Ray cannot be {'joined at ' + address if address else 'started'}: {reason}") from None
+        if address:
+            raise UserError(f"{told}: Ray cannot be joined there ({reason}); {cure(given)}") from None
+        raise UserError(f"Ray cannot be started: {reason}") from None
     try:
         yield _capacity()
     finally:

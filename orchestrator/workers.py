@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from orchestrator.display import NamedProgress, QueueProgress, relay
+from orchestrator.gpu_check import unused_gpu
 from trainables.errors import UserError
 from trainables.processes import end_with_parent, keep_freed_memory, n_cores
 from trainables.progress import Progress
@@ -47,7 +48,8 @@ def plan(n_jobs: int, device: str = "auto", processes: int | None = None, per_gp
     if device != "cuda":
         raise UserError(f"--device {device}: auto, cpu or cuda was wanted")
     if not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA GPU is visible to torch here; use --device cpu")
+        reason = unused_gpu() or "no CUDA GPU is visible to PyTorch here"
+        raise UserError(f"--device cuda: {reason} (or use --device cpu)")
     devices = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
     return Plan(min(processes or per_gpu * len(devices), max(n_jobs, 1)), 1, devices)
 

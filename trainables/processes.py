@@ -2,16 +2,50 @@
 
 import contextlib
 import ctypes
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
 import threading
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 
 def n_cores() -> int:
-    """Cores this process may use (not all of the machine's, under a scheduler or in a container)."""
+    """Cores this process may use: not all of the machine's, under a scheduler or in a container with a quota."""
     allowed = getattr(os, "sched_getaffinity", None)  # macOS has none
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    quota = min(_quotas(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")), default=math.inf)
+    return max(1, min(cores, math.ceil(quota))) if math.isfinite(quota) else cores
+
+
+def _quotas(root: Path, membership: Path) -> Iterator[float]:
+    """CPU quotas, in cores, of this process's control group and of those around it (Linux; none elsewhere)."""
+    lines = _text(membership).splitlines()
+    for hierarchy, controllers, name in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        here = PurePosixPath(name.lstrip("/"))
+        if hierarchy == "0":  # version 2
+            for group in (here, *here.parents):
+                most, _, period = _text(root / group / "cpu.max").partition(" ")
+                yield from _ratio(most, period)
+        elif "cpu" in controllers.split(","):
+            for group in (here, *here.parents):
+                folder = root / "cpu" / group
+                yield from _ratio(_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us"))
+
+
+def _ratio(most: str, period: str) -> Iterator[float]:
+    with contextlib.suppress(ValueError, ZeroDivisionError):  # "max", or no such file
+        quota = int(most) / int(period)
+        if quota > 0:  # version 1 says -1 where there is none
+            yield quota
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def keep_freed_memory() -> None:

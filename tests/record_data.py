@@ -1,11 +1,14 @@
 """A made-up result of all folds of jdft2d, as a record is made of it."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from orchestrator.results_file import official_test_ids
+from orchestrator.submission import OFFICIAL_MAD
 from trainables.data.folds import N_FOLDS, official_test_folds
 from trainables.data.tasks import TASKS
 
@@ -38,3 +41,27 @@ def table(seed: int = 0) -> pd.DataFrame:
 
 def in_official_order(predictions: pd.DataFrame, task: Any = TASK) -> list[pd.DataFrame]:
     return [predictions.set_index("id").loc[ids] for ids in official_test_ids(task)]
+
+
+def write_finished_run(folder: Path) -> None:
+    """Write the files that `crystaltune record` reads of a finished run of jdft2d."""
+    predictions = table()
+    center = predictions["target"].mean()
+    deviation = (predictions["target"] - center).abs().mean()
+    predictions["target"] = (predictions["target"] - center) * OFFICIAL_MAD[TASK.name] / deviation + center
+    folder.mkdir(exist_ok=True)
+    predictions.to_parquet(folder / "predictions.parquet")
+    scores = {
+        "task": TASK.name,
+        "target": TASK.target,
+        "unit": TASK.unit,
+        "tier": TASK.overlap,
+        "synthetic": False,
+        "partial": False,
+        "n_rows": TASK.official_rows,
+        "folds": {str(fold): {} for fold in range(N_FOLDS)},
+        "mean": {"n_fallback": 0},
+    }
+    (folder / "scores.json").write_text(json.dumps(scores))
+    settings = {"config": {"task": TASK.name, "fold": 0, "optim": {"lr": 0.001}}, "versions": {"crystaltune": "0.1.0"}}
+    (folder / "run.json").write_text(json.dumps(settings))

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from matbench.bench import MatbenchBenchmark
-from record_data import ABOUT, PARAMS, TASK, table
+from record_data import ABOUT, PARAMS, TASK, table, write_finished_run
 
 from orchestrator import record
 from orchestrator.record import INSTALL_MATBENCH, MatbenchRecord
-from orchestrator.submission import OFFICIAL_MAD, _check_targets, record_run
+from orchestrator.submission import _check_targets, record_run
 from orchestrator.train import _record
 from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import SAMPLE_TASK, TASKS, custom_task
@@ -288,26 +288,7 @@ def test_a_record_is_made_without_matbench_matminer_or_scikit_learn() -> None:
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    """The files of a finished run of jdft2d, as `record` reads them."""
-    predictions = table()
-    center = predictions["target"].mean()
-    deviation = (predictions["target"] - center).abs().mean()
-    predictions["target"] = (predictions["target"] - center) * OFFICIAL_MAD[TASK.name] / deviation + center
-    predictions.to_parquet(tmp_path / "predictions.parquet")
-    scores = {
-        "task": TASK.name,
-        "target": TASK.target,
-        "unit": TASK.unit,
-        "tier": TASK.overlap,
-        "synthetic": False,
-        "partial": False,
-        "n_rows": TASK.official_rows,
-        "folds": {str(fold): {} for fold in range(N_FOLDS)},
-        "mean": {"n_fallback": 0},
-    }
-    (tmp_path / "scores.json").write_text(json.dumps(scores))
-    settings = {"config": {"task": TASK.name, "fold": 0, "optim": {"lr": 0.001}}, "versions": {"crystaltune": "0.1.0"}}
-    (tmp_path / "run.json").write_text(json.dumps(settings))
+    write_finished_run(tmp_path)
     return tmp_path
 
 

@@ -1,35 +1,34 @@
-"""Five folds of test predictions become a Matbench submission folder. The only file that imports matbench.
+"""Five folds of test predictions become a Matbench submission folder.
 
-Importing it takes seconds (matbench reads 46 MB of splits), so import it where a record is made, not before.
+matbench itself is not needed; where it is installed, it validates what was written. This is the only file that imports
+it, and only then: importing it takes seconds, for it reads 46 MB of splits.
 """
 
 import json
 import logging
-import math
 import re
-import tempfile
-from collections.abc import Collection
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matbench.bench import MatbenchBenchmark
-from matbench.metadata import mbv01_metadata, mbv01_validation
 from numpy.typing import NDArray
 
+from orchestrator.results_file import official_test_ids, results_document, scores_agree, verify_file, write_document
 from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import Task
 from trainables.errors import UserError, listed
 from trainables.files import write_atomically, write_json, write_text
 
-# matbench logs to stdout; ERROR and not WARNING, because every from_file() warns that no dataset is loaded.
-logging.getLogger("matbench").setLevel(logging.ERROR)
-
 RESULTS = "results.json.gz"
 COLUMNS = ("id", "fold", "target", "prediction")
 WANTED_ABOUT = ("name", "authors", "tier", "command", "versions", "n_fallback")
-MAE_TOLERANCE = 1e-9  # relative; only the order of summation may differ from matbench's
+# matbench 0.6 pins versions of 2022; without its pins, it runs with current ones.
+INSTALL_MATBENCH = "pip install matminer && pip install --no-deps matbench==0.6"
 
 BIBTEX = (  # one text, as the published info.json files have it
     "@article{deng2023chgnet, title={CHGNet as a pretrained universal neural network potential for "
@@ -60,6 +59,31 @@ _TIER_TEXT = {
 }
 
 
+@dataclass(frozen=True)
+class MatbenchRecord:
+    """A written record.
+
+    Attributes:
+        path: results.json.gz in the submission folder, which is in the run's folder.
+        validated_by: the package that has loaded and validated the file, such as "matbench 0.6", or None where it is
+            not installed.
+    """
+
+    path: Path
+    validated_by: str | None
+
+    @property
+    def sentence(self) -> str:
+        """Say where the record is and what has checked it, on one line."""
+        if self.validated_by is not None:
+            return f"Matbench record: {self.path} (validated by {self.validated_by})"
+        again = f"crystaltune record {shlex.quote(str(self.path.parent.parent))}"
+        return (
+            f"Matbench record: {self.path} (checked by crystaltune against the official splits; to have matbench "
+            f"validate it too: {INSTALL_MATBENCH} && {again})"
+        )
+
+
 def why_no_record(task: Task, *, partial: bool, n_rows: int, folds: Collection[int], n_fallback: int = 0) -> str | None:
     """Say in one sentence why these results cannot become a Matbench record; None where they can.
 
@@ -71,25 +95,20 @@ def why_no_record(task: Task, *, partial: bool, n_rows: int, folds: Collection[i
     """
     if task.synthetic:
         return f"{task.name} is a synthetic sample, not a Matbench task: its scores only show that the tool runs"
-    if not task.is_matbench or task.name not in mbv01_metadata:
+    if not task.is_matbench:
         return f"{task.name} is a table of your own, not a Matbench task, so no official record exists for it"
     if partial:
         return (
             f"{task.name} is partial here ({n_rows} of {task.official_rows} rows); "
-            "a Matbench record wants every official row"
+            "a Matbench record needs every official row"
         )
     missing = sorted(set(range(N_FOLDS)) - set(folds))
     if missing:
         which = f"folds {listed(missing)} were" if len(missing) > 1 else f"fold {missing[0]} was"
-        return f"{which} not run; a Matbench record of {task.name} wants all {N_FOLDS} folds (0 to {N_FOLDS - 1})"
+        return f"{which} not run; a Matbench record of {task.name} needs all {N_FOLDS} folds (0 to {N_FOLDS - 1})"
     if n_fallback >= n_rows:
-        return f"all {n_rows} predictions are fallbacks, so there is no model to record; mend the runs first"
+        return f"all {n_rows} predictions are fallbacks, so there is no model to record; fix the runs first"
     return None
-
-
-def official_mad(task: Task) -> float:
-    """Mean absolute deviation of the task's official targets, as matbench's metadata give it."""
-    return float(mbv01_metadata[task.name]["mad"])
 
 
 def submission_folder(parent: Path, name: str) -> Path:
@@ -99,11 +118,11 @@ def submission_folder(parent: Path, name: str) -> Path:
 
 def write_record(
     predictions: pd.DataFrame, task: Task, folder: Path, *, about: dict[str, Any], params: dict[int, dict[str, Any]]
-) -> Path:
-    """Write results.json.gz, info.json and run.py into `folder`, and return the path of the first.
+) -> MatbenchRecord:
+    """Write results.json.gz, info.json and run.py into `folder`.
 
-    results.json.gz is what matbench's own `to_file` writes and `from_file` reads: in matbench 0.6 that is plain
-    JSON, whatever the name says (its issue 249). Its scores are compared with ours before it gets its name.
+    results.json.gz is what matbench's own `to_file` would write. It is read back, compared with the official splits
+    and, where matbench is installed, validated and scored by matbench before it gets its name.
 
     Args:
         predictions: columns id (mbid), fold, target, prediction; any row order.
@@ -119,12 +138,36 @@ def write_record(
     about = _checked_about(about, task)
     settings = {fold: _plain(params.get(fold, {}), f"the parameters of fold {fold}") for fold in range(N_FOLDS)}
     info = _info(about, n_rows=len(predictions))
-    benchmark = _recorded(folds, task, about, settings)
+    document = results_document(task, folds, metadata=about, params=settings)
+    matbench = matbench_version()
+
+    def write(temporary: Path) -> None:
+        write_document(document, temporary)
+        verify_file(temporary, task, folds)
+        if matbench is not None:
+            _let_matbench_validate(temporary, folds, task)
+
     path = folder / RESULTS
-    write_atomically(path, lambda temporary: _write_verified(benchmark, folds, task, temporary))
+    write_atomically(path, write)
     write_json(folder / "info.json", info)
     write_text(folder / "run.py", _run_script(about["command"]))
-    return path
+    return MatbenchRecord(path, None if matbench is None else f"matbench {matbench}")
+
+
+def matbench_version() -> str | None:
+    """Return the version of the matbench that can be imported here, or None.
+
+    An installation that lacks what matbench imports (it is installed without its dependencies) counts as none.
+    """
+    try:
+        import matbench.bench  # noqa: F401
+
+        return version("matbench")
+    except (ImportError, PackageNotFoundError):
+        return None
+    finally:
+        # matbench logs to stdout; ERROR and not WARNING, because every from_file() warns that no dataset is loaded.
+        logging.getLogger("matbench").setLevel(logging.ERROR)
 
 
 def _checked_about(about: dict[str, Any], task: Task) -> dict[str, Any]:
@@ -145,10 +188,6 @@ def _plain(content: dict[str, Any], what: str) -> dict[str, Any]:
         raise UserError(f"{what} cannot be written as JSON ({error}); give text, finite numbers and lists") from None
 
 
-def _official_test_ids(task: Task, fold: int) -> list[str]:
-    return list(mbv01_validation.splits[task.name][f"fold_{fold}"].test)
-
-
 def _checked_folds(predictions: pd.DataFrame, task: Task, n_fallback: int) -> list[pd.DataFrame]:
     """Target and prediction of every fold as float64, indexed by id in matbench's own order."""
     absent = [column for column in COLUMNS if column not in predictions.columns]
@@ -167,7 +206,10 @@ def _checked_folds(predictions: pd.DataFrame, task: Task, n_fallback: int) -> li
     table = pd.DataFrame(
         {column: _finite(predictions, column) for column in ("target", "prediction")}, index=predictions["id"]
     )
-    return [_official_order(table[predictions["fold"].to_numpy() == fold], task, fold) for fold in range(N_FOLDS)]
+    return [
+        _official_order(table[predictions["fold"].to_numpy() == fold], official, f"fold {fold} of {task.name}")
+        for fold, official in enumerate(official_test_ids(task))
+    ]
 
 
 def _finite(predictions: pd.DataFrame, column: str) -> NDArray[np.float64]:
@@ -181,49 +223,34 @@ def _finite(predictions: pd.DataFrame, column: str) -> NDArray[np.float64]:
     return numbers
 
 
-def _official_order(rows: pd.DataFrame, task: Task, fold: int) -> pd.DataFrame:
-    official = _official_test_ids(task, fold)
+def _official_order(rows: pd.DataFrame, official: list[str], what: str) -> pd.DataFrame:
     lacking = sorted(set(official) - set(rows.index))
     foreign = sorted(set(rows.index) - set(official), key=str)
     if lacking or foreign:
         faults = [f"lacks {len(lacking)} official test ids ({listed(lacking)})"] if lacking else []
         faults += [f"holds {len(foreign)} ids that are not its own ({listed(foreign)})"] if foreign else []
-        raise UserError(f"fold {fold} of {task.name} {' and '.join(faults)}; predict exactly its {len(official)}")
+        raise UserError(f"{what} {' and '.join(faults)}; predict exactly its {len(official)}")
     return rows.loc[official]
 
 
-def _recorded(folds: list[pd.DataFrame], task: Task, about: dict[str, Any], settings: dict[int, dict[str, Any]]) -> Any:
-    benchmark = MatbenchBenchmark(autoload=False, subset=[task.name])
-    matbench_task = benchmark.tasks_map[task.name]
-    targets = pd.concat(folds)["target"]
-    columns = {matbench_task.metadata.input_type: None, matbench_task.metadata.target: targets}
-    matbench_task.df = pd.DataFrame(columns, index=targets.index)  # scoring reads the targets only
+def _let_matbench_validate(path: Path, folds: Sequence[pd.DataFrame], task: Task) -> None:
+    """Open the file as Matbench will, which validates it, and let matbench score its predictions too.
+
+    Raises:
+        RuntimeError: matbench refuses the file, or its scores are others.
+    """
+    from matbench.bench import MatbenchBenchmark
+    from matbench.data_ops import score_array
+
+    try:
+        recorded = MatbenchBenchmark.from_file(str(path)).tasks_map[task.name]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RuntimeError(f"matbench refuses the record of {task.name}: {error}") from error
     for fold, rows in enumerate(folds):
-        matbench_task.record(fold, rows["prediction"].tolist(), params=settings[fold])
-    benchmark.add_metadata(about)
-    errors = benchmark.validate()
-    if errors:
-        raise RuntimeError(f"matbench refuses the record of {task.name}: {errors[task.name].splitlines()[-1]}")
-    return benchmark
-
-
-def _write_verified(benchmark: Any, folds: list[pd.DataFrame], task: Task, path: Path) -> None:
-    # matbench gets the final file name, should a later version choose the compression by it
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".record.") as staging:
-        written = Path(staging) / RESULTS
-        benchmark.to_file(str(written))
-        _compare_scores(written, folds, task)
-        written.replace(path)
-
-
-def _compare_scores(path: Path, folds: list[pd.DataFrame], task: Task) -> None:
-    """Open the file as Matbench will (which validates it) and compare each fold's MAE with our own."""
-    results = MatbenchBenchmark.from_file(str(path)).tasks_map[task.name].results
-    for fold, rows in enumerate(folds):
-        ours = float((rows["prediction"] - rows["target"]).abs().mean())
-        theirs = results[f"fold_{fold}"].scores.mae
-        if not math.isclose(ours, theirs, rel_tol=MAE_TOLERANCE):
-            raise RuntimeError(f"fold {fold} of {task.name}: matbench scores an MAE of {theirs}, we score {ours}")
+        ours = recorded.results[f"fold_{fold}"].scores
+        theirs = score_array(rows["target"], rows["prediction"].tolist(), recorded.metadata.task_type)
+        if not scores_agree(ours, theirs):
+            raise RuntimeError(f"fold {fold} of {task.name}: matbench's scores are {theirs}, ours {dict(ours)}")
 
 
 def _info(about: dict[str, Any], n_rows: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from search_spaces.presets import preset
 from trainables.config import RunConfig, dotted_names, merged, parse_config, refuse_for_task
 from trainables.data.dataset import Dataset
 from trainables.data.folds import N_FOLDS
-from trainables.errors import UserError
+from trainables.errors import CannotWrite, UserError
 from trainables.files import read_json, write_json, write_parquet
 from trainables.graphs.store import GraphStore
 from trainables.progress import Progress, silent
@@ -326,10 +326,25 @@ def _auxiliary_of(material: Material, config: RunConfig, fold: int) -> tuple[Aux
 
 
 def _record(scores: dict[str, Any], out: Path) -> dict[str, str | None]:
-    """Write the Matbench record where there can be one; its path within `out`, or a plain sentence why not."""
-    write_json(out / "scores.json", scores)
-    from orchestrator.submission import record_run, refusal_of  # matbench takes seconds to import
+    """Write the Matbench record where there can be one.
 
-    refusal = refusal_of(scores)
-    record = None if refusal else str(record_run(out).relative_to(out))
-    return {"record": record, "no_record_because": refusal}
+    Returns:
+        record: the results file's path within `out`; record_validated_by: the matbench that has validated it, or None
+        where it is not installed; no_record_because: where there is no record, why, in a plain sentence.
+    """
+    write_json(out / "scores.json", scores)
+    from orchestrator.submission import record_run, refusal_of
+
+    refusal, record = refusal_of(scores), None
+    if refusal is None:
+        try:
+            record = record_run(out)
+        except CannotWrite:
+            raise
+        except (UserError, RuntimeError) as error:  # days of training must not end without their scores
+            refusal = str(error)
+    return {
+        "record": None if record is None else str(record.path.relative_to(out)),
+        "record_validated_by": None if record is None else record.validated_by,
+        "no_record_because": refusal,
+    }

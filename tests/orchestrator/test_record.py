@@ -1,5 +1,8 @@
 import json
 import logging
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -7,45 +10,24 @@ import numpy as np
 import pandas as pd
 import pytest
 from matbench.bench import MatbenchBenchmark
-from matbench.task import MatbenchTask
+from record_data import ABOUT, PARAMS, TASK, table, write_finished_run
 
 from orchestrator import record
-from orchestrator.submission import _check_targets
-from trainables.data.folds import N_FOLDS, official_test_folds
+from orchestrator.record import INSTALL_MATBENCH, MatbenchRecord
+from orchestrator.submission import _check_targets, record_run
+from orchestrator.train import _record
+from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import SAMPLE_TASK, TASKS, custom_task
 from trainables.errors import UserError
 
-TASK = TASKS["matbench_jdft2d"]
-ABOUT: dict[str, Any] = {
-    "name": "crystaltune test",
-    "authors": "A. Tester",
-    "tier": "pretrained-disjoint",
-    "command": "crystaltune run jdft2d --out 'a folder'",
-    "versions": {"crystaltune": "0.1.0", "torch": "2.15.0"},
-    "n_fallback": 3,
-}
-PARAMS = {fold: {"lr": 3e-4, "layers": [64, 64], "nested": {"ema": 0.99, "name": "x"}} for fold in range(N_FOLDS)}
-
-
-def table(seed: int = 0) -> pd.DataFrame:
-    """jdft2d's ids and folds, with made-up targets and predictions."""
-    rng = np.random.default_rng(seed)
-    assert TASK.official_rows is not None
-    targets = rng.uniform(1, 300, TASK.official_rows)
-    return pd.DataFrame(
-        {
-            "id": [TASK.mbid(row) for row in range(TASK.official_rows)],
-            "fold": official_test_folds(TASK.official_rows),
-            "target": targets,
-            "prediction": targets + rng.normal(0, 30, TASK.official_rows),
-        }
-    )
-
 
 def write(predictions: pd.DataFrame, folder: Path, **changes: Any) -> Path:
+    return recorded(predictions, folder, **changes).path
+
+
+def recorded(predictions: pd.DataFrame, folder: Path, **changes: Any) -> MatbenchRecord:
     given: dict[str, Any] = {"task": TASK, "about": ABOUT, "params": PARAMS, **changes}
-    path: Path = record.write_record(predictions, given.pop("task"), folder, **given)
-    return path
+    return record.write_record(predictions, given.pop("task"), folder, **given)
 
 
 def reopened(path: Path) -> Any:
@@ -109,19 +91,12 @@ def test_shuffled_rows_give_the_same_record(whole: Path, tmp_path: Path) -> None
     assert results(write(shuffled, tmp_path)) == results(whole)
 
 
-def test_float32_predictions_are_recorded_as_plain_python_floats(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kinds: set[type] = set()
-    official = MatbenchTask.record
-
-    def spy(self: Any, fold: int, predictions: list[Any], **rest: Any) -> None:
-        kinds.update(type(value) for value in predictions)
-        official(self, fold, predictions, **rest)
-
-    monkeypatch.setattr(MatbenchTask, "record", spy)
-    write(table().astype({"prediction": np.float32}), tmp_path)
-    assert kinds == {float}
+def test_float32_predictions_are_recorded_as_their_exact_values(tmp_path: Path) -> None:
+    predictions = table().astype({"prediction": np.float32})
+    values = {
+        mbid: value for fold in results(write(predictions, tmp_path)).values() for mbid, value in fold["data"].items()
+    }
+    assert values == dict(zip(predictions["id"], predictions["prediction"].astype(float), strict=True))
 
 
 def test_recording_twice_into_one_folder_leaves_the_second_record_and_no_other_file(tmp_path: Path) -> None:
@@ -236,9 +211,9 @@ def test_a_score_matbench_does_not_share_is_an_error_and_leaves_the_older_record
     path = write(table(seed=1), tmp_path)
     before = path.read_bytes()
     monkeypatch.setattr(
-        "matbench.task.score_array", lambda *_: dict.fromkeys(("mae", "rmse", "mape", "max_error"), 1.0)
+        "matbench.data_ops.score_array", lambda *_: dict.fromkeys(("mae", "rmse", "mape", "max_error"), 1.0)
     )
-    with pytest.raises(RuntimeError, match=r"fold 0 of matbench_jdft2d: matbench scores an MAE of 1\.0"):
+    with pytest.raises(RuntimeError, match=r"fold 0 of matbench_jdft2d: matbench's scores are {'mae': 1\.0"):
         write(table(seed=2), tmp_path)
     assert path.read_bytes() == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["info.json", "results.json.gz", "run.py"]
@@ -271,6 +246,83 @@ def test_a_whole_matbench_task_with_all_folds_can_be_recorded(task: Any) -> None
 def test_why_no_record_names_the_reason(task: Any, changes: dict[str, Any], sentence: str) -> None:
     given = {"partial": False, "n_rows": 636, "folds": range(N_FOLDS), "n_fallback": 0, **changes}
     assert sentence in record.why_no_record(task, **given)
+
+
+def test_a_record_says_which_matbench_has_validated_it(tmp_path: Path) -> None:
+    written = recorded(table(), tmp_path / "run" / "record")
+    assert written.validated_by == f"matbench {version('matbench')}"
+    assert written.sentence == f"Matbench record: {written.path} (validated by matbench 0.6)"
+
+
+def without_matbench(monkeypatch: pytest.MonkeyPatch, missing: str = "matbench") -> None:
+    """Make importing `missing` fail, as where it is not installed."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in {"matbench", missing}]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+
+
+@pytest.mark.parametrize("missing", ["matbench", "matminer"])
+def test_without_matbench_the_same_record_is_written_and_says_how_to_validate_it(
+    missing: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as absent:
+        without_matbench(absent, missing)
+        written = recorded(table(), tmp_path / "my run" / "record")
+    assert written.validated_by is None
+    assert "checked by crystaltune against the official splits" in written.sentence
+    assert f"{INSTALL_MATBENCH} && crystaltune record '{tmp_path / 'my run'}'" in written.sentence
+    assert "\n" not in written.sentence
+    assert results(written.path) == results(whole)
+    assert reopened(written.path).is_valid
+
+
+def test_a_record_is_made_without_matbench_matminer_or_scikit_learn() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('matbench', 'matminer', 'sklearn'): sys.modules[name] = None\n"
+        "import orchestrator.submission, trainables.data.locate\n"
+        "assert orchestrator.submission.matbench_version() is None\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    write_finished_run(tmp_path)
+    return tmp_path
+
+
+def test_a_finished_run_is_recorded_and_its_scores_say_who_has_validated_the_record(finished: Path) -> None:
+    told = _record(json.loads((finished / "scores.json").read_text()), finished)
+    assert told == {
+        "record": "matbench_v0.1_crystaltune_chgnet/results.json.gz",
+        "record_validated_by": "matbench 0.6",
+        "no_record_because": None,
+    }
+    benchmark = reopened(finished / str(told["record"]))
+    assert benchmark.user_metadata["versions"] == {"crystaltune": "0.1.0", "matbench": "0.6"}
+    assert benchmark.matbench_jdft2d.results.fold_3.parameters == {"fold": 3, "optim.lr": 0.001, "task": TASK.name}
+
+
+def test_a_run_without_matbench_is_recorded_too_and_does_not_claim_its_version(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as absent:
+        without_matbench(absent)
+        told = _record(json.loads((finished / "scores.json").read_text()), finished)
+    assert told["record_validated_by"] is None
+    assert reopened(finished / str(told["record"])).user_metadata["versions"] == {"crystaltune": "0.1.0"}
+    again = record_run(finished)
+    assert again.validated_by == "matbench 0.6"
+
+
+def test_a_run_on_other_targets_ends_with_its_scores_and_the_reason_for_having_no_record(finished: Path) -> None:
+    predictions = pd.read_parquet(finished / "predictions.parquet")
+    predictions.assign(target=predictions["target"] * 1.01).to_parquet(finished / "predictions.parquet")
+    told = _record(json.loads((finished / "scores.json").read_text()), finished)
+    assert told["record"] is told["record_validated_by"] is None
+    assert "download the official one" in str(told["no_record_because"])
+    assert not list(finished.glob("matbench*"))
 
 
 def test_targets_that_are_not_the_official_ones_are_refused_before_a_record(shared_data: Path) -> None:

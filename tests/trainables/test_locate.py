@@ -1,7 +1,7 @@
 """Where a task's file is looked for, and what a download must be to be believed."""
 
 import hashlib
-import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,26 +10,28 @@ import pytest
 import requests
 
 from trainables.data import locate
-from trainables.data.locate import _matminer_entry, cache_home, data_home, matbench_file
+from trainables.data.locate import cache_home, data_home, matbench_file
 from trainables.data.tasks import TASKS
 from trainables.errors import UserError
 
 TASK = TASKS["matbench_jdft2d"]
 NAME = "matbench_jdft2d.json.gz"
+URL = f"https://ml.materialsproject.org/projects/{NAME}"
 CONTENT = b"a Matbench table" * 50_000
 
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders of this test only, a matminer that lists CONTENT, and a network that is never there."""
+    """Folders of this test only, CONTENT as the published file, and a network that is never there."""
     for variable in ("MATMINER_DATA", "CRYSTALTUNE_CACHE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    matminer = tmp_path / "matminer"
-    matminer.mkdir()
-    entry = {"url": "https://example.org/jdft2d.json.gz", "hash": hashlib.sha256(CONTENT).hexdigest()}
-    (matminer / "dataset_metadata.json").write_text(json.dumps({TASK.name: entry}))
-    monkeypatch.setattr(locate, "files", lambda package: matminer)
+    (tmp_path / "matminer" / "datasets").mkdir(parents=True)
+    (tmp_path / "matminer" / "__init__.py").write_text("raise AssertionError('matminer was imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matminer"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(locate._SHA256, TASK.name, hashlib.sha256(CONTENT).hexdigest())
     monkeypatch.setattr(requests, "get", without_network)
 
 
@@ -110,12 +112,12 @@ def test_the_cache_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_file_in_matminers_own_folder_is_taken(tmp_path: Path) -> None:
-    (tmp_path / "matminer" / NAME).write_bytes(b"x")
-    assert matbench_file(TASK) == tmp_path / "matminer" / NAME
+    (tmp_path / "matminer" / "datasets" / NAME).write_bytes(b"x")
+    assert matbench_file(TASK) == tmp_path / "matminer" / "datasets" / NAME
 
 
 def test_ones_own_folder_goes_before_matminers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "matminer" / NAME).write_bytes(b"x")
+    (tmp_path / "matminer" / "datasets" / NAME).write_bytes(b"x")
     monkeypatch.setenv("MATMINER_DATA", str(tmp_path))
     (tmp_path / NAME).write_bytes(b"y")
     assert matbench_file(TASK) == tmp_path / NAME
@@ -127,7 +129,7 @@ def test_without_file_and_network_one_line_says_where_to_put_it(
     monkeypatch.setenv("MATMINER_DATA", str(tmp_path / "mine"))
     message = refusal()
     assert str(tmp_path / "mine" / NAME) in message
-    assert "https://example.org/jdft2d.json.gz" in message
+    assert URL in message
     assert "ConnectionError" in message
     assert "MATMINER_DATA" in message
     assert not (tmp_path / "mine" / NAME).exists()
@@ -141,15 +143,15 @@ def test_a_download_with_the_listed_hash_is_kept_and_not_fetched_again(
     assert path == data_home() / NAME
     assert path.read_bytes() == CONTENT
     assert matbench_file(TASK) == path
-    assert asked == ["https://example.org/jdft2d.json.gz"]
+    assert asked == [URL]
 
 
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        (Reply(CONTENT[:-1] + b"?"), "hash is not the one matminer lists"),
-        (Reply(CONTENT[:-1000]), "hash is not the one matminer lists"),
-        (Reply(b"<html>Sign in</html>"), "hash is not the one matminer lists"),
+        (Reply(CONTENT[:-1] + b"?"), "hash is not the published one"),
+        (Reply(CONTENT[:-1000]), "hash is not the published one"),
+        (Reply(b"<html>Sign in</html>"), "hash is not the published one"),
         (Reply(CONTENT, status=404), "HTTPError"),
         (Reply(CONTENT[:300_000], breaks=True), "ChunkedEncodingError"),
     ],
@@ -197,9 +199,14 @@ def test_a_download_tells_how_far_it_is(network: Callable[[Reply], list[str]]) -
     assert counter.seen == counter.total == len(CONTENT)
 
 
-def test_matminer_lists_every_task(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_and_hashes_are_those_that_matminer_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    for name in TASKS:
-        entry = _matminer_entry(name)
-        assert entry["url"].endswith(f"{name}.json.gz")
-        assert len(entry["hash"]) == 64
+    from matminer.datasets.utils import _load_dataset_dict
+
+    listed = {name: (entry["url"], entry["hash"]) for name, entry in _load_dataset_dict().items() if name in TASKS}
+    assert listed == {name: (f"{locate._DOWNLOADS}/{name}.json.gz", locate._SHA256[name]) for name in TASKS}
+
+
+def test_where_matminer_is_not_installed_its_folder_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locate, "find_spec", lambda name: None)
+    assert URL in refusal()

@@ -1,0 +1,67 @@
+"""A made-up result of all folds of jdft2d, as a record is made of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.results_file import official_test_ids
+from orchestrator.submission import OFFICIAL_MAD
+from trainables.data.folds import N_FOLDS, official_test_folds
+from trainables.data.tasks import TASKS
+
+TASK = TASKS["matbench_jdft2d"]
+ABOUT: dict[str, Any] = {
+    "name": "crystaltune test",
+    "authors": "A. Tester",
+    "tier": "pretrained-disjoint",
+    "command": "crystaltune run jdft2d --out 'a folder'",
+    "versions": {"crystaltune": "0.1.0", "torch": "2.15.0"},
+    "n_fallback": 3,
+}
+PARAMS = {fold: {"lr": 3e-4, "layers": [64, 64], "nested": {"ema": 0.99, "name": "x"}} for fold in range(N_FOLDS)}
+
+
+def table(seed: int = 0) -> pd.DataFrame:
+    """jdft2d's ids and folds, with made-up targets and predictions."""
+    rng = np.random.default_rng(seed)
+    assert TASK.official_rows is not None
+    targets = rng.uniform(1, 300, TASK.official_rows)
+    return pd.DataFrame(
+        {
+            "id": [TASK.mbid(row) for row in range(TASK.official_rows)],
+            "fold": official_test_folds(TASK.official_rows),
+            "target": targets,
+            "prediction": targets + rng.normal(0, 30, TASK.official_rows),
+        }
+    )
+
+
+def in_official_order(predictions: pd.DataFrame, task: Any = TASK) -> list[pd.DataFrame]:
+    return [predictions.set_index("id").loc[ids] for ids in official_test_ids(task)]
+
+
+def write_finished_run(folder: Path) -> None:
+    """Write the files that `crystaltune record` reads of a finished run of jdft2d."""
+    predictions = table()
+    center = predictions["target"].mean()
+    deviation = (predictions["target"] - center).abs().mean()
+    predictions["target"] = (predictions["target"] - center) * OFFICIAL_MAD[TASK.name] / deviation + center
+    folder.mkdir(exist_ok=True)
+    predictions.to_parquet(folder / "predictions.parquet")
+    scores = {
+        "task": TASK.name,
+        "target": TASK.target,
+        "unit": TASK.unit,
+        "tier": TASK.overlap,
+        "synthetic": False,
+        "partial": False,
+        "n_rows": TASK.official_rows,
+        "folds": {str(fold): {} for fold in range(N_FOLDS)},
+        "mean": {"n_fallback": 0},
+    }
+    (folder / "scores.json").write_text(json.dumps(scores))
+    settings = {"config": {"task": TASK.name, "fold": 0, "optim": {"lr": 0.001}}, "versions": {"crystaltune": "0.1.0"}}
+    (folder / "run.json").write_text(json.dumps(settings))

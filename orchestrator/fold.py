@@ -17,10 +17,12 @@ from trainables.config import RunConfig
 from trainables.data.dataset import Dataset
 from trainables.data.tasks import Task
 from trainables.errors import UserError
-from trainables.files import read_json, write_json, write_parquet
+from trainables.files import read_json, sha256_of_file, write_json, write_parquet
+from trainables.progress import Progress, silent
 
 FOLD = "fold.json"
 PREDICTIONS = "predictions.parquet"
+_KEYS = {"members", "combine", "weights", "config", "structures_per_s"}
 
 
 def write_fold(runs: Runs, recipe: Recipe) -> None:
@@ -38,25 +40,38 @@ def write_fold(runs: Runs, recipe: Recipe) -> None:
         "weights": None if found.weights is None else found.weights.tolist(),
         "config": recipe.config.model_dump(mode="json"),
         "structures_per_s": float(np.mean(speeds)),
+        "sha256": sha256_of_file(folder / PREDICTIONS),
     }
     write_json(folder / FOLD, about)
 
 
 def read_fold(folder: Path) -> dict[str, Any] | None:
-    """How a finished fold is made up, or None."""
+    """How a finished fold is made up, or None where its files are not there or not whole."""
     try:
-        about: dict[str, Any] = read_json(folder / FOLD)
+        about = read_json(folder / FOLD)
+        if not isinstance(about, dict) or not set(about) >= _KEYS:
+            return None
+        if about.get("sha256") not in (None, sha256_of_file(folder / PREDICTIONS)):  # older versions wrote no hash
+            return None
         pd.read_parquet(folder / PREDICTIONS, columns=["id"])
     except (OSError, ValueError):
         return None
     return about
 
 
-def collect_predictions(dataset: Dataset, folds: Sequence[int], out: Path) -> pd.DataFrame:
-    """Predictions of all finished folds beside their targets: id, fold, target, prediction, std, fallback."""
+def collect_predictions(dataset: Dataset, folds: Sequence[int], out: Path, progress: Progress = silent) -> pd.DataFrame:
+    """Predictions of all finished folds beside their targets: id, fold, target, prediction, std, fallback.
+
+    A finished fold whose files are damaged is left out, which `progress` is told.
+    """
     target = pd.Series(dataset.targets, index=list(dataset.ids))
-    folders = [out / f"fold_{fold}" for fold in folds]
-    tables = [pd.read_parquet(folder / PREDICTIONS) for folder in folders if read_fold(folder) is not None]
+    tables = []
+    for fold in folds:
+        folder = out / f"fold_{fold}"
+        if read_fold(folder) is not None:
+            tables.append(pd.read_parquet(folder / PREDICTIONS))
+        elif (folder / FOLD).exists():
+            progress.message(f"{folder} is damaged and left out of the scores: train fold {fold} again, which mends it")
     if not tables:
         return pd.DataFrame(columns=["id", "fold", "target", "prediction", "std", "fallback"])
     table = pd.concat(tables, ignore_index=True)
@@ -81,9 +96,14 @@ class LoadedFold:
         """
         about = read_fold(folder)
         if about is None:
-            raise UserError(f"{folder} is damaged: run its `crystaltune train` again, which finishes it")
+            raise UserError(f"{folder} is damaged: run its `crystaltune train` again, which mends it")
         members = [LoadedRun.load(folder / member, device) for member in about["members"]]
-        return cls(members, RunConfig.model_validate(about["config"]), about)
+        try:
+            config = RunConfig.model_validate(about["config"])
+        except ValueError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder / FOLD} is damaged or of another version of crystaltune ({reason})") from None
+        return cls(members, config, about)
 
     @property
     def task(self) -> Task:

@@ -3,7 +3,7 @@
 import fcntl
 import hashlib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,13 @@ from trainables.data.composition import CompositionModel
 from trainables.data.folds import FoldSplit, Part
 from trainables.data.tasks import Task
 from trainables.errors import UserError
-from trainables.files import read_json, write_atomically, write_json, write_parquet, write_text
+from trainables.files import read_json, sha256_of_file, write_atomically, write_json, write_parquet, write_text
 from trainables.graphs.store import GraphStore
 from trainables.levers import TtaConfig
 from trainables.model.chgnet import CrystalModel
 from trainables.model.compiled import Compile
 from trainables.progress import Progress, silent
-from trainables.training.checkpoint import DamagedCheckpoint, write_checkpoint
+from trainables.training.checkpoint import DamagedCheckpoint, verified_manifest, write_checkpoint
 from trainables.training.compute import Compute
 from trainables.training.distill import SoftTargets
 from trainables.training.fit import fit
@@ -39,6 +39,7 @@ from trainables.training.tta import Predicted, predict_views
 
 DONE = "done.json"
 FEATURES = "features.npy"
+HASHES = "sha256"  # of the run's other files, in done.json
 COMPOSITION = "composition.json"  # coefficients by atomic number, in the target's unit
 
 
@@ -88,6 +89,7 @@ def do(job: Job, device: str, progress: Progress) -> dict[str, Any]:
             summary = _make(job, device, progress)
             if summary["status"] == "finished":
                 _predict_all(job, device, progress)
+                summary = summary | {HASHES: _hashes(job, summary.get(HASHES, {}))}
                 write_json(job.folder / DONE, summary)
         except UserError as error:
             summary = {"status": "failed", "reason": str(error)}
@@ -99,10 +101,11 @@ def do(job: Job, device: str, progress: Progress) -> dict[str, Any]:
 
 
 def _make(job: Job, device: str, progress: Progress) -> dict[str, Any]:
-    """The model in the folder; what is there already is not made again."""
+    """The model in the folder; what is there already, and whole, is not made again."""
     before = finished(job.folder)
     if before is not None:
         return before
+    _clear(job.folder, progress)
     job.config.save(job.folder / "config.yaml")
     if job.soup_of:
         return _make_soup(job) | _made_by(device)
@@ -148,7 +151,10 @@ def _predict_all(job: Job, device: str, progress: Progress) -> None:
     if not left and not features:
         return
     run, store = LoadedRun.load(job.folder, device), GraphStore(job.store)
+    damaged = _damaged_files(job.folder)
     for views, path in left:
+        if predictions_file(job.folder, views).name in damaged:
+            progress.message(f"{predictions_file(job.folder, views)} is damaged: it is predicted again")
         skinned = None if path is None else GraphStore(path)
         tables = []
         for name, wanted in job.wanted.items():
@@ -175,31 +181,92 @@ def predictions_file(folder: Path, views: TtaConfig) -> Path:
 
 
 def _left_to_predict(job: Job) -> tuple[list[tuple[TtaConfig, Path | None]], bool]:
-    """The ways of predicting that lack a file or a part in it, and whether features are missing."""
-    left = [(views, path) for views, path in job.views if not set(job.wanted) <= _parts(job.folder, views)]
-    return left, job.features and not (job.folder / FEATURES).exists()
+    """The ways of predicting that lack a whole file or a part in it, and whether features are missing."""
+    damaged = _damaged_files(job.folder)
+    left = [(views, path) for views, path in job.views if not set(job.wanted) <= _parts(job.folder, views, damaged)]
+    return left, job.features and (FEATURES in damaged or not (job.folder / FEATURES).exists())
 
 
-def _parts(folder: Path, views: TtaConfig) -> set[str]:
+def _parts(folder: Path, views: TtaConfig, damaged: Container[str]) -> set[str]:
+    file = predictions_file(folder, views)
+    if file.name in damaged:
+        return set()
     try:
-        return set(pd.read_parquet(predictions_file(folder, views), columns=["part"])["part"])
-    except (OSError, ValueError):
+        return set(pd.read_parquet(file)["part"])
+    except (OSError, ValueError, KeyError):
         return set()
 
 
 def complete(job: Job) -> dict[str, Any] | None:
-    """What the run reported, where it is finished and everything wanted of it is there."""
+    """What the run reported, where it is finished and everything wanted of it is there and whole."""
     left, features = _left_to_predict(job)
     return None if left or features else finished(job.folder)
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """What a finished run reported, or None."""
+    """What a finished run with a whole model reported, or None."""
+    summary = _done(folder)
+    return None if summary is None or damage(folder) else summary
+
+
+def _done(folder: Path) -> dict[str, Any] | None:
+    """The content of done.json, or None where there is none that can be read."""
     try:
-        summary: dict[str, Any] = read_json(folder / DONE)
+        summary = read_json(folder / DONE)
     except (OSError, ValueError):
         return None
-    return summary if (folder / "model.json").exists() else None
+    return summary if isinstance(summary, dict) and "status" in summary else None
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with the model of a run that was finished (its weights, manifest or composition), or nothing."""
+    try:
+        about = verified_manifest(folder / "model")
+        RunConfig.model_validate(about["config"])
+        Task(**about["task"])
+        _coefficients(folder)
+    except (DamagedCheckpoint, OSError, ValueError, KeyError, TypeError) as error:
+        return " ".join(str(error).split())
+    changed = _changed_files(folder, ("model.json", COMPOSITION))
+    return f"{folder / changed[0]} is not as it was written" if changed else ""
+
+
+def _coefficients(folder: Path) -> NDArray[np.float64]:
+    return np.array(read_json(folder / COMPOSITION)["coefficients"], dtype=np.float64)
+
+
+def _clear(folder: Path, progress: Progress) -> None:
+    """Remove what was predicted by a model that has to be made (again).
+
+    Its checkpoints stay: where they are whole, they give back the very same model without training.
+    """
+    if _done(folder) is not None:
+        progress.message(f"{folder} is damaged ({damage(folder)}): its model is made again")
+    for file in (folder / DONE, folder / FEATURES, *folder.glob("predicted*.parquet")):
+        file.unlink(missing_ok=True)
+
+
+def _hashes(job: Job, known: Mapping[str, str]) -> dict[str, str]:
+    """SHA-256 of the files of a finished run, by name: those that this job wants, and what is known of others."""
+    names = ["model.json", COMPOSITION, *(predictions_file(job.folder, views).name for views, _ in job.views)]
+    names += [FEATURES] if job.features else []
+    return {**known, **{name: sha256_of_file(job.folder / name) for name in names}}
+
+
+def _damaged_files(folder: Path) -> list[str]:
+    """Names of files of predictions or features that are there, but not as they were written."""
+    recorded = (_done(folder) or {}).get(HASHES, {})
+    return _changed_files(folder, [name for name in recorded if name == FEATURES or name.startswith("predicted")])
+
+
+def _changed_files(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of a folder's files that do not have the hash in done.json; runs of older versions have none there."""
+    recorded = (_done(folder) or {}).get(HASHES, {})
+    return [
+        name
+        for name in names
+        if name in recorded and (folder / name).is_file() and sha256_of_file(folder / name) != recorded[name]
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,9 +287,11 @@ class LoadedRun:
         """
         try:
             model, config, task = load_model(folder / "model", device)
-            coefficients = np.array(read_json(folder / COMPOSITION)["coefficients"])
-        except (DamagedCheckpoint, OSError, ValueError, KeyError) as error:
-            raise UserError(f"{folder} is damaged ({error}): remove that folder and train it again") from None
+            coefficients = _coefficients(folder)
+        except (DamagedCheckpoint, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise UserError(
+                f"{folder} is damaged ({error}): run its `crystaltune train` again, which mends it"
+            ) from None
         return cls(model, CompositionModel(coefficients), config, task)
 
     def predict(

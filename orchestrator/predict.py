@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.datasets import graph_store
-from orchestrator.fold import LoadedFold, read_fold
+from orchestrator.fold import FOLD, LoadedFold, read_fold
+from orchestrator.prediction_files import predictions_path, write_predictions
 from orchestrator.workers import plan
 from trainables.data.dataset import read_structures
-from trainables.data.folds import N_FOLDS
+from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
-from trainables.files import write_parquet
 from trainables.model.chgnet import cutoffs_of
 from trainables.progress import Progress, silent
 from trainables.training.augment import skin_of
@@ -24,14 +24,17 @@ def predict_file(
 
     Args:
         run: a folder `train` has written.
-        out: where the Parquet goes; by default predict-<file>.parquet in `run`.
+        out: where they are written, in the format of its suffix (prediction_files.FORMATS); by default
+            predict-<file>.parquet in `run`.
 
     Returns:
         Columns id, prediction, std (over folds; 0 with one fold), fallback, in the file's order; and its path.
 
     Raises:
-        UserError: no trained fold, an unreadable file, or structures that cannot be used (ids listed).
+        UserError: a place that cannot be written, no trained fold, an unreadable file, or structures that cannot be
+            used (ids listed).
     """
+    path = predictions_path(run, file, out)
     device = plan(1, device).devices[0]
     folds = [LoadedFold.load(folder, device) for folder in trained_folds(run)]
     config, task = folds[0].config, folds[0].task
@@ -54,8 +57,7 @@ def predict_file(
     if fallback.any():
         progress.message(f"{int(fallback.sum())} rows have isolated atoms or no graph: their composition model is used")
     table = pd.DataFrame({"id": dataset.ids, "prediction": values.mean(0), "std": values.std(0), "fallback": fallback})
-    path = out or run / f"predict-{file.name.removesuffix('.gz').rsplit('.', 1)[0]}.parquet"
-    write_parquet(path, table)
+    write_predictions(path, table)
     return table, path
 
 
@@ -63,10 +65,15 @@ def trained_folds(run: Path) -> list[Path]:
     """The folders of a run's finished folds.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or one is damaged.
     """
     folders = [run / f"fold_{fold}" for fold in range(N_FOLDS)]
     done = [folder for folder in folders if read_fold(folder) is not None]
+    damaged = [folder for folder in folders if folder not in done and (folder / FOLD).exists()]
+    if damaged:
+        raise UserError(
+            f"{damaged[0]} is damaged ({FOLD} or its predictions): run its `crystaltune train` again, which mends it"
+        )
     if not done:
         raise UserError(f"{run} holds no trained fold; `crystaltune train TASK --out {run}` makes them")
     return done

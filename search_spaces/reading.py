@@ -4,7 +4,6 @@ This finds mistakes of form; `Space.check` finds those of content.
 """
 
 import difflib
-import re
 import runpy
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -14,15 +13,14 @@ from typing import Any
 from search_spaces.dimension import did_you_mean
 from search_spaces.space import Dimension, Point, Space
 from search_spaces.spaces import SPACES
-from trainables.config import load_config
 from trainables.errors import UserError
+from trainables.yaml_files import read_mapping
 
 _YAML = (".yaml", ".yml")
 _SPACE_FIELDS = tuple(item.name for item in fields(Space))
 _DIMENSION_FIELDS = tuple(item.name for item in fields(Dimension) if item.name != "key")
 _MAPPINGS = ("fixed", "dimensions", "points")
 _SWITCHES = ("log", "integer", "zero")
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 def load_space(name_or_path: str) -> Space:
@@ -56,7 +54,7 @@ def _from_python(path: Path) -> Space:
 
 
 def _from_yaml(path: Path) -> Space:
-    content = _numbers(load_config(path))
+    content = read_mapping(path, _SPACE_FIELDS)
     problems = list(_problems(content))
     if problems:
         raise UserError(f"{path}: " + "; ".join(problems))
@@ -82,15 +80,6 @@ def _dimension(key: str, given: Mapping[str, Any]) -> Dimension:
 
 def _several(wanted: Any) -> tuple[Any, ...]:
     return tuple(wanted) if isinstance(wanted, list) else (wanted,)
-
-
-def _numbers(value: Any) -> Any:
-    """PyYAML takes 1e-4 for a text, because it has no dot; here it is a number."""
-    if isinstance(value, dict):
-        return {key: _numbers(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_numbers(each) for each in value]
-    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
 
 
 def _problems(content: Mapping[str, Any]) -> Iterator[str]:

@@ -17,10 +17,10 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from trainables.data.tasks import Task
+from trainables.data.tasks import Task, full_name
 from trainables.errors import UserError
 from trainables.files import write_text
-from trainables.graphs.convert import CONVERTER_VERSION
+from trainables.hints import hint, section_hint
 from trainables.levers import (
     AugmentConfig,
     ConsistencyConfig,
@@ -35,8 +35,8 @@ from trainables.levers import (
     TtaConfig,
     lever_problems,
 )
-
-TRAINING_VERSION = 2  # raise it when the same RunConfig starts to give other numbers
+from trainables.versions import CONVERTER_VERSION, TRAINING_VERSION
+from trainables.yaml_files import read_mapping, read_value
 
 
 class RunConfig(Section):
@@ -127,20 +127,54 @@ def refuse_for_task(config: RunConfig, task: Task) -> None:
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """Read a YAML configuration as it stands (parse_config checks it).
+    """Read a YAML file of settings as it stands (parse_config checks it); an empty file has none.
+
+    Top-level keys that only hold anchors, and those that begin with `x-` or `.`, are left out (yaml_files).
 
     Raises:
         UserError: there is no such file, or it is no YAML mapping.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); a YAML configuration was wanted") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:160]}") from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(f"{path} holds no mapping of keys to values; see `crystaltune train --help`")
+    content = read_mapping(path, tuple(RunConfig.model_fields))
+    for key, value in content.items():
+        wrong = _wrong_key(value)
+        if wrong is not None:
+            raise UserError(f"{path}: key {wrong!r} in {key} is not text; settings have names")
     return content
+
+
+def _wrong_key(value: Any) -> Any:
+    """The first key at any depth that is no text, or None."""
+    if not isinstance(value, dict):
+        return None
+    return next((key for key in value if not isinstance(key, str)), None) or next(
+        (wrong for inner in value.values() if (wrong := _wrong_key(inner)) is not None), None
+    )
+
+
+def for_task(content: Mapping[str, Any], task: str, source: str = "the file") -> tuple[dict[str, Any], str | None]:
+    """Settings of a file for a command on `task`: the file's own task and fold are left out.
+
+    The configuration of a run (fold_*/config.yaml) and a search's best.yaml hold both; whatever they were made for,
+    the command says which task and folds are trained.
+
+    Args:
+        source: the file's name, for the note.
+
+    Returns:
+        The settings, and a note where they were made for another task, or None.
+    """
+    settings = dict(content)
+    made_for = settings.get("task")
+    if not isinstance(made_for, str):
+        return settings, None
+    del settings["task"]
+    settings.pop("fold", None)
+    if full_name(made_for) == full_name(task):
+        return settings, None
+    note = f"the settings of {source} were made for {made_for} and are used for {full_name(task)}"
+    model = settings.get("model")
+    floor = model.get("floor") if isinstance(model, Mapping) else None
+    return settings, note if floor is None else f"{note}, its model.floor={floor} too"
 
 
 def parse_config(content: Mapping[str, Any], source: str) -> RunConfig:
@@ -159,7 +193,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """Read `a.b=value` texts; values are YAML.
 
     Raises:
-        UserError: a text without `=`.
+        UserError: a text without `=`, or a value that is no YAML.
     """
     changes: dict[str, Any] = {}
     for text in assignments:
@@ -167,9 +201,9 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise UserError(f"--set {text}: key=value was wanted, for example --set optim.lr=3e-4")
         try:
-            changes[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"--set {text}: '{value}' is not a YAML value") from None
+            changes[key.strip()] = read_value(value)
+        except UserError as error:
+            raise UserError(f"--set {text}: {error}") from None
     return changes
 
 
@@ -190,7 +224,7 @@ def _place(content: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         inner = content.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise UserError(f"{key}: '{section}' is a value, not a section{_nearest(key)}")
+            raise UserError(f"{key}: '{section}' is a value, not a section{hint(key, list(dotted_names()))}")
         content = inner
     content[name] = value
 
@@ -208,25 +242,32 @@ def dotted_names(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterat
 def _explain(problem: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
     if problem["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{_nearest(key)}"
+        return _unknown(key, problem["input"])
     if problem["type"] == "missing":
         return f"'{key}' is missing"
     if problem["type"] == "value_error":  # of several fields together: the message names them
         return str(problem["ctx"]["error"])
+    if key in _sections() and not isinstance(problem["input"], Mapping):
+        names = [name for name in dotted_names() if name.startswith(f"{key}.")]
+        return f"{key}={problem['input']!r}: {key} is a section; set one of {', '.join(names)}"
     wanted = problem["msg"][0].lower() + problem["msg"][1:]
     if problem["type"] == "literal_error" and isinstance(problem["input"], str):
-        near = difflib.get_close_matches(problem["input"], _choices(key), n=1)
+        near = difflib.get_close_matches(problem["input"].lower(), _choices(key), n=1)
         wanted += f" (did you mean '{near[0]}'?)" if near else ""
     return f"{key}={problem['input']!r}: {wanted}"
 
 
-def _nearest(key: str) -> str:
-    names = list(dotted_names())
-    tails = {name.rsplit(".", 1)[-1]: name for name in names}
-    last = key.rsplit(".", 1)[-1]
-    near = [tails[last]] if last in tails else difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-    near = near or [tails[tail] for tail in difflib.get_close_matches(last, tails, n=1, cutoff=0.6)]
-    return f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(names)})"
+def _unknown(key: str, value: Any) -> str:
+    """An unknown key, or the keys in an unknown section, each with the key that is meant."""
+    if not isinstance(value, Mapping) or "." in key:
+        return f"unknown key '{key}'{hint(key, list(dotted_names()))}"
+    if not value or any(isinstance(inner, Mapping) for inner in value.values()):
+        return f"unknown section '{key}'{section_hint(key, _sections())}"
+    return "; ".join(f"unknown key '{key}.{name}'{hint(f'{key}.{name}', list(dotted_names()))}" for name in value)
+
+
+def _sections() -> list[str]:
+    return list(dict.fromkeys(name.split(".")[0] for name in dotted_names() if "." in name))
 
 
 def _choices(key: str) -> list[str]:

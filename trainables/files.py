@@ -1,9 +1,11 @@
 """Writing files so that a reader never sees half of one."""
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +14,32 @@ if TYPE_CHECKING:  # importing it takes seconds in every worker
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary sibling of `path`, flush it to disk, then rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Let `write` fill a temporary sibling of `path`, flush it to disk, then rename it into place.
+
+    The file gets the mode that the umask gives, whoever made it.
+
+    Raises:
+        OSError: about `path`, whatever the temporary file was called.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # safetensors' own files, for one, could be read by their owner only
         write(temporary)
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(mode)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if temporary.name not in str(error) and (error.filename is not None or error.errno is None):
+            raise
+        reason = error.strerror or str(error).replace(str(temporary), str(path)).replace(temporary.name, path.name)
+        raise OSError(error.errno or errno.EIO, reason, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the reason above says more
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -57,7 +57,7 @@ def test_tasks_lists_all_eight() -> None:
         (("train", "jdft2d", "--compile", "yes"), "auto, on or off was wanted"),
         (("train", "jdft2d", "--tf32", "--device", "cpu"), "leave out --tf32"),
         (("train", "sample", "--data", "README.md"), "another task name"),
-        (("train", "mine", "--data", "tests"), "no such file"),
+        (("train", "mine", "--data", "tests"), "is a folder"),
         (("prepare", "sample", "--start", "0.4"), "one of 0.3.0"),
         (("train", "jdft2d", "--set", "augment.strian=free"), "did you mean 'augment.strain'"),
         (("train", "jdft2d", "--set", "consistency.weight=1"), "wants a perturbation"),

@@ -197,8 +197,14 @@ def test_predict_averages_the_folds_in_the_order_of_the_file(table: Path, tmp_pa
     assert (predicted["std"] > 0).any()
     own = pd.read_parquet(tmp_path / "out" / "predictions.parquet").set_index("id")["prediction"]
     assert (predicted.set_index("id")["prediction"].loc[own.index] - own).abs().max() < 1.0
+    again, path = predict_file(tmp_path / "out", tmp_path / "new.csv", tmp_path / "pred.csv", device="cpu")
+    assert path == tmp_path / "pred.csv"
+    assert pd.read_csv(path, float_precision="round_trip").equals(again)
     with pytest.raises(UserError, match="no trained fold"):
         predict_file(tmp_path / "nowhere", tmp_path / "new.csv")
+    for out, part in ((tmp_path, "is a folder"), (tmp_path / "pred.txt", "must end in one of")):
+        with pytest.raises(UserError, match=part):  # before the run is looked at
+            predict_file(tmp_path / "nowhere", tmp_path / "new.csv", out)
 
 
 def test_own_tables_have_no_record_and_say_why(table: Path, tmp_path: Path) -> None:
@@ -207,6 +213,12 @@ def test_own_tables_have_no_record_and_say_why(table: Path, tmp_path: Path) -> N
         record_run(tmp_path / "out")
     with pytest.raises(UserError, match="holds no finished run"):
         record_run(tmp_path / "nowhere")
+
+
+def test_a_target_of_ones_own_for_a_known_task_is_refused_before_its_file_is_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="jdft2d predicts 'exfoliation_en'"):
+        train(Source("JDFT2D", target="y"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_baselines_alone(table: Path) -> None:

@@ -1,12 +1,13 @@
 """RunConfig: what it refuses, how it is written, and when its fingerprint changes."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from trainables import config as config_module
-from trainables.config import RunConfig, dotted_names, load_config, merged, parse_assignments, parse_config
+from trainables.config import RunConfig, dotted_names, for_task, load_config, merged, parse_assignments, parse_config
 from trainables.errors import UserError
 
 OTHER_VALUES: dict[str, Any] = {
@@ -184,3 +185,156 @@ def test_broken_yaml_is_one_line(tmp_path: Any) -> None:
         with pytest.raises(UserError) as problem:
             load_config(file)
         assert "\n" not in str(problem.value)
+
+
+def told(assignment: str) -> str:
+    """What a wrong --set is told."""
+    with pytest.raises(UserError) as problem:
+        parse_config(merged({"task": "t"}, parse_assignments([assignment])), "configuration")
+    assert "\n" not in str(problem.value)
+    assert len(str(problem.value)) < 400
+    return str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "meant"),
+    [
+        ("epochs=3", "did you mean 'optim.epochs' or 'multitask.epochs'?"),
+        ("n_epochs=3", "'optim.epochs'"),
+        ("max-epochs=3", "'optim.epochs'"),
+        ("multitask.epoch=3", "did you mean 'multitask.epochs'?"),
+        ("lr=1e-3", "did you mean 'optim.lr'?"),
+        ("learning_rate=1e-3", "did you mean 'optim.lr'?"),
+        ("learning-rate=1e-3", "did you mean 'optim.lr'?"),
+        ("optim.learning_rate=1e-3", "did you mean 'optim.lr'?"),
+        ("optim.learnin_rate=1e-3", "did you mean 'optim.lr'?"),
+        ("optimizer.lr=1e-3", "did you mean 'optim.lr'?"),
+        ("Optim.LR=1e-3", "did you mean 'optim.lr'?"),
+        ("batchsize=8", "did you mean 'optim.batch_size'?"),
+        ("batch-size=8", "did you mean 'optim.batch_size'?"),
+        ("wd=0.1", "did you mean 'optim.weight_decay'?"),
+        ("optim.weight=0.1", "did you mean 'optim.weight_decay'?"),
+        ("optimizer=adam", "did you mean 'optim.name'?"),
+        ("scheduler=cosine", "did you mean 'optim.schedule'?"),
+        ("seeds=3", "did you mean 'ensemble.members', 'seed' or 'distil.seeds'?"),
+        ("ensemble.seeds=3", "'ensemble.members'"),
+        ("random_state=3", "did you mean 'seed'?"),
+        ("hidden_dim=32", "did you mean 'model.width'?"),
+        ("val_ratio=0.1", "did you mean 'data.val_share'?"),
+        ("weight=1", "'consistency.weight', 'distil.weight' or 'multitask.weight'"),
+        ("distill.weight=1", "did you mean 'distil.weight'?"),
+        ("patience=5", "there is no early stopping: training has a fixed length (optim.epochs)"),
+        ("early_stopping=5", "there is no early stopping"),
+        ("early-stopping=5", "there is no early stopping"),
+        ("optim.patience=5", "the best epoch on the validation rows is kept"),
+        ("optim.earlystoping=5", "there is no early stopping"),
+        ("dropout=0.1", "there is no dropout"),
+        ("layers=4", "architecture is fixed"),
+        ("device=cuda", "--device cuda"),
+        ("optim.zzz=3", "optim has name, lr, "),
+        ("zzz=3", "the sections are model, optim, loss"),
+        ("optim=3", "optim is a section; set one of optim.name, optim.lr"),
+        ("model.start=R2SCAN", "did you mean 'r2scan'?"),
+    ],
+)
+def test_the_words_that_people_bring_are_told_the_key_or_why_there_is_none(assignment: str, meant: str) -> None:
+    assert meant in told(assignment)
+
+
+def test_every_word_that_is_known_leads_to_keys_that_exist() -> None:
+    from trainables.hints import SECTION_WORDS, WORDS, squashed
+
+    names = list(dotted_names())
+    for word, keys in WORDS.items():
+        assert word == squashed(word)
+        assert isinstance(keys, str) or set(keys) <= set(names), word
+    assert set(SECTION_WORDS.values()) <= {name.split(".")[0] for name in names}
+
+
+def test_an_unknown_section_of_a_file_is_told_the_section_that_is_meant() -> None:
+    with pytest.raises(UserError, match=r"unknown key 'optimizer.learning_rate' \(did you mean 'optim.lr'\?\)"):
+        parse_config({"task": "t", "optimizer": {"learning_rate": 1e-3}}, "mine.yaml")
+    with pytest.raises(UserError, match=r"unknown section 'augmentation' \(did you mean 'augment'\?\)"):
+        parse_config({"task": "t", "augmentation": {}}, "mine.yaml")
+
+
+def test_the_configuration_of_a_run_is_used_for_whatever_task_the_command_names(tmp_path: Path) -> None:
+    RunConfig(task="matbench_mp_gap", fold=3).changed({"model.floor": 0.0, "optim.lr": 3e-4}).save(tmp_path / "c.yaml")
+    content = load_config(tmp_path / "c.yaml")
+    settings, note = for_task(content, "jdft2d", "c.yaml")
+    assert "task" not in settings
+    assert "fold" not in settings
+    config = parse_config(merged({"task": "matbench_jdft2d"}, settings), "configuration")
+    assert (config.task, config.fold, config.optim.lr) == ("matbench_jdft2d", 0, 3e-4)
+    assert note is not None
+    for part in ("c.yaml", "matbench_mp_gap", "matbench_jdft2d", "model.floor=0.0"):
+        assert part in note
+    assert for_task(content, "MP-gap")[1] is None
+    assert content["task"] == "matbench_mp_gap"  # what was given is as it was
+    assert for_task({"optim": {"lr": 1e-3}}, "jdft2d") == ({"optim": {"lr": 1e-3}}, None)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "---\n"])
+def test_an_empty_file_has_no_settings(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert load_config(tmp_path / "c.yaml") == {}
+
+
+def test_anchors_and_merge_keys_give_sections_what_they_share(tmp_path: Path) -> None:
+    text = """
+    shared: &shared {lr: 1e-3, epochs: 3}
+    x-note: {whatever: 1}
+    optim:
+      <<: *shared
+      epochs: 2
+    augment: &strain {strain: free, strain_size: 1e-3}
+    tta:
+      <<: *strain
+      views: 3
+    """
+    (tmp_path / "c.yaml").write_text(text)
+    config = parse_config(merged({"task": "t"}, load_config(tmp_path / "c.yaml")), "c.yaml")
+    assert (config.optim.lr, config.optim.epochs, config.augment.strain) == (1e-3, 2, "free")
+    assert (config.tta.strain, config.tta.views) == ("free", 3)
+
+
+def test_a_misspelt_section_is_no_holder_of_anchors(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("optm: &o {lr: 1e-3}\noptim: *o\n")
+    with pytest.raises(UserError, match=r"'optm"):
+        parse_config(merged({"task": "t"}, load_config(tmp_path / "c.yaml")), "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("- optim", "holds a list"),
+        ("optim", "holds a single value"),
+        ("1: 2", "key 1 is not text"),
+        ("optim: {1: 2}", "key 1 in optim is not text"),
+        ("optim:\n\tlr: 1e-3", "line 2: a tab"),
+        ("optim: {lr: 1e-3}\nseed: 1\noptim: {epochs: 3}", "line 3: 'optim' is given twice"),
+        ("optim:\n  lr: 1\n  lr: 2", "line 3: 'lr' is given twice"),
+        ("seed: 1\n---\nseed: 2", "a second document begins"),
+        ("seed: *nothing", "undefined alias 'nothing'"),
+        ("a: b: c", "line 1"),
+        ("x: !!python/object:os.system {}", "line 1"),
+        ("seed: &a [*a]\noptim: {lr: *b}", "undefined alias"),
+        ("seed: \x00", "not allowed"),
+    ],
+)
+def test_what_is_wrong_with_a_yaml_file_is_one_line_with_its_place(text: str, part: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as problem:
+        load_config(path)
+    assert part in str(problem.value)
+    assert str(path) in str(problem.value)
+    assert "\n" not in str(problem.value)
+
+
+def test_numbers_without_a_dot_are_numbers_everywhere(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("{a: 1e-4, b: -2E3, c: '1e-4', d: 0.3.0, e: [1e0]}")
+    assert load_config(tmp_path / "c.yaml") == {"a": 1e-4, "b": -2000.0, "c": "1e-4", "d": "0.3.0", "e": [1.0]}
+    assert parse_assignments(["optim.lr=1e-4", "model.start=0.3.0"]) == {"optim.lr": 1e-4, "model.start": "0.3.0"}
+    with pytest.raises(UserError, match=r"--set model.freeze=\[a: .* is not a YAML value"):
+        parse_assignments(["model.freeze=[a"])

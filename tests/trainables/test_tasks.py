@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainables.data.tasks import NOT_REGRESSION, SAMPLE_TASK, TASKS, custom_task, find_task
+from trainables.data.tasks import NOT_REGRESSION, SAMPLE_TASK, TASKS, custom_task, find_task, full_name
 from trainables.errors import UserError
 
 
@@ -109,3 +109,23 @@ def test_a_name_near_nothing_is_told_all_names(typed: str) -> None:
 def test_a_matbench_task_that_is_no_structure_regression_is_told_why(name: str) -> None:
     full = name if name in NOT_REGRESSION else f"matbench_{name}"
     assert f"{full} is {NOT_REGRESSION[full]}" in refusal(name)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("JDFT2D", "matbench_jdft2d"),
+        ("Matbench_JDFT2D", "matbench_jdft2d"),
+        ("MP-E-Form", "matbench_mp_e_form"),
+        ("matbench-log-gvrh", "matbench_log_gvrh"),
+        ("Sample", "synthetic_sample"),
+        ("SYNTHETIC-SAMPLE", "synthetic_sample"),
+    ],
+)
+def test_capitals_and_dashes_are_accepted(typed: str, meant: str) -> None:
+    assert find_task(typed).name == full_name(typed) == meant
+
+
+def test_other_names_are_left_as_they_are() -> None:
+    assert full_name("My-Gaps") == "My-Gaps"
+    assert full_name("matbench_zzz") == "matbench_zzz"

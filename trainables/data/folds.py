@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.data.dataset import Dataset
-from trainables.data.tasks import Task
+from trainables.data.tasks import N_FOLDS, Task
 from trainables.errors import UserError
 
-N_FOLDS = 5
 # Matbench v0.1, structure regression: KFold(5, shuffle=True, random_state=18012019) in table order
 # (Dunn et al., npj Comput. Mater. 6, 138, 2020; checked against matbench's own split file in the tests).
 MATBENCH_SEED = 18012019

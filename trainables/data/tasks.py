@@ -6,6 +6,7 @@ from typing import Literal
 
 from trainables.errors import UserError
 
+N_FOLDS = 5
 Quantity = Literal["energy_per_atom", "energy_per_cell", "property"]
 Tier = Literal[
     "scratch",
@@ -83,22 +84,37 @@ NOT_REGRESSION = {
 }
 
 
+def full_name(name: str) -> str:
+    """A known task's whole name, however it was written (JDFT2D, mp-e-form, sample); other names as they are."""
+    plain = name.lower().replace("-", "_")
+    if plain in ("sample", SAMPLE_TASK.name):
+        return SAMPLE_TASK.name
+    full = _with_prefix(plain)
+    return full if full in TASKS else name
+
+
+def _with_prefix(name: str) -> str:
+    return name if name.startswith("matbench_") else f"matbench_{name}"
+
+
 def find_task(name: str) -> Task:
-    """The Matbench task or the synthetic sample called `name` (the prefix matbench_ may be left out).
+    """The Matbench task or the synthetic sample called `name`.
+
+    The prefix matbench_ may be left out; capitals and dashes are as good as small letters and underscores.
 
     Raises:
         UserError: no such task, with the nearest names; or a Matbench task without structures.
     """
-    full = name if name.startswith("matbench_") else f"matbench_{name}"
-    if name in (SAMPLE_TASK.name, "sample"):
+    if full_name(name) == SAMPLE_TASK.name:
         return SAMPLE_TASK
-    if full in TASKS:
-        return TASKS[full]
+    if full_name(name) in TASKS:
+        return TASKS[full_name(name)]
+    full = _with_prefix(name.lower().replace("-", "_"))
     if full in NOT_REGRESSION:
         raise UserError(f"{full} is {NOT_REGRESSION[full]}; crystaltune does structure regression: {', '.join(TASKS)}")
     known = [*TASKS, SAMPLE_TASK.name]
     short = {name.removeprefix("matbench_"): name for name in known}  # the common prefix would make all look near
-    near = difflib.get_close_matches(full.lower().removeprefix("matbench_"), short, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(full.removeprefix("matbench_"), short, n=1, cutoff=0.5)
     hint = f"did you mean {short[near[0]]}?" if near else f"known: {', '.join(known)}"
     raise UserError(f"unknown task '{name}': {hint} (a table of your own: give it a name and --data FILE)")
 

@@ -12,7 +12,6 @@ from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from trainables.data.crystals import Crystal
 
-CONVERTER_VERSION = 5  # part of every store's address: raise it when the arrays below change
 _PERIODIC = np.ones(3, dtype=np.int64)
 _NUMERICAL_TOL = 1e-8  # what chgnet passes to the neighbour search
 

@@ -28,11 +28,12 @@ from torch import Tensor
 from trainables.data.crystals import Crystal, CrystalTable
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
-from trainables.graphs.convert import CONVERTER_VERSION, ConversionError, Cutoffs, Graph, convert, ragged_ranges
+from trainables.graphs.convert import ConversionError, Cutoffs, Graph, convert, ragged_ranges
 from trainables.graphs.quotient import GAP, PAYS_BELOW, WIDEST_CLASS, fold
 from trainables.graphs.symmetry import SYMPREC, SiteSymmetry, probes, site_symmetry
 from trainables.processes import end_with_parent, n_cores
 from trainables.progress import Progress, silent
+from trainables.versions import CONVERTER_VERSION
 
 # name: (dtype, trailing shape, which count a crystal contributes)
 _ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {

@@ -53,14 +53,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         DamagedCheckpoint: a file is missing, cut off or changed.
     """
-    file = path.with_suffix(".safetensors")
+    about = verified_manifest(path)
     try:
-        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return Checkpoint(load_file(path.with_suffix(".safetensors")), about)
+    except (OSError, SafetensorError) as error:
+        raise DamagedCheckpoint(f"{path}: {error}") from None
+
+
+def verified_manifest(path: Path) -> dict[str, Any]:
+    """A checkpoint's manifest, where its tensors have the hash that it gives; they are not read as tensors.
+
+    Raises:
+        DamagedCheckpoint: a file is missing, cut off or changed.
+    """
+    file, manifest = path.with_suffix(".safetensors"), path.with_suffix(".json")
+    try:
+        about: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
         if sha256_of_file(file) != about.pop("sha256"):
             raise DamagedCheckpoint(f"{file} does not have the hash its manifest gives")
-        return Checkpoint(load_file(file), about)
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        raise DamagedCheckpoint(f"{path}: {error}") from None
+    except OSError as error:
+        raise DamagedCheckpoint(f"{error.filename or path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DamagedCheckpoint(f"{manifest} is no manifest of a checkpoint ({error})") from None
+    return about
 
 
 class CheckpointFolder:

@@ -1,0 +1,175 @@
+"""What to say of a command-line option that does not exist: the option, or the setting, that is meant."""
+
+from collections.abc import Mapping, Sequence
+
+from trainables.config import dotted_names
+from trainables.hints import meant, squashed
+
+_TRAINING = ("train", "ablate", "search")
+_READING = (*_TRAINING, "prepare", "baseline")
+# Which commands take an option that is named here; a test compares this with the commands themselves.
+TAKEN_BY: Mapping[str, tuple[str, ...]] = {
+    "--set": _TRAINING,
+    "--config": _TRAINING,
+    "--aux": _TRAINING,
+    "--device": (*_TRAINING, "predict"),
+    "--processes": ("train", "ablate"),
+    "--max-concurrent": ("search",),
+    "--gpus-per-trial": ("search",),
+    "--cpus-per-trial": ("search",),
+    "--per-gpu": ("train", "ablate"),
+    "--compile": _TRAINING,
+    "--tf32": _TRAINING,
+    "--out": (*_TRAINING, "predict", "quickstart"),
+    "--data": _READING,
+    "--target": _READING,
+    "--unit": (*_TRAINING, "baseline"),
+    "--energy": (*_TRAINING, "baseline"),
+    "--limit": _READING,
+    "--folds": ("train", "ablate", "baseline"),
+    "--fold": ("search",),
+    "--seed": ("search",),
+    "--seeds": ("ablate",),
+    "--trials": ("search",),
+    "--time-budget": ("search",),
+    "--scheduler": ("search",),
+    "--check-seeds": ("search",),
+    "--resume": ("search",),
+    "--start": ("ablate", "prepare"),
+    "--published": ("train", "ablate", "baseline"),
+}
+_RESUMES = "leave it out: the same command resumes what its folder holds"
+_FILE_IS_AN_ARGUMENT = "the file follows the run's folder: crystaltune predict DIR FILE"
+
+# By option without its marks: texts that begin with an option are said where the command takes it, others always;
+# VALUE stands for what was typed after the option.
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("gpu", "cuda", "usegpu", "usecuda", "gpus", "ngpus", "numgpus", "accelerator"), ("--device cuda",)
+    ),
+    **dict.fromkeys(("cpu", "nocuda", "nogpu", "cpuonly", "usecpu"), ("--device cpu",)),
+    **dict.fromkeys(
+        ("workers", "numworkers", "nworkers", "jobs", "njobs", "nproc", "parallel", "processes", "ncpus"),
+        ("--processes VALUE", "--max-concurrent VALUE"),
+    ),
+    **dict.fromkeys(
+        (
+            "output",
+            "outdir",
+            "outputdir",
+            "outputfolder",
+            "outfolder",
+            "savedir",
+            "savepath",
+            "save",
+            "o",
+            "outputfile",
+        ),
+        ("--out VALUE",),
+    ),
+    **dict.fromkeys(("resultsdir", "logdir", "rundir", "workdir", "folder", "dir"), ("--out VALUE",)),
+    **dict.fromkeys(
+        ("file", "input", "csv", "json", "dataset", "datafile", "table", "inputfile", "rootdir", "path", "traindata"),
+        ("--data VALUE", _FILE_IS_AN_ARGUMENT),
+    ),
+    **dict.fromkeys(("name", "task", "taskname"), ("the task's name follows the command: {command} VALUE",)),
+    **dict.fromkeys(
+        ("targetcolumn", "column", "label", "labels", "y", "property", "prop", "targetname", "targetkey", "targets"),
+        ("--target VALUE",),
+    ),
+    **dict.fromkeys(("units", "targetunit"), ("--unit VALUE",)),
+    **dict.fromkeys(
+        ("ntrials", "numtrials", "maxtrials", "numsamples", "nsamples", "niter", "evals", "maxevals"),
+        ("--trials VALUE",),
+    ),
+    **dict.fromkeys(("timeout", "timelimit", "maxtime", "walltime", "budgettime"), ("--time-budget VALUE",)),
+    **dict.fromkeys(
+        ("nrows", "maxrows", "rows", "subset", "ndata", "maxsamples", "head", "ntrain", "samplesize"),
+        ("--limit VALUE",),
+    ),
+    **dict.fromkeys(("fold", "folds", "foldnumber"), ("--folds VALUE", "--fold VALUE")),
+    **dict.fromkeys(
+        ("nfolds", "kfold", "kfolds", "cv", "nsplits"), ("--folds 0-4 (there are five; choose some of them)",)
+    ),
+    **dict.fromkeys(("seed", "randomseed", "randomstate", "rng"), ("--seed VALUE", "--set seed=VALUE")),
+    **dict.fromkeys(
+        ("seeds", "nseeds", "numseeds"), ("--seeds VALUE", "--check-seeds VALUE", "--set ensemble.members=VALUE")
+    ),
+    **dict.fromkeys(
+        ("resume", "restart", "continue", "overwrite", "resumefrom", "restartfrom"), ("--resume", _RESUMES)
+    ),
+    **dict.fromkeys(("settings", "yaml", "configfile", "configuration", "params", "cfg", "conf"), ("--config VALUE",)),
+    **dict.fromkeys(("key", "override", "setting", "s"), ("--set KEY=VALUE",)),
+    **dict.fromkeys(("auxiliary", "auxtask", "auxtasks", "multitask"), ("--aux VALUE",)),
+    **dict.fromkeys(("torchcompile", "nocompile"), ("--compile on or --compile off",)),
+    **dict.fromkeys(("early", "pruner", "pruning"), ("--scheduler asha",)),
+    **dict.fromkeys(("scratch", "fromscratch"), ("--start scratch", "--set model.start=scratch")),
+    **dict.fromkeys(
+        ("start", "pretrained", "weights", "model", "checkpoint", "modelname"),
+        ("--start VALUE", "--set model.start=VALUE (0.3.0, r2scan, 0.2.0 or scratch)"),
+    ),
+    **dict.fromkeys(
+        ("test", "predict", "evaluate", "eval"),
+        ("every fold's test rows are predicted anyway; new structures: crystaltune predict DIR FILE",),
+    ),
+    **dict.fromkeys(
+        ("testsize", "testratio", "testsplit", "testdata"),
+        ("test rows are the five folds' own; --set data.val_share chooses the validation rows among the rest",),
+    ),
+    **dict.fromkeys(("isenergy", "formationenergy"), ("--energy",)),
+    **dict.fromkeys(("allowtf32",), ("--tf32",)),
+}
+
+
+def option_hint(option: str, words: Sequence[str] = ()) -> str | None:
+    """What to use instead of an option that does not exist, or None where nothing is known to fit.
+
+    Args:
+        option: as typed, such as "--epochs"; a value after "=" is left out.
+        words: the command line without the program's name, for the command and the option's value.
+
+    Returns:
+        For example "use --set optim.epochs=3".
+    """
+    name = option.partition("=")[0]
+    command, value = next((word for word in words if not word.startswith("-")), ""), _value(name, words)
+    texts = _OPTIONS.get(squashed(name), ())
+    for text in texts:
+        if _fits(text, command):
+            return _filled(text, command, value)
+    elsewhere = next((first for first in (name, *(text.split()[0] for text in texts)) if first in TAKEN_BY), None)
+    if elsewhere is not None:
+        return f"{elsewhere} is an option of {' and '.join(TAKEN_BY[elsewhere])}, not of {command}"
+    if not _fits("--set", command):
+        return None
+    keys = meant(name.lstrip("-"), list(dotted_names()))
+    if isinstance(keys, str):
+        return keys
+    return _filled(f"--set {keys[0]}=VALUE", command, value) if keys else None
+
+
+def _fits(text: str, command: str) -> bool:
+    """True where what a text tells can be typed after the command."""
+    if text == _FILE_IS_AN_ARGUMENT:
+        return command == "predict"
+    option = text.split()[0]
+    return option not in TAKEN_BY or command in ("", *TAKEN_BY[option])
+
+
+def _filled(text: str, command: str, value: str) -> str:
+    said = text.replace("{command}", f"crystaltune {command}".strip())
+    for place in ("KEY=VALUE", "VALUE"):
+        if value and place in said:
+            said = said.replace(place, value)
+            break
+    return f"use {said}" if said.startswith("--") else said
+
+
+def _value(name: str, words: Sequence[str]) -> str:
+    """What was typed after an option, where it looks like its value."""
+    for place, word in enumerate(words):
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+        if word == name and place + 1 < len(words) and not words[place + 1].startswith("-"):
+            return words[place + 1]
+    return ""

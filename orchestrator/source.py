@@ -1,0 +1,251 @@
+"""What a command is about, checked by its names before anything heavy is imported: task, file, target, folder.
+
+Only the standard library and light modules of trainables are used here.
+"""
+
+import csv
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.data.matbench_file import is_matbench_layout, open_text
+from trainables.data.tasks import N_FOLDS, SAMPLE_TASK, TASKS, Task, find_task, full_name
+from trainables.errors import UserError, listed
+
+_LONGEST_NAME = 100
+MARKERS = {  # the file that says what a folder of ours is
+    "run.json": "a training run",
+    "study.json": "a search",
+    "ablation.json": "an ablation",
+}
+_BESIDE = (".log", ".out", ".err", ".sh", ".slurm", ".yaml", ".yml")  # what people put into a run's folder beforehand
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from: a task's name, and perhaps a file.
+
+    Attributes:
+        target, unit, energy: of a table of one's own only.
+        limit: keep a seeded random number of rows.
+    """
+
+    task: str
+    file: Path | None = None
+    target: str | None = None
+    unit: str = ""
+    energy: bool = False
+    limit: int | None = None
+
+
+def known_task(name: str) -> Task | None:
+    """The Matbench task or the sample of this name, or None where the name is free for a table of one's own.
+
+    Raises:
+        UserError: the name begins with matbench_ and there is no such task.
+    """
+    if full_name(name) in (*TASKS, SAMPLE_TASK.name) or name.lower().startswith("matbench_"):
+        return find_task(name)
+    return None
+
+
+def check_source(source: Source) -> None:
+    """Tell every mistake that can be seen from names, options and the head of a file.
+
+    Raises:
+        UserError: with what came, what was expected, and what to do.
+    """
+    check_name(source.task)
+    if source.limit is not None and source.limit < 1:
+        raise UserError(f"--limit {source.limit}: at least 1 row is needed")
+    task = find_task(source.task) if source.file is None else known_task(source.task)
+    if source.file is not None:
+        _check_file(source.file)
+    if task is None:
+        if source.file is not None and source.target is not None:
+            _check_target_column(source.file, source.target)
+        return
+    if source.file is not None:
+        _check_official_file(source.task, task, source.file)
+    _refuse_own_target(source, task)
+
+
+def check_name(name: str) -> None:
+    """Refuse a task name that cannot be a folder's name, or would be a folder elsewhere.
+
+    Raises:
+        UserError: with what is wrong with it.
+    """
+    shown = name if name.isprintable() else ascii(name)[1:-1]
+    if not name.strip():
+        raise UserError("the task's name is empty: give a Matbench task, or a name for your own table")
+    if name in (".", "..") or any(mark in name for mark in "/\\"):
+        raise UserError(
+            f"task name '{shown}' is a path: give a plain name such as my_gaps (the folder of the results is chosen "
+            "with --out, a table with --data)"
+        )
+    if not name.isprintable():
+        raise UserError(f"task name '{shown}' has characters that cannot be printed: use letters, digits, _ and -")
+    if name.startswith("-"):
+        raise UserError(f"task name '{shown}' begins with '-', as options do: begin it with a letter or a digit")
+    if len(name) > _LONGEST_NAME:
+        raise UserError(f"the task's name has {len(name)} characters; at most {_LONGEST_NAME} are allowed")
+
+
+def _check_file(file: Path) -> None:
+    if file.is_dir():
+        raise UserError(f"--data {file} is a folder; the path of a table (CSV or JSON) was expected")
+    if not file.exists():
+        near = _nearest_file(file)
+        raise UserError(f"--data {file}: there is no such file" + (f" (did you mean {near}?)" if near else ""))
+    try:
+        with file.open("rb") as handle:
+            empty = not handle.read(1)
+    except OSError as error:
+        raise UserError(f"--data {file} cannot be read ({error.strerror})") from None
+    if empty:
+        raise UserError(f"--data {file} is empty; a table with structures and targets was expected")
+
+
+def _nearest_file(file: Path) -> Path | None:
+    try:
+        names = [entry.name for entry in file.parent.iterdir() if entry.is_file()]
+    except OSError:
+        return None
+    near = difflib.get_close_matches(file.name, names, n=1, cutoff=0.8)
+    return file.with_name(near[0]) if near else None
+
+
+def _check_official_file(name: str, task: Task, file: Path) -> None:
+    if task.synthetic:
+        raise UserError(f"'{name}' names the synthetic sample; give your table another task name")
+    if not is_matbench_layout(file):
+        raise UserError(
+            f"{file} is not a Matbench table (json.gz with index, columns and data); for a table of your own choose a "
+            f"task name that is not Matbench's '{task.name}'"
+        )
+
+
+def _refuse_own_target(source: Source, task: Task) -> None:
+    """A task that is known says itself what it predicts; options that say the same are no mistake."""
+    wrong = []
+    if source.target is not None and source.target != task.target:
+        wrong.append(f"--target {source.target}")
+    if source.unit and source.unit != task.unit:
+        wrong.append(f"--unit {source.unit}")
+    if source.energy and task.quantity != "energy_per_atom":
+        wrong.append("--energy")
+    if wrong:
+        raise UserError(
+            f"{' '.join(wrong)}: {task.name} predicts '{task.target}' ({task.unit}), which cannot be changed; leave "
+            "out the option, or give a table of your own with --data and a task name of its own"
+        )
+
+
+def _check_target_column(file: Path, target: str) -> None:
+    """Compare the target with a CSV's header; other files are read by whoever can."""
+    if file.name.lower().removesuffix(".gz").rsplit(".", 1)[-1] != "csv":
+        return
+    try:
+        with open_text(file) as lines:
+            header = next((row for row in csv.reader(lines) if row), [])
+    except (OSError, EOFError, ValueError, csv.Error):
+        return  # damaged: reading it says how
+    columns = [name.removeprefix("\ufeff") for name in header]
+    if target in columns or len(set(columns)) < len(columns) or "" in columns:  # pandas names those by itself
+        return
+    by_lower = {name.lower(): name for name in columns}
+    near = difflib.get_close_matches(target.lower(), by_lower, n=1)
+    hint = f" (did you mean '{by_lower[near[0]]}'?)" if near else ""
+    raise UserError(f"{file} has no column '{target}'{hint}; it has {listed(columns)}")
+
+
+def auxiliary_sources(texts: Sequence[str]) -> dict[str, Source]:
+    """Read auxiliary tasks given as NAME or NAME=FILE and check them; by their whole names.
+
+    Raises:
+        UserError: as check_source, or a name given twice.
+    """
+    found: dict[str, Source] = {}
+    for text in texts:
+        name, equals, file = text.partition("=")
+        if not name or (equals and not file):
+            raise UserError(f"--aux {text}: NAME or NAME=FILE was wanted, for example --aux mp_gap")
+        if full_name(name) in found:
+            raise UserError(f"--aux {name} is given twice")
+        found[full_name(name)] = Source(name, Path(file) if equals else None)
+        check_source(found[full_name(name)])
+    return found
+
+
+def parse_folds(text: str) -> tuple[int, ...]:
+    """Read "0-4", "0" or "0,2".
+
+    Raises:
+        UserError: anything else, or folds that do not exist.
+    """
+    folds: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not _is_number(first) or (dash and not _is_number(last)):
+            raise UserError(f"--folds {text}: a range or list such as 0-4, 0 or 0,2 was expected")
+        if max(int(first), int(last or first)) >= N_FOLDS:
+            raise UserError(f"--folds {text}: folds are 0 to {N_FOLDS - 1}")
+        folds |= set(range(int(first), int(last or first) + 1))
+    if not folds:
+        raise UserError(f"--folds {text}: the range is empty; folds are 0 to {N_FOLDS - 1}, the smaller number first")
+    return tuple(sorted(folds))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
+def default_folder(prefix: str, task: str) -> Path:
+    """Where a command's results go by default, runs/PREFIX + TASK.
+
+    A known task keeps the form it was typed in, with or without matbench_, but not its capitals and dashes.
+    """
+    known = full_name(task) in (*TASKS, SAMPLE_TASK.name)
+    return Path("runs") / f"{prefix}{task.lower().replace('-', '_') if known else task}"
+
+
+def check_folder(out: Path, *, marker: str) -> None:
+    """Refuse a folder for results that holds something else.
+
+    Args:
+        marker: the file of MARKERS that says that a folder is this command's.
+
+    Raises:
+        UserError: `out` is a file, or holds files that are not ours or are another command's.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; the name of a folder was expected")
+    if not out.is_dir() or (out / marker).exists():
+        return
+    try:
+        names = sorted(entry.name for entry in out.iterdir())
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be read ({error.strerror}); choose another folder") from None
+    other = next((what for file, what in MARKERS.items() if file in names), None)
+    if other is not None:
+        raise UserError(f"--out {out} already holds {other}: choose another folder")
+    foreign = [name for name in names if not name.startswith(".") and not name.lower().endswith(_BESIDE)]
+    if foreign and not _was_begun(out, marker):
+        raise UserError(
+            f"--out {out} holds other files ({listed(foreign, 3)}): choose a new folder, for example "
+            f"{out / 'crystaltune'}"
+        )
+
+
+def _was_begun(out: Path, marker: str) -> bool:
+    """True where a command of ours began there and was stopped before it wrote its marker."""
+    try:
+        if (out / ".lock").read_text(encoding="utf-8").startswith("process "):
+            return True
+    except (OSError, UnicodeDecodeError):
+        pass
+    if marker == "study.json":
+        return (out / "journal.jsonl").exists()
+    return marker == "ablation.json" and any((out / "runs").glob("fold*-seed*"))

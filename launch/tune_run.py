@@ -15,7 +15,7 @@ from orchestrator.runtime import ray_session  # before ray: it sets what ray rea
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from orchestrator.datasets import Source
+from orchestrator.source import Source
 from orchestrator.study_material import prepare_trials
 from trainables.ray_trainable import FineTune
 

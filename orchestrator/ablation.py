@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,17 +11,18 @@ import pandas as pd
 from orchestrator.ablation_analysis import Analysis, Outcome, analyse
 from orchestrator.ablation_report import write_reports
 from orchestrator.combining import combined
-from orchestrator.datasets import Source
 from orchestrator.ensemble import error_curve
 from orchestrator.estimate import readable, seconds_of, structures_of, structures_per_second
-from orchestrator.execute import Resources, Runs, execute
+from orchestrator.execute import Runs, execute
 from orchestrator.jobs import finished
 from orchestrator.ladder import Rung, build_ladder
 from orchestrator.machine import device_name, versions
 from orchestrator.material import Material
 from orchestrator.plan import ModelRun, Recipe
 from orchestrator.published import published_scores
+from orchestrator.resources import Resources
 from orchestrator.scores import errors
+from orchestrator.source import Source
 from orchestrator.statistics import chemical_system
 from orchestrator.train import description, marks, only_process, read_rows, task_config, with_named
 from trainables.config import refuse_for_task
@@ -29,7 +30,6 @@ from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import custom_task
 from trainables.errors import UserError
 from trainables.files import write_json, write_parquet
-from trainables.levers import Start
 from trainables.progress import Progress, silent
 
 RECORD = "record.json"
@@ -55,29 +55,6 @@ class AblationOptions:
     resources: Resources = field(default_factory=Resources)
     command: str = ""
     plan_only: bool = False
-
-
-def parse_starts(texts: Sequence[str]) -> tuple[str, ...]:
-    """Check the weights to start from.
-
-    Raises:
-        UserError: unknown ones.
-    """
-    for text in texts:
-        if text not in get_args(Start):
-            raise UserError(f"--start {text}: one of {', '.join(get_args(Start))} was wanted")
-    return tuple(dict.fromkeys(texts))
-
-
-def parse_budget(text: str) -> bool:
-    """True for equal steps.
-
-    Raises:
-        UserError: no budget's name.
-    """
-    if text not in ("own", "equal-steps"):
-        raise UserError(f"--budget {text}: own or equal-steps was wanted")
-    return text == "equal-steps"
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +92,7 @@ def ablate(
     Raises:
         UserError: a mistake in what was asked, or no experiment that finished (what is done is kept).
     """
-    options.resources.check()
+    options.resources.check(progress)
     _check_before_reading(source, options, settings or {}, auxiliary)
     dataset, others = read_rows(source, auxiliary, options.published, options.folds, progress)
     base = task_config(dataset, settings or {})

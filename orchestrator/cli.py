@@ -1,10 +1,14 @@
-"""The crystaltune command. Each command is one path: read options, call the function behind it, show the result."""
+"""The crystaltune command. Each command is one path: check what was asked, call what does it, show the result.
+
+What a command needs is imported when it runs: torch takes seconds, and a mistake should be told before that.
+"""
 
 import os
 import shlex
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -13,6 +17,7 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 from orchestrator.cli_options import (
     Auxiliary,
+    Budget,
     CompileOption,
     ConfigFile,
     DataFile,
@@ -28,21 +33,38 @@ from orchestrator.cli_options import (
     TaskName,
     Tf32,
     Unit,
+    begin,
     chosen_settings,
     out_console,
+    say,
+    say_next,
 )
 from orchestrator.cli_search import report, search, spaces
 from orchestrator.display import display
+from orchestrator.interrupts import INTERRUPTED, handle_interrupts
+from orchestrator.source import Source, check_folder, check_source, default_folder, parse_folds
 from trainables.errors import UserError
-
-# Commands import what they need when they run: torch and matbench take seconds, --help should not.
 
 app = typer.Typer(
     help="Fine-tune CHGNet on crystal-property benchmarks and get an honest Matbench record.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"crystaltune {version('crystaltune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version_asked: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Fine-tune CHGNet on crystal-property benchmarks and get an honest Matbench record."""
 
 
 @app.command()
@@ -51,7 +73,7 @@ def tasks() -> None:
     from orchestrator.tables import task_table
 
     out_console.print(task_table())
-    out_console.print("Also: synthetic_sample (embedded, no download), and any table of yours with --data FILE.")
+    say("Also: synthetic_sample (embedded, no download), and any table of yours with --data FILE.")
 
 
 @app.command()
@@ -61,15 +83,21 @@ def prepare(
     target: Target = None,
     limit: Limit = None,
     start: Annotated[
-        str, typer.Option(help="Weights the graphs are for: 0.3.0, r2scan, scratch (6 A) or 0.2.0.")
+        Literal["0.3.0", "r2scan", "0.2.0", "scratch"],
+        typer.Option(help="Weights the graphs are for: 0.3.0, r2scan, scratch (6 A) or 0.2.0 (5 A)."),
     ] = "0.3.0",
 ) -> None:
     """Fetch and check a task's data and build its graphs, so that training starts at once."""
-    from orchestrator.datasets import Source, prepare_data
+    source = Source(task, data, target, limit=limit)
+    check_source(source)
+    begin(f"prepare {task}")
+    from orchestrator.asked import task_words
+    from orchestrator.datasets import prepare_data
 
     with display() as shown:
-        summary = prepare_data(Source(task, data, target, limit=limit), start, shown)
-    out_console.print(summary)
+        summary = prepare_data(source, start, shown)
+    say(summary)
+    say_next(("train on it", shlex.join(["crystaltune", "train", *task_words(source)])))
 
 
 @app.command()
@@ -97,28 +125,30 @@ def train(
     """Train and test the folds of a task, resuming what is there; write scores, predictions and the record.
 
     Leaves scores.json, predictions.parquet and one folder a fold in the run's folder; all five folds of a whole
-    Matbench task also give a submission folder that matbench has validated.
+    Matbench task also give a submission folder.
     """
-    from orchestrator.datasets import Source
-    from orchestrator.execute import Resources
-    from orchestrator.train import TrainOptions, parse_folds
-    from orchestrator.train import train as run_training
-    from trainables.model.compiled import parse_compile
+    from orchestrator.asked import check_asked
 
-    chosen = chosen_settings(config, settings)
-    resources = Resources(device, processes, per_gpu, parse_compile(compiled), tf32)
-    options = TrainOptions(parse_folds(folds), resources, published)
-    folder = out or Path("runs") / task
+    source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
+    chosen = chosen_settings(config, settings, task)
+    check_asked(source, chosen, aux or [], published)
+    folder = out or default_folder("", task)
+    check_folder(folder, marker="run.json")
+    begin(f"train {task}, fold{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted))}, in {folder}")
+    from orchestrator.resources import Resources
+    from orchestrator.train import TrainOptions
+    from orchestrator.train import train as run_training
+
     with display() as shown:
         scores = run_training(
-            Source(task, data, target, unit, energy, limit),
+            source,
             folder,
             settings=chosen,
-            options=options,
+            options=TrainOptions(wanted, Resources(device, processes, per_gpu, compiled, tf32), published),
             auxiliary=aux or [],
             progress=shown,
         )
-    _show(scores, folder)
+    _show(scores, folder, source)
 
 
 @app.command()
@@ -137,9 +167,7 @@ def ablate(
     start: Annotated[
         list[str] | None, typer.Option(help="Weights to start from; given again, a twin of every experiment.")
     ] = None,
-    budget: Annotated[
-        str, typer.Option(metavar="own|equal-steps", help="equal-steps: joint training is taken from the epochs.")
-    ] = "own",
+    budget: Annotated[Budget, typer.Option(help="equal-steps: joint training is taken from the epochs.")] = "own",
     config: ConfigFile = None,
     settings: Settings = None,
     aux: Auxiliary = None,
@@ -158,67 +186,88 @@ def ablate(
 
     Leaves ablation.html, .md, .json and .parquet, every prediction, and one folder a model.
     """
-    from orchestrator.ablation import AblationOptions, parse_budget, parse_starts
+    from orchestrator.asked import check_asked
+    from orchestrator.ladder import parse_experiments, parse_starts
+
+    source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
+    names, starts = parse_experiments(experiments, with_auxiliary=bool(aux)), parse_starts(start or [])
+    chosen = chosen_settings(config, settings, task)
+    check_asked(source, chosen, aux or [], published)
+    folder = out or default_folder("ablation-", task)
+    check_folder(folder, marker="ablation.json")
+    begin(f"ablate {task}: {', '.join(names)}, in {folder}")
+    from orchestrator.ablation import AblationOptions
     from orchestrator.ablation import ablate as run_ablation
     from orchestrator.ablation_report import summary_table
-    from orchestrator.datasets import Source
-    from orchestrator.execute import Resources
-    from orchestrator.ladder import parse_experiments
+    from orchestrator.resources import Resources
     from orchestrator.tables import plan_table
-    from orchestrator.train import parse_folds
-    from trainables.model.compiled import parse_compile
 
-    options = AblationOptions(
-        parse_experiments(experiments, with_auxiliary=bool(aux)),
-        parse_folds(folds),
-        seeds,
-        parse_starts(start or []),
-        parse_budget(budget),
-        published,
-        Resources(device, processes, per_gpu, parse_compile(compiled), tf32),
-        command=shlex.join(["crystaltune", *sys.argv[1:]]),
-        plan_only=plan_only,
-    )
-    folder, source = out or Path("runs") / f"ablation-{task}", Source(task, data, target, unit, energy, limit)
+    command = shlex.join(["crystaltune", *sys.argv[1:]])
+    where = Resources(device, processes, per_gpu, compiled, tf32)
     with display() as shown:
         analysis = run_ablation(
             source,
             folder,
-            options,
-            settings=chosen_settings(config, settings),
+            AblationOptions(
+                names, wanted, seeds, starts, budget == "equal-steps", published, where, command, plan_only
+            ),
+            settings=chosen,
             auxiliary=aux or [],
             progress=shown,
             show_plan=lambda planned: out_console.print(plan_table(planned.lines), str(planned), sep=""),
         )
-    if analysis is not None:
-        out_console.print(summary_table(analysis))
-        for sentence in analysis.sentences:
-            out_console.print(f"- {sentence}", soft_wrap=True)
-        out_console.print(f"Everything is in {folder} (ablation.html, ablation.md, ablation.json).", soft_wrap=True)
+    if analysis is None:
+        say_next(("run it", command.replace(" --plan", "")))
+        return
+    out_console.print(summary_table(analysis))
+    for sentence in analysis.sentences:
+        say(f"- {sentence}")
+    say(f"Everything is in {folder} (ablation.html, ablation.md, ablation.json).")
+    say_next(*_after_training(source, folder)[:1])
 
 
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
     file: Annotated[Path, typer.Argument(help="A table of structures (CSV, JSON, Matbench json.gz) or a CIF file.")],
-    out: Annotated[Path | None, typer.Option(help="Parquet to write. Default: predict-FILE.parquet in DIR.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write: .parquet, .csv, .csv.gz, .json, .jsonl, .xlsx. Default: in DIR, as Parquet."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Predict new structures with the mean of a run's folds."""
+    from orchestrator.prediction_files import check_predictions_path
+
+    _check_run(run)
+    if not file.exists():
+        raise UserError(f"{file}: there is no such file; a table of structures or a CIF file was expected")
+    check_predictions_path(out, file)
+    begin(f"predict {file} with {run}")
     from orchestrator.predict import predict_file
 
     with display() as shown:
         table, path = predict_file(run, file, out, device=device, progress=shown)
-    out_console.print(table.head(10).to_string(index=False))
-    out_console.print(f"{len(table)} predictions in {path}")
+    out_console.print(table.head(10).to_string(index=False), soft_wrap=True)
+    say(f"{len(table):,} prediction{'s' * (len(table) != 1)} in {path}")
+
+
+def _check_run(run: Path) -> None:
+    if run.is_dir() and (run / "run.json").is_file():
+        return
+    what = "is no folder of a run" if run.is_dir() else "does not exist"
+    raise UserError(f"{run} {what}: it holds no trained fold; `crystaltune train TASK --out {run}` makes them")
 
 
 @app.command()
 def record(run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run with all five folds.")]) -> None:
-    """Write the Matbench record of a finished run and let matbench validate it."""
+    """Write the Matbench record of a finished run, validated by matbench where it is installed."""
+    if not (run / "scores.json").is_file():
+        raise UserError(f"{run} holds no finished run; `crystaltune train TASK --out {run}` makes one")
+    begin(f"record {run}")
     from orchestrator.submission import record_run
 
-    out_console.print(f"Matbench has validated {record_run(run)}")
+    say(record_run(run).sentence)
 
 
 @app.command()
@@ -233,13 +282,18 @@ def baseline(
     published: Published = None,
 ) -> None:
     """Score the mean, the composition alone and the untouched CHGNet on the same folds."""
-    from orchestrator.datasets import Source
+    from orchestrator.asked import check_asked, task_words
+
+    source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
+    check_asked(source, {}, (), published)
+    begin(f"baseline {task}")
     from orchestrator.tables import baseline_table
-    from orchestrator.train import baseline_run, parse_folds
+    from orchestrator.train import baseline_run
 
     with display() as shown:
-        scores = baseline_run(Source(task, data, target, unit, energy, limit), parse_folds(folds), published, shown)
+        scores = baseline_run(source, wanted, published, shown)
     out_console.print(baseline_table(scores))
+    say_next(("beat them", shlex.join(["crystaltune", "train", *task_words(source)])))
 
 
 @app.command()
@@ -247,11 +301,13 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of the run; resumed if it exists.")] = Path("runs/quickstart"),
 ) -> None:
     """Run the main job on the embedded synthetic sample: five folds in a few minutes on a laptop."""
+    check_folder(out, marker="run.json")
+    begin(f"quickstart: five folds on the synthetic sample, a few minutes, in {out}")
     from orchestrator.quickstart import quickstart as run_quickstart
 
     with display() as shown:
         scores = run_quickstart(out, shown)
-    _show(scores, out)
+    _show(scores, out, None)
 
 
 app.command()(search)
@@ -259,36 +315,82 @@ app.command()(report)
 app.command()(spaces)
 
 
-def _show(scores: dict[str, object], folder: Path) -> None:
+def _show(scores: dict[str, Any], folder: Path, source: Source | None) -> None:
     from orchestrator.tables import score_table
 
     out_console.print(score_table(scores))
     if scores["record"]:
-        out_console.print(f"Matbench has validated {folder / str(scores['record'])}", soft_wrap=True)
-    else:
-        out_console.print(f"No Matbench record: {scores['no_record_because']}", soft_wrap=True)
-    out_console.print(f"Everything is in {folder} (scores.json, predictions.parquet).", soft_wrap=True)
+        validated = scores.get("record_validated_by")
+        by = f"validated by {validated}" if validated else "checked against the official splits"
+        say(f"Matbench record: {folder / str(scores['record'])} ({by})")
+    elif scores["official_rows"] is not None:  # whoever trains on a table of their own expects none
+        say(f"No Matbench record: {scores['no_record_because']}")
+    say(f"Everything is in {folder} (scores.json, predictions.parquet).")
+    say_next(*_after_training(source, folder))
+
+
+def _after_training(source: Source | None, folder: Path) -> list[tuple[str, str]]:
+    """What to do with a finished run, as (what it is for, command)."""
+    from orchestrator.asked import task_words
+
+    if source is None:
+        return [
+            ("a real benchmark", "crystaltune train jdft2d"),
+            ("your own table", "crystaltune train my_gaps --data table.csv --target gap --unit eV"),
+        ]
+    words = ["crystaltune", "search", *task_words(source), "--space", "optim"]
+    predict_line = shlex.join(["crystaltune", "predict", str(folder), "structures.csv"])
+    return [("search better settings", shlex.join(words)), ("predict your structures", predict_line)]
 
 
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
+    handle_interrupts()
     code: object = 0
     try:
         code = app(standalone_mode=False)
     except UserError as error:
         _end(str(error), 2)
     except typer.TyperException as error:
-        context = getattr(error, "ctx", None)
-        if not error.format_message().strip():  # no arguments: the help has been shown
-            sys.exit(2)
-        _end(f"{error.format_message()} (see `{context.command_path if context else 'crystaltune'} --help`)", 2)
+        _end(_explained(error), 2)
     except OSError as error:
-        _end(f"{error.filename or 'a file'}: {error.strerror or error}; mend that and run the command again", 2)
+        _end(f"{error.filename or 'a file'}: {error.strerror or error}; fix this and rerun the command", 2)
     except (KeyboardInterrupt, typer.Abort):
-        _end("stopped; the same command goes on where this one ended (a search with --resume)", 130)
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # typer turns KeyboardInterrupt into this code
+        _tell_interrupted()
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _end(message: str, code: int) -> None:
+def _explained(error: Any) -> str:
+    """What typer says of a mistyped line, with the option that was meant."""
+    from orchestrator.option_hints import option_hint
+
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    if not message.strip():  # no arguments: the help has been shown
+        sys.exit(2)
+    name = getattr(error, "option_name", None)
+    hint = option_hint(str(name), sys.argv[1:]) if name else None
+    if hint:
+        return f"no such option {name}: {hint}"
+    return f"{message} (see `{context.command_path if context else 'crystaltune'} --help`)"
+
+
+_RESUMED = ("train", "ablate", "quickstart", "prepare")  # by the same command
+
+
+def _tell_interrupted() -> None:
+    words = sys.argv[1:]
+    command = next((word for word in words if not word.startswith("-")), "")
+    again = shlex.join(["crystaltune", *words])
+    if command == "search" and "--resume" not in words:
+        again += " --resume"
+    if command in (*_RESUMED, "search"):
+        print(f"\nstopped; what is finished is kept. Continue with: {again}", file=sys.stderr)
+    else:
+        print("\nstopped", file=sys.stderr)
+
+
+def _end(message: str, code: int) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

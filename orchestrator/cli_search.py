@@ -23,22 +23,32 @@ from orchestrator.cli_options import (
     TaskName,
     Tf32,
     Unit,
+    begin,
     chosen_settings,
     out_console,
+    say,
+    say_next,
 )
 from orchestrator.display import display
+from orchestrator.source import Source, check_folder, default_folder
+from orchestrator.study_options import Place, Rule, SamplerName, SearchOptions, refuse_options
 from trainables.errors import UserError
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SEARCH, _CHECKS, _WHERE, _LOGS = "Search", "Confirmation", "Where it runs", "Logging"
+
+
+def _option(*names: str, help: str, panel: str = _SEARCH, **others: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **others)
 
 
 def search(
     task: TaskName,
     space: Annotated[
-        str, typer.Option(help="A search space (see `crystaltune spaces`), or a YAML or Python file of your own.")
+        str, _option(help="A search space (see `crystaltune spaces`), or a YAML or Python file of your own.")
     ],
-    trials: Annotated[int, typer.Option(help="Trials of the search, without the checks after it.")] = 32,
-    fold: Annotated[int, typer.Option(min=0, max=4, help="Outer fold whose training part is searched on.")] = 0,
+    trials: Annotated[int, _option(min=1, help="Number of trials, not counting the confirmation runs.")] = 32,
+    fold: Annotated[int, _option(min=0, max=4, help="Outer fold whose training part is searched on.")] = 0,
     data: DataFile = None,
     target: Target = None,
     unit: Unit = "",
@@ -47,59 +57,74 @@ def search(
     config: ConfigFile = None,
     settings: Settings = None,
     aux: Auxiliary = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sampler and of every trial.")] = 0,
-    sampler: Annotated[str, typer.Option(metavar="tpe|gp|random", help="Optuna's sampler.")] = "tpe",
-    scheduler: Annotated[str, typer.Option(metavar="asha|hyperband|median|none", help="Early stopping.")] = "asha",
-    grace: Annotated[int, typer.Option(min=1, help="Steps that every trial makes.")] = 1,
-    factor: Annotated[int, typer.Option(min=2, help="One trial in so many goes on at each rung.")] = 3,
-    steps_per_epoch: Annotated[int, typer.Option(min=1, help="Steps (validation, checkpoint) an epoch.")] = 1,
-    objectives: Annotated[str, typer.Option(metavar="mae[,cost]", help="Minimised; cost wants --scheduler none.")] = (
-        "mae"
-    ),
+    seed: Annotated[int, _option(min=0, help="Random seed for the sampler and all trials.")] = 0,
+    sampler: Annotated[SamplerName, _option(help="Optuna's sampler.")] = "tpe",
+    scheduler: Annotated[Rule, _option(help="Early stopping of trials.")] = "asha",
+    grace: Annotated[int, _option(min=1, help="Minimum number of steps before a trial can be stopped.")] = 1,
+    factor: Annotated[
+        int, _option(min=2, help="Reduction factor: the best 1/N of the trials continue at each rung.")
+    ] = 3,
+    steps_per_epoch: Annotated[int, _option(min=1, help="Validations and checkpoints an epoch.")] = 1,
+    objectives: Annotated[
+        str, _option(metavar="mae[,cost]", help="What is minimised; cost needs --scheduler none.")
+    ] = "mae",
     probes: Annotated[
-        int,
-        typer.Option(min=0, help="So many cheap trials on a frozen trunk first; the search begins with their best."),
+        int, _option(min=0, help="Run N cheap trials on a frozen trunk first, and begin with the best of them.")
     ] = 0,
     top: Annotated[
-        int, typer.Option("--check-top", min=0, help="So many of the best are trained again with fresh seeds.")
+        int,
+        _option(
+            "--check-top",
+            min=0,
+            help="Retrain the best N trials (and the baseline) with new seeds.",
+            panel=_CHECKS,
+        ),
     ] = 3,
-    check_seeds: Annotated[int, typer.Option(min=2, help="Fresh seeds of those checks.")] = 3,
+    check_seeds: Annotated[int, _option(min=2, help="New seeds for each of them.", panel=_CHECKS)] = 3,
     gpus_per_trial: Annotated[
-        float | None, typer.Option(help="A GPU's share, for example 0.25. Default: one where there is any.")
+        float | None,
+        _option(help="Share of a GPU, for example 0.25. Default: one where there is any.", panel=_WHERE),
     ] = None,
-    cpus_per_trial: Annotated[float, typer.Option(help="Cores of a trial.")] = 1.0,
-    max_concurrent: Annotated[int | None, typer.Option(help="Trials at once. Default: as many as fit.")] = None,
+    cpus_per_trial: Annotated[float, _option(help="Cores for each trial.", panel=_WHERE)] = 1.0,
+    max_concurrent: Annotated[
+        int | None, _option(min=1, help="Trials at once. Default: as many as fit.", panel=_WHERE)
+    ] = None,
     time_budget: Annotated[
-        str | None, typer.Option(help="Such as 30min or 2h: nothing goes on after it in this session.")
+        str | None,
+        _option(help="Stop this session after, for example, 30min or 2h; continue later with --resume.", panel=_WHERE),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the study. Default: runs/search-TASK-SPACE.")] = None,
+    resume: Annotated[bool, _option("--resume", help="Continue the study in --out.", panel=_WHERE)] = False,
+    out: Annotated[
+        Path | None, _option(help="Folder of the study. Default: runs/search-TASK-SPACE.", panel=_WHERE)
+    ] = None,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster to join; auto: the one of this machine. Default: a Ray of its own.")
+        str | None,
+        _option(
+            help="Ray cluster to join, as HOST:PORT; auto: the one of this machine. Default: a Ray of its own.",
+            panel=_WHERE,
+        ),
     ] = None,
     device: Device = "auto",
     compiled: CompileOption = "auto",
     tf32: Tf32 = False,
-    mlflow: Annotated[str | None, typer.Option(metavar="URI", help="Log trials to an MLflow server, too.")] = None,
-    wandb: Annotated[str | None, typer.Option(metavar="PROJECT", help="Log trials to Weights & Biases, too.")] = None,
+    mlflow: Annotated[
+        str | None, _option(metavar="URI", help="Log trials to an MLflow server, too.", panel=_LOGS)
+    ] = None,
+    wandb: Annotated[
+        str | None, _option(metavar="PROJECT", help="Log trials to Weights & Biases, too.", panel=_LOGS)
+    ] = None,
 ) -> None:
-    """Search the hyperparameters of a task, check the best, and write best.yaml and report.html."""
-    from orchestrator.datasets import Source
-    from orchestrator.execute import Resources
-    from orchestrator.sampling import parse_sampler
-    from orchestrator.stopping import parse_rule
-    from orchestrator.study import search as run_search
-    from orchestrator.study_options import Place, SearchOptions
-    from orchestrator.study_report import study_table
-    from trainables.model.compiled import parse_compile
+    """Search the hyperparameters of a task, confirm the best, and write best.yaml and report.html."""
+    from orchestrator.asked import check_asked, check_study, task_words
+    from orchestrator.resources import Resources
 
     options = SearchOptions(
         space=space,
         trials=trials,
         fold=fold,
         seed=seed,
-        sampler=parse_sampler(sampler),
-        scheduler=parse_rule(scheduler),
+        sampler=sampler,
+        scheduler=scheduler,
         grace=grace,
         factor=factor,
         objectives=tuple(name.strip() for name in objectives.split(",")),
@@ -110,38 +135,47 @@ def search(
         budget=math.inf if time_budget is None else parse_budget_seconds(time_budget),
         resume=resume,
         place=Place(address, cpus_per_trial, gpus_per_trial, max_concurrent),
-        resources=Resources(device, compiled=parse_compile(compiled), tf32=tf32),
+        resources=Resources(device, compiled=compiled, tf32=tf32),
         loggers=loggers(mlflow, wandb),
         command=shlex.join(["crystaltune", *(word for word in sys.argv[1:] if word != "--resume")]),
     )
-    folder = out or Path("runs") / f"search-{task}-{Path(space).stem}"
-    source = Source(task, data, target, unit, energy, limit)
+    refuse_options(options)
+    source, chosen = Source(task, data, target, unit, energy, limit), chosen_settings(config, settings, task)
+    check_asked(source, chosen, aux or [])
+    folder = out or default_folder("search-", task).with_name(
+        f"{default_folder('search-', task).name}-{Path(space).stem}"
+    )
+    check_folder(folder, marker="study.json")
+    check_study(folder, options)
+    begin(f"search {task}: {trials} trials in space {Path(space).stem}, in {folder}")
+    from orchestrator.study import search as run_search
+    from orchestrator.study_report import study_table
+
     with display() as shown:
         analysis = run_search(
-            source,
-            folder,
-            options,
-            settings=chosen_settings(config, settings),
-            auxiliary=aux or [],
-            progress=shown,
-            show=shown.above,
+            source, folder, options, settings=chosen, auxiliary=aux or [], progress=shown, show=shown.above
         )
     out_console.print(study_table(analysis))
     for sentence in analysis.sentences:
-        out_console.print(f"- {sentence}", soft_wrap=True)
-    out_console.print(f"Everything is in {folder} (report.html, best.yaml, trials.parquet).", soft_wrap=True)
+        say(f"- {sentence}")
+    say(f"Everything is in {folder} (report.html, best.yaml, trials.parquet).")
+    if analysis.best is not None:
+        words = ["crystaltune", "train", *task_words(source), "--config", str(folder / "best.yaml")]
+        say_next(("score the best configuration on the test rows", shlex.join(words)))
 
 
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a search.")]) -> None:
     """Write the report of a search anew, also while it runs."""
+    if not (folder / "study.json").is_file():
+        raise UserError(f"{folder} holds no study (study.json is missing): name the --out of a search")
     from orchestrator.study import report as write_report
     from orchestrator.study_report import study_table
 
     analysis = write_report(folder)
     out_console.print(study_table(analysis))
     for sentence in analysis.sentences:
-        out_console.print(f"- {sentence}", soft_wrap=True)
-    out_console.print(f"Written: {folder / 'report.html'}", soft_wrap=True)
+        say(f"- {sentence}")
+    say(f"Written: {folder / 'report.html'}")
 
 
 def spaces(
@@ -163,7 +197,7 @@ def parse_budget_seconds(text: str) -> float:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(\w*)", text.strip())
     if found is None or found[2] not in _SECONDS or float(found[1]) <= 0:
-        raise UserError(f"--time-budget {text}: a time such as 90s, 30min or 2h was wanted")
+        raise UserError(f"--time-budget {text}: a time such as 90s, 30min or 2h was expected")
     return float(found[1]) * _SECONDS[found[2]]
 
 

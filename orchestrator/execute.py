@@ -13,35 +13,12 @@ import pandas as pd
 from orchestrator.jobs import FEATURES, Job, Wanted, complete, do, predictions_file
 from orchestrator.material import Material
 from orchestrator.plan import ModelRun, Recipe, waves
-from orchestrator.workers import Plan, WorkerKilled, plan, run_jobs
+from orchestrator.resources import Resources
+from orchestrator.workers import WorkerKilled, run_jobs
 from trainables.data.folds import Part
 from trainables.levers import TtaConfig
-from trainables.model.compiled import Compile
 from trainables.progress import Bar
-from trainables.training.compute import Compute
 from trainables.training.distill import Labels, SoftTargets
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Where jobs run.
-
-    On a CPU, processes and threads change nothing but whether a long run is compiled, in its last digits.
-    """
-
-    device: str = "auto"
-    processes: int | None = None
-    per_gpu: int = 1
-    compiled: Compile = "auto"
-    tf32: bool = False
-
-    def plan(self, n_jobs: int) -> Plan:
-        """How that many jobs run here."""
-        return plan(n_jobs, self.device, self.processes, self.per_gpu)
-
-    def check(self) -> None:
-        """Raise a UserError where a choice makes no sense on this machine."""
-        Compute(self.plan(1).devices[0], self.compiled, self.tf32).check()
 
 
 @dataclass(eq=False)

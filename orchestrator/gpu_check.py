@@ -25,8 +25,8 @@ def unused_gpu() -> str:
         return ""
     if torch.version.cuda is None:
         return (
-            f"this machine has an NVIDIA GPU (driver {driver}), but PyTorch {torch.__version__} was built without CUDA: "
-            "install a CUDA build of PyTorch to use it"
+            f"this machine has an NVIDIA GPU (driver {driver}), but PyTorch {torch.__version__} was built without "
+            "CUDA: install a CUDA build of PyTorch to use it"
         )
     if visible is not None:
         return (

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from orchestrator.ensemble import soup
 from orchestrator.machine import device_name, versions
 from orchestrator.material import AuxiliaryRows
+from trainables.choices import Compile
 from trainables.config import RunConfig
 from trainables.data.composition import CompositionModel
 from trainables.data.folds import FoldSplit, Part
@@ -26,7 +27,6 @@ from trainables.files import read_json, sha256_of_file, write_atomically, write_
 from trainables.graphs.store import GraphStore
 from trainables.levers import TtaConfig
 from trainables.model.chgnet import CrystalModel
-from trainables.model.compiled import Compile
 from trainables.progress import Progress, silent
 from trainables.training.checkpoint import DamagedCheckpoint, verified_manifest, write_checkpoint
 from trainables.training.compute import Compute

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from orchestrator.plan import Recipe, recipe
 from search_spaces.experiments import EXPERIMENTS, LADDER, Experiment, configuration, with_parents
 from trainables.config import RunConfig, merged
 from trainables.data.tasks import Task
 from trainables.errors import UserError
+from trainables.levers import Start
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,3 +96,15 @@ def parse_experiments(text: str | None, *, with_auxiliary: bool) -> tuple[str, .
     if unknown or not names:
         raise UserError(f"--experiments {text}: names such as E0,E1 were wanted; known are {', '.join(EXPERIMENTS)}")
     return names
+
+
+def parse_starts(texts: Sequence[str]) -> tuple[str, ...]:
+    """Check the weights to start from.
+
+    Raises:
+        UserError: unknown ones.
+    """
+    for text in texts:
+        if text not in get_args(Start):
+            raise UserError(f"--start {text}: one of {', '.join(get_args(Start))} was expected")
+    return tuple(dict.fromkeys(texts))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from orchestrator.datasets import Source
+from orchestrator.source import Source
 from orchestrator.train import TrainOptions, train
 from trainables.data.tasks import SAMPLE_TASK
 from trainables.progress import Progress, silent

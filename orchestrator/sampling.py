@@ -9,20 +9,18 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_trial
 
+from orchestrator.study_options import SamplerName
 from orchestrator.study_record import TrialRecord
 from search_spaces.space import Space
 from trainables.config import RunConfig
-from trainables.errors import UserError
 
-SamplerName = Literal["tpe", "gp", "random"]
-SAMPLERS = get_args(SamplerName)
 _UNTOLD = ("model.freeze", "optim.layer_decay")  # what a head on a frozen trunk says nothing of: E0's stays
 _STARTUP = 10  # trials before TPE and GP have something to go by
 _TRIES = 10  # of the sampler for a configuration that was not tried yet; then as many times at random, times five
@@ -125,17 +123,6 @@ def _without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
-
-
-def parse_sampler(text: str) -> SamplerName:
-    """Check a sampler's name.
-
-    Raises:
-        UserError: there is no such one.
-    """
-    if text not in SAMPLERS:
-        raise UserError(f"--sampler {text}: one of {', '.join(SAMPLERS)} was wanted")
-    return text  # type: ignore[return-value]
 
 
 def _own_seed(seed: int, number: int, attempt: int) -> int:

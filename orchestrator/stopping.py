@@ -7,15 +7,14 @@ and has the rungs of a study that was never interrupted.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from trainables.errors import UserError
+from orchestrator.study_options import Rule, SearchOptions
+from search_spaces.space import Space
 from trainables.training.result import StepResult
 
-Rule = Literal["asha", "hyperband", "median", "none"]
-RULES = get_args(Rule)
 _STEP, _MAE = "step", "mae"
 
 
@@ -86,15 +85,10 @@ class Stopping:
         return dict(sorted(found.items()))
 
 
-def parse_rule(text: str) -> Rule:
-    """Check a scheduler's name.
-
-    Raises:
-        UserError: there is no such one.
-    """
-    if text not in RULES:
-        raise UserError(f"--scheduler {text}: one of {', '.join(RULES)} was wanted")
-    return text  # type: ignore[return-value]
+def stopping_of(options: SearchOptions, space: Space, n_steps: int) -> Stopping:
+    """The rule that was asked for; none where every trial is a single step, or has to end for its cost to be known."""
+    single = space.runs == "prediction" or len(options.objectives) > 1
+    return Stopping("none" if single else options.scheduler, n_steps, grace=options.grace, factor=options.factor)
 
 
 def _seen(result: StepResult) -> Mapping[str, Any]:

@@ -9,17 +9,17 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from orchestrator.datasets import Source
 from orchestrator.material import Material
 from orchestrator.mirror import Mirror
 from orchestrator.probes import PROBES, begin_journal, best_probes, refuse_probes
 from orchestrator.sampling import Sampling, distributions_of
-from orchestrator.stopping import Stopping
+from orchestrator.source import Source
+from orchestrator.stopping import Stopping, stopping_of
 from orchestrator.study_analysis import Analysis
 from orchestrator.study_driver import StudyDriver, Watcher
-from orchestrator.study_identity import ABOUT, JOURNAL, begin, refuse_another, refuse_folder, study_about, train_words
+from orchestrator.study_identity import begin, refuse_another, study_about, train_words
 from orchestrator.study_material import refuse_full_disk, trial_data, with_models
-from orchestrator.study_options import SearchOptions, refuse_options, stopping_of
+from orchestrator.study_options import ABOUT, JOURNAL, SearchOptions, refuse_folder, refuse_options
 from orchestrator.study_record import Journal, TrialRecord, crashes_of, trials_of
 from orchestrator.study_report import write_study_reports
 from orchestrator.study_watch import Housekeeper, StudyWatch
@@ -77,12 +77,13 @@ def search(
     """
     deadline = time.monotonic() + options.budget
     space = load_space(options.space)
-    refuse_options(options, space)
+    refuse_options(options)
+    options.resources.check(progress)
     if options.probes:
         refuse_probes(space)
     parse_config(merged({"task": source.task}, settings or {}), "configuration")  # before minutes of reading
     with only_process(out):
-        refuse_folder(out, options)
+        refuse_folder(out, resume=options.resume)
         dataset, others = read_rows(source, auxiliary, None, (), progress)
         config = task_config(dataset, settings or {}, others).changed({"fold": options.fold, "seed": options.seed})
         space.check(config, dataset.task, options.space)

@@ -7,11 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.datasets import Source
+from orchestrator.asked import task_words
 from orchestrator.machine import device_name, versions
 from orchestrator.material import Material
 from orchestrator.plan import ModelRun
-from orchestrator.study_options import SearchOptions, stopping_of
+from orchestrator.source import Source
+from orchestrator.stopping import stopping_of
+from orchestrator.study_options import ABOUT, JOURNAL, SearchOptions
 from orchestrator.study_record import Journal
 from orchestrator.train import description
 from search_spaces.space import Space
@@ -20,7 +22,6 @@ from trainables.errors import UserError
 from trainables.files import read_json, write_json
 from trainables.progress import Progress
 
-ABOUT, JOURNAL = "study.json", "journal.jsonl"
 # What must be the same for a study to go on; the rest of study.json is told, not compared.
 _IDENTITY = (
     *("task", "data", "auxiliary", "fold", "seed", "space", "base", "objectives", "sampler", "scheduler"),
@@ -28,21 +29,9 @@ _IDENTITY = (
 )
 
 
-def refuse_folder(out: Path, options: SearchOptions) -> None:
-    """A study is gone on with only where that was asked for, and only where there is one."""
-    there = (out / JOURNAL).exists()
-    if there and not options.resume:
-        raise UserError(f"{out} holds a study already: give --resume to go on with it, or another --out")
-    if options.resume and not there:
-        raise UserError(f"--resume: {out} holds no study; leave it out to begin one, or name the --out of the study")
-
-
 def train_words(source: Source, auxiliary: Sequence[str]) -> list[str]:
     """The command that trains on the same rows, word by word."""
-    words = ["crystaltune", "train", source.task]
-    named = {"--data": source.file, "--target": source.target, "--unit": source.unit, "--limit": source.limit}
-    words += [str(word) for name, value in named.items() if value for word in (name, value)]
-    words += ["--energy"] if source.energy else []
+    words = ["crystaltune", "train", *task_words(source)]
     return words + [word for name in auxiliary for word in ("--aux", name)]
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from optuna.trial import FixedTrial
 
-from orchestrator.datasets import Source, load_dataset
-from orchestrator.execute import Resources, Runs, execute, gather_soft_targets
+from orchestrator.datasets import load_dataset
+from orchestrator.execute import Runs, execute, gather_soft_targets
 from orchestrator.jobs import Job, do
 from orchestrator.material import Material
 from orchestrator.plan import ModelRun, Recipe, teachers_of
+from orchestrator.resources import Resources
+from orchestrator.source import Source
 from orchestrator.train import task_config
 from orchestrator.workers import run_jobs
 from search_spaces.dimension import Draws

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from orchestrator.execute import Resources
-from orchestrator.sampling import SamplerName
-from orchestrator.stopping import Rule, Stopping
-from search_spaces.space import Space
+from orchestrator.resources import Resources
 from trainables.errors import UserError
+
+ABOUT, JOURNAL = "study.json", "journal.jsonl"  # of a study's folder
+SamplerName = Literal["tpe", "gp", "random"]
+Rule = Literal["asha", "hyperband", "median", "none"]
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,20 @@ class SearchOptions:
     command: str = ""
 
 
-def stopping_of(options: SearchOptions, space: Space, n_steps: int) -> Stopping:
-    """The rule that was asked for; none where every trial is a single step, or has to end for its cost to be known."""
-    single = space.runs == "prediction" or len(options.objectives) > 1
-    return Stopping("none" if single else options.scheduler, n_steps, grace=options.grace, factor=options.factor)
+def refuse_folder(out: Path, *, resume: bool) -> None:
+    """Require --resume for an existing study, and an existing study for --resume.
+
+    Raises:
+        UserError: only one of them is there.
+    """
+    there = (out / JOURNAL).exists()
+    if there and not resume:
+        raise UserError(f"{out} holds a study already: give --resume to go on with it, or another --out")
+    if resume and not there:
+        raise UserError(f"--resume: {out} holds no study; leave it out to begin one, or name the --out of the study")
 
 
-def refuse_options(options: SearchOptions, space: Space) -> None:
+def refuse_options(options: SearchOptions) -> None:
     """Raise a UserError for what cannot be asked for, before anything is read."""
     if options.trials < 1:
         raise UserError(f"--trials {options.trials}: 1 or more were wanted")
@@ -83,4 +92,3 @@ def refuse_options(options: SearchOptions, space: Space) -> None:
         raise UserError(f"--max-concurrent {options.place.max_concurrent}: 1 or more were wanted")
     if options.sampler == "gp" and len(options.objectives) > 1:
         raise UserError("--sampler gp is for one objective here: give --sampler tpe")
-    options.resources.check()

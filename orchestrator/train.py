@@ -13,18 +13,20 @@ from typing import Any, TextIO
 import numpy as np
 
 from orchestrator.baselines import baseline_predictions, baseline_scores
-from orchestrator.datasets import Source, full_name, graph_store, load_auxiliary, load_dataset
-from orchestrator.execute import Resources, Runs, execute
+from orchestrator.datasets import graph_store, load_auxiliary, load_dataset
+from orchestrator.execute import Runs, execute
 from orchestrator.fold import collect_predictions, read_fold, write_fold
 from orchestrator.machine import versions
 from orchestrator.material import AuxiliaryRows, Material
 from orchestrator.plan import ModelRun, recipe
 from orchestrator.published import check_published, published_scores, read_published
+from orchestrator.resources import Resources
 from orchestrator.scores import fold_scores
+from orchestrator.source import Source
 from search_spaces.presets import preset
 from trainables.config import RunConfig, dotted_names, merged, parse_config, refuse_for_task
 from trainables.data.dataset import Dataset
-from trainables.data.folds import N_FOLDS
+from trainables.data.tasks import N_FOLDS, full_name
 from trainables.errors import CannotWrite, UserError
 from trainables.files import read_json, write_json, write_parquet
 from trainables.graphs.store import GraphStore
@@ -63,7 +65,7 @@ def train(
     """
     options = options or TrainOptions()
     parse_config(merged({"task": source.task}, settings or {}), "configuration")  # before minutes of reading
-    options.resources.check()
+    options.resources.check(progress)
     dataset, others = read_rows(source, auxiliary, options.published, options.folds, progress)
     config = task_config(dataset, settings or {}, others)
     material = Material(dataset, with_named(others, config, progress), progress)
@@ -95,23 +97,6 @@ def read_rows(
     if published is not None:
         check_published(published, dataset, folds)
     return dataset, others
-
-
-def parse_folds(text: str) -> tuple[int, ...]:
-    """Read "0-4", "0" or "0,2".
-
-    Raises:
-        UserError: anything else, or folds that do not exist.
-    """
-    folds: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise UserError(f"--folds {text}: a range or list such as 0-4, 0 or 0,2 was wanted")
-        folds |= set(range(int(first), int(last or first) + 1))
-    if not folds or max(folds) >= N_FOLDS:
-        raise UserError(f"--folds {text}: folds are 0 to {N_FOLDS - 1}")
-    return tuple(sorted(folds))
 
 
 def baseline_run(

@@ -12,7 +12,7 @@ import torch
 from orchestrator.display import NamedProgress, QueueProgress, relay
 from orchestrator.gpu_check import unused_gpu
 from trainables.errors import UserError
-from trainables.processes import end_with_parent, keep_freed_memory, n_cores
+from trainables.processes import end_with_parent, ignored_by_children, keep_freed_memory, n_cores
 from trainables.progress import Progress
 
 Job = TypeVar("Job")
@@ -78,13 +78,15 @@ def run_jobs(
             yield name, work(job, where.devices[index % len(where.devices)], NamedProgress(progress, name))
         return
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    pool = ProcessPoolExecutor(where.processes, context, _begin_worker, (queue, where))
+    with ignored_by_children():
+        queue = context.Queue()
+        pool = ProcessPoolExecutor(where.processes, context, _begin_worker, (queue, where))
     with relay(queue, progress), pool:
-        waiting = {
-            pool.submit(_in_worker, work, job, where.devices[index % len(where.devices)], name): name
-            for index, (name, job) in enumerate(jobs)
-        }
+        with ignored_by_children():  # they are started here
+            waiting = {
+                pool.submit(_in_worker, work, job, where.devices[index % len(where.devices)], name): name
+                for index, (name, job) in enumerate(jobs)
+            }
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from orchestrator import execute as execute_module
-from orchestrator.ablation import AblationOptions, Planned, ablate, parse_budget, parse_starts
-from orchestrator.datasets import Source
-from orchestrator.execute import Resources
+from orchestrator.ablation import AblationOptions, Planned, ablate
 from orchestrator.jobs import Job
+from orchestrator.ladder import parse_starts
+from orchestrator.resources import Resources
+from orchestrator.source import Source
 from search_spaces.experiments import configuration
 from trainables.data.sample import load_sample
 from trainables.data.tasks import SAMPLE_TASK
@@ -210,8 +211,6 @@ def test_the_plan_alone_trains_nothing(tmp_path: Path, volumes: Path, monkeypatc
 
 
 def test_mistyped_choices_are_one_line() -> None:
-    with pytest.raises(UserError, match="--budget equal: own or equal-steps"):
-        parse_budget("equal")
     with pytest.raises(UserError, match=r"--start 0.4.0: one of 0.3.0"):
         parse_starts(["0.4.0"])
     assert parse_starts(["0.3.0", "scratch", "0.3.0"]) == ("0.3.0", "scratch")

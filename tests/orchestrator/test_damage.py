@@ -12,10 +12,10 @@ from said import Said
 from small_data import tiny_dataset
 
 from orchestrator import jobs as jobs_module
-from orchestrator.datasets import Source
-from orchestrator.execute import Resources
 from orchestrator.jobs import damage
 from orchestrator.predict import predict_file
+from orchestrator.resources import Resources
+from orchestrator.source import Source
 from orchestrator.train import TrainOptions, train
 from trainables.errors import UserError
 from trainables.files import read_json

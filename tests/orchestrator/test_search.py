@@ -18,10 +18,10 @@ from small_data import tiny_dataset
 from orchestrator import runtime, study_material
 from orchestrator import study as study_module
 from orchestrator.cli_search import loggers, parse_budget_seconds
-from orchestrator.datasets import Source
-from orchestrator.execute import Resources
 from orchestrator.material import Material
+from orchestrator.resources import Resources
 from orchestrator.runtime import Capacity, ray_session
+from orchestrator.source import Source
 from orchestrator.study import planned_checks, report, search
 from orchestrator.study_analysis import Analysis
 from orchestrator.study_material import refuse_full_disk, stores_wanted, trial_data

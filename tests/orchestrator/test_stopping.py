@@ -3,14 +3,15 @@
 import math
 import random
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
-from orchestrator.stopping import RULES, Rule, Stopping, parse_rule
-from trainables.errors import UserError
+from orchestrator.stopping import Stopping
+from orchestrator.study_options import Rule
 from trainables.training.result import StepResult
 
 SEEDS = pytest.mark.parametrize("seed", range(6))
@@ -159,7 +160,7 @@ def test_asha_decides_as_rays_own_scheduler_does(seed: int) -> None:
         assert step == 26 or (decision == TrialScheduler.STOP) == stop
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", get_args(Rule))
 def test_a_replay_decides_the_same_and_has_the_same_rungs(rule: Rule) -> None:
     np.random.seed(1)  # noqa: NPY002  the generator from which Ray draws its brackets
     first = Stopping(rule, 27)
@@ -218,7 +219,7 @@ def test_the_median_rule_decides_as_it_does_by_hand(seed: int) -> None:
         assert stop == (step < 20 and len(means) >= 3 and min(seen[number]) > float(np.median(means)))
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", get_args(Rule))
 @pytest.mark.parametrize("grace", [1, 4])
 def test_no_trial_is_stopped_before_its_grace_is_over(rule: Rule, grace: int) -> None:
     told = [each for seed in range(5) for each in random_study(Stopping(rule, 16, grace=grace, factor=2), seed)]
@@ -245,9 +246,3 @@ def test_without_a_rule_nothing_stops_and_there_are_no_rungs() -> None:
     stopping = Stopping("none", 9)
     assert not any(stop for *_, stop in random_study(stopping, 0))
     assert (stopping.rungs(), stopping.milestones) == ({}, ())
-
-
-def test_an_unknown_rule_is_refused_in_one_line() -> None:
-    assert parse_rule("median") == "median"
-    with pytest.raises(UserError, match=r"^--scheduler pbt: one of asha, hyperband, median, none was wanted$"):
-        parse_rule("pbt")

@@ -11,8 +11,9 @@ import pytest
 
 from orchestrator import study_driver
 from orchestrator.sampling import Sampling
-from orchestrator.stopping import Rule, Stopping
+from orchestrator.stopping import Stopping
 from orchestrator.study_driver import MOST_TRIES, StudyDriver
+from orchestrator.study_options import Rule
 from orchestrator.study_record import Journal, TrialRecord, trials_of
 from orchestrator.study_watch import StudyWatch
 from search_spaces.space import Dimension, Point, Space

@@ -17,12 +17,12 @@ from small_data import tiny_dataset
 
 from orchestrator import execute as execute_module
 from orchestrator import train as train_module
-from orchestrator.datasets import Source
-from orchestrator.execute import Resources
 from orchestrator.jobs import Job
 from orchestrator.predict import predict_file
+from orchestrator.resources import Resources
+from orchestrator.source import Source, parse_folds
 from orchestrator.submission import record_run
-from orchestrator.train import TrainOptions, baseline_run, parse_folds, train
+from orchestrator.train import TrainOptions, baseline_run, train
 from trainables.errors import UserError
 from trainables.files import read_json
 
@@ -243,7 +243,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_numbers(table: P
     """SIGKILL of the whole command while both workers train; the same command again equals an uninterrupted run."""
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from orchestrator.datasets import Source\nfrom orchestrator.execute import Resources\n"
+        "from orchestrator.source import Source\nfrom orchestrator.resources import Resources\n"
         "from orchestrator.train import TrainOptions, train\n"
         "if __name__ == '__main__':\n"
         "    train(Source('tiny', Path(sys.argv[1]), energy=True), Path(sys.argv[2]),\n"

@@ -10,12 +10,14 @@ import pytest
 from small_data import rocksalts, tiny_dataset
 
 from orchestrator import execute as execute_module
-from orchestrator.datasets import Source, load_auxiliary
-from orchestrator.execute import Resources, _all_jobs
+from orchestrator.datasets import load_auxiliary
+from orchestrator.execute import _all_jobs
 from orchestrator.material import Material
 from orchestrator.plan import recipe, waves
 from orchestrator.predict import predict_file
 from orchestrator.published import check_published
+from orchestrator.resources import Resources
+from orchestrator.source import Source
 from orchestrator.train import TrainOptions, _folder, train
 from orchestrator.workers import WorkerKilled
 from trainables.config import RunConfig

@@ -13,7 +13,7 @@ from trainables.graphs.batch import Batch, collate
 from trainables.model import compiled as compiled_module
 from trainables.model import engine as engine_module
 from trainables.model.chgnet import CrystalModel
-from trainables.model.compiled import compiles, has_compiler, parse_compile
+from trainables.model.compiled import compiles, has_compiler
 from trainables.model.engine import padded
 from trainables.training import compute as compute_module
 from trainables.training.compute import Compute, precision, refuse_inexact_tf32
@@ -148,12 +148,6 @@ def test_several_threads_are_not_compiled_for_unless_asked(monkeypatch: pytest.M
     assert Compute(compiled="on").compiles(1.0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert Compute().compiles(1e12)
-
-
-def test_only_three_words_choose_compilation() -> None:
-    assert parse_compile("off") == "off"
-    with pytest.raises(UserError, match="--compile yes: auto, on or off was wanted"):
-        parse_compile("yes")
 
 
 def test_one_traced_graph_serves_all_sizes_and_gives_the_plain_numbers(

@@ -31,7 +31,7 @@ from trainables.files import read_json, write_json
 from trainables.graphs.convert import ConversionError, Cutoffs, Graph, convert, ragged_ranges
 from trainables.graphs.quotient import GAP, PAYS_BELOW, WIDEST_CLASS, fold
 from trainables.graphs.symmetry import SYMPREC, SiteSymmetry, probes, site_symmetry
-from trainables.processes import end_with_parent, n_cores
+from trainables.processes import end_with_parent, ignored_by_children, n_cores
 from trainables.progress import Progress, silent
 from trainables.versions import CONVERTER_VERSION
 
@@ -277,12 +277,17 @@ def _converted_chunks(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         waiting = []
-        for chunk in chunks:
-            waiting.append(pool.submit(_convert_chunk, chunk, cutoffs, gap))
-            if len(waiting) > 4 * workers:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
+        try:
+            for chunk in chunks:
+                with ignored_by_children():  # they are started here
+                    waiting.append(pool.submit(_convert_chunk, chunk, cutoffs, gap))
+                if len(waiting) > 4 * workers:
+                    yield waiting.pop(0).result()
+            for future in waiting:
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _convert_chunk(crystals: CrystalTable, cutoffs: Cutoffs, gap: float) -> dict[str, NDArray[np.generic]]:

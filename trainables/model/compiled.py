@@ -4,32 +4,20 @@ import logging
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.fx.experimental._config
 
+from trainables.choices import Compile
 from trainables.data.locate import cache_home
-from trainables.errors import UserError
 from trainables.model.linear import has_onednn
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Compile = Literal["auto", "on", "off"]
 
 # Compiling takes 70 s on a CPU the first time and saves 30 % of every step: worth it from this much work on, in units
 # of GraphStore.cost. The GPU's number is a guess from its speed, not measured.
 _PAYS_FROM = {"cpu": 60e6, "cuda": 2e9}
-
-
-def parse_compile(text: str) -> Compile:
-    """Read auto, on or off.
-
-    Raises:
-        UserError: anything else.
-    """
-    if text not in get_args(Compile):
-        raise UserError(f"--compile {text}: auto, on or off was wanted")
-    return cast(Compile, text)
 
 
 def compiles(choice: Compile, work: float, device: torch.device) -> bool:

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trainables.choices import Compile
 from trainables.errors import UserError
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel
-from trainables.model.compiled import Compile, compiles, has_compiler
+from trainables.model.compiled import compiles, has_compiler
 from trainables.training.predict import predict
 
 # TF32's largest error on a sample, as a share of the predictions' standard deviation. For formation energies

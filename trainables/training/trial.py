@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trainables.choices import Compile
 from trainables.config import RunConfig
 from trainables.data.folds import FoldSplit, Part
 from trainables.data.tasks import Task
@@ -15,7 +16,6 @@ from trainables.errors import UserError
 from trainables.graphs.store import GraphStore
 from trainables.levers import Start
 from trainables.model.chgnet import cutoffs_of
-from trainables.model.compiled import Compile
 from trainables.progress import Progress, silent
 from trainables.training.augment import skin_for, skin_of
 from trainables.training.cached import TRUNK

@@ -1,0 +1,40 @@
+"""Where jobs run. What looks at the machine loads torch, so it is imported only when it is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trainables.choices import Compile
+from trainables.progress import Progress
+
+if TYPE_CHECKING:
+    from orchestrator.workers import Plan
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where jobs run.
+
+    On a CPU, processes and threads change nothing but whether a long run is compiled, in its last digits.
+    """
+
+    device: str = "auto"
+    processes: int | None = None
+    per_gpu: int = 1
+    compiled: Compile = "auto"
+    tf32: bool = False
+
+    def plan(self, n_jobs: int) -> Plan:
+        """How that many jobs run here."""
+        from orchestrator.workers import plan
+
+        return plan(n_jobs, self.device, self.processes, self.per_gpu)
+
+    def check(self, progress: Progress) -> None:
+        """Raise a UserError where a choice makes no sense on this machine, and tell of a GPU that is passed over."""
+        from orchestrator.gpu_check import tell_unused_gpu
+        from trainables.training.compute import Compute
+
+        Compute(self.plan(1).devices[0], self.compiled, self.tf32).check()
+        tell_unused_gpu(self.device, progress)

@@ -6,6 +6,7 @@ What a command needs is imported when it runs: torch takes seconds, and a mistak
 import os
 import shlex
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -299,14 +300,21 @@ def baseline(
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of the run; resumed if it exists.")] = Path("runs/quickstart"),
+    limit: Limit = None,
+    settings: Settings = None,
 ) -> None:
     """Run the main job on the embedded synthetic sample: five folds in a few minutes on a laptop."""
+    from orchestrator.asked import check_asked
+    from orchestrator.quickstart import SETTINGS, SOURCE
+
+    chosen, source = {**SETTINGS, **chosen_settings(None, settings, SOURCE.task)}, replace(SOURCE, limit=limit)
+    check_asked(source, chosen)
     check_folder(out, marker="run.json")
     begin(f"quickstart: five folds on the synthetic sample, a few minutes, in {out}")
-    from orchestrator.quickstart import quickstart as run_quickstart
+    from orchestrator.train import train as run_training
 
     with display() as shown:
-        scores = run_quickstart(out, shown)
+        scores = run_training(source, out, settings=chosen, progress=shown)
     _show(scores, out, None)
 
 
@@ -364,15 +372,18 @@ def main() -> None:
 
 def _explained(error: Any) -> str:
     """What typer says of a mistyped line, with the option that was meant."""
-    from orchestrator.option_hints import option_hint
+    from orchestrator.option_hints import option_hint, typed_value
 
-    message, context = error.format_message(), getattr(error, "ctx", None)
-    if not message.strip():  # no arguments: the help has been shown
+    message, context, words = error.format_message().strip(), getattr(error, "ctx", None), sys.argv[1:]
+    if not message:  # no arguments: the help has been shown
         sys.exit(2)
-    name = getattr(error, "option_name", None)
-    hint = option_hint(str(name), sys.argv[1:]) if name else None
-    if hint:
-        return f"no such option {name}: {hint}"
+    unknown = getattr(error, "option_name", None)
+    if hint := option_hint(str(unknown), words) if unknown else None:
+        return f"no such option {unknown}: {hint}"
+    option = next(iter(getattr(getattr(error, "param", None), "opts", [])), "")
+    reason = str(error.message).removeprefix("Value error, ").rstrip(".")
+    if option.startswith("--") and (value := typed_value(option, words)):
+        message = f"{option} {value}: {reason[:1].lower()}{reason[1:]}"
     return f"{message} (see `{context.command_path if context else 'crystaltune'} --help`)"
 
 

@@ -8,6 +8,7 @@ from multiprocessing.queues import Queue
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
@@ -27,7 +28,7 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(rate_text(speed, task.fields["unit"]) if speed else "", style="cyan")
+        return Text(rate_text(speed, task.fields["unit"]) if speed else "")
 
 
 def rate_text(speed: float, unit: str) -> str:
@@ -46,7 +47,7 @@ class _Time(ProgressColumn):
     def render(self, task: Task) -> Text:
         if task.finished:
             return Text(clock(task.finished_time or 0.0), style="dim")
-        return Text("" if task.time_remaining is None else f"ETA {clock(task.time_remaining)}", style="cyan")
+        return Text("" if task.time_remaining is None else f"ETA {clock(task.time_remaining)}")
 
 
 def clock(seconds: float) -> str:
@@ -119,7 +120,7 @@ class _Bars(RichProgress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.shown_above
-        yield self.make_tasks_table(self.tasks)
+        yield Padding(self.make_tasks_table(self.tasks), (0, 3, 0, 0))  # "^C" must not fall onto the next line
 
 
 class _RichBar:

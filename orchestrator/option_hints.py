@@ -132,7 +132,7 @@ def option_hint(option: str, words: Sequence[str] = ()) -> str | None:
         For example "use --set optim.epochs=3".
     """
     name = option.partition("=")[0]
-    command, value = next((word for word in words if not word.startswith("-")), ""), _value(name, words)
+    command, value = next((word for word in words if not word.startswith("-")), ""), typed_value(name, words)
     texts = _OPTIONS.get(squashed(name), ())
     for text in texts:
         if _fits(text, command):
@@ -165,7 +165,7 @@ def _filled(text: str, command: str, value: str) -> str:
     return f"use {said}" if said.startswith("--") else said
 
 
-def _value(name: str, words: Sequence[str]) -> str:
+def typed_value(name: str, words: Sequence[str]) -> str:
     """What was typed after an option, where it looks like its value."""
     for place, word in enumerate(words):
         if word.startswith(f"{name}="):

@@ -96,7 +96,6 @@ def run_jobs(
                 "run the same command again, with --processes 1 to need less memory"
             ) from None
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             _end_workers(pool)
             raise
 
@@ -120,5 +119,7 @@ def _in_worker(work: Callable[[Job, str, Progress], Result], job: Job, device: s
 
 def _end_workers(pool: ProcessPoolExecutor) -> None:
     """Stop running workers at once; their folders resume after the last whole epoch."""
-    for process in list(getattr(pool, "_processes", {}).values()):
+    processes = list((getattr(pool, "_processes", None) or {}).values())  # shutdown forgets them
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
         process.terminate()

@@ -1,5 +1,6 @@
 """Options that several commands share, and how commands speak."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from rich.console import Console
 from orchestrator.display import console
 from trainables.choices import Compile
 from trainables.choices import Device as DeviceName
+from trainables.data.cache import cache_home, cache_note
 
 out_console = Console(highlight=False, markup=False)
 
@@ -94,6 +96,9 @@ def chosen_settings(config: Path | None, settings: Sequence[str] | None, task: s
 def begin(what: str) -> None:
     """A long command's first line, before it loads anything that takes long."""
     console.print(what, soft_wrap=not console.is_terminal)
+    if note := cache_note():
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_home() / "matplotlib"))  # it would make a home, or complain
+        console.print(note, soft_wrap=not console.is_terminal)
 
 
 def say(text: str) -> None:

@@ -150,7 +150,7 @@ class LineDisplay:
         bar.close()
 
     def message(self, text: str) -> None:
-        console.print(text)
+        console.print(text, soft_wrap=True)
 
 
 class _LineBar:

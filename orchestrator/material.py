@@ -13,7 +13,7 @@ from orchestrator.plan import ModelRun
 from trainables.config import RunConfig
 from trainables.data.dataset import Dataset
 from trainables.data.folds import FoldSplit, Part, fold_of_rows, inner_split, make_split
-from trainables.data.locate import cache_home
+from trainables.data.cache import cache_home
 from trainables.data.overlap import Overlap, find_overlap
 from trainables.data.tasks import Task
 from trainables.levers import PerturbConfig, Start

@@ -10,7 +10,8 @@ import pytest
 import requests
 
 from trainables.data import locate
-from trainables.data.locate import cache_home, data_home, matbench_file
+from trainables.data.cache import cache_home
+from trainables.data.locate import data_home, matbench_file
 from trainables.data.tasks import TASKS
 from trainables.errors import UserError
 

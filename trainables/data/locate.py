@@ -6,6 +6,7 @@ from pathlib import Path
 
 import requests
 
+from trainables.data.cache import cache_home
 from trainables.data.tasks import Task
 from trainables.errors import UserError
 from trainables.files import sha256_of_file, write_atomically
@@ -29,14 +30,6 @@ _SHA256 = {
 def data_home() -> Path:
     """MATMINER_DATA where it is set, else crystaltune's own cache folder."""
     return Path(os.environ.get("MATMINER_DATA") or cache_home() / "matbench").expanduser()
-
-
-def cache_home() -> Path:
-    """CRYSTALTUNE_CACHE where it is set, else crystaltune in the user's cache folder."""
-    base = os.environ.get("CRYSTALTUNE_CACHE")
-    if base:
-        return Path(base).expanduser().resolve()  # trials run in other folders
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "crystaltune"
 
 
 def matbench_file(task: Task, progress: Progress = silent) -> Path:

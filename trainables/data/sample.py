@@ -26,7 +26,7 @@ from pymatgen.core import Element
 
 from trainables.data.crystals import SYMBOLS, Crystal, CrystalTable
 from trainables.data.dataset import Dataset
-from trainables.data.locate import cache_home
+from trainables.data.cache import cache_home
 from trainables.data.structures import BadStructure, checked, read_crystal
 from trainables.data.tasks import SAMPLE_TASK
 from trainables.errors import UserError

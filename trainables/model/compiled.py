@@ -10,7 +10,7 @@ import torch
 import torch.fx.experimental._config
 
 from trainables.choices import Compile
-from trainables.data.locate import cache_home
+from trainables.data.cache import cache_home
 from trainables.model.linear import has_onednn
 
 Function = TypeVar("Function", bound=Callable[..., Any])

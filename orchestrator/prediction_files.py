@@ -77,7 +77,8 @@ def _check_writable(out: Path) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"--out {out} cannot be written ({folder}: {error.strerror}); choose another place with --out FILE"
+            f"--out {out} cannot be written: no file can be made in {folder} ({error.strerror}); choose another place "
+            "with --out FILE"
         ) from None
 
 

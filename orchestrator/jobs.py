@@ -295,7 +295,7 @@ class LoadedRun:
             coefficients = _coefficients(folder)
         except (DamagedCheckpoint, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(
-                f"{folder} is damaged ({error}): run its `crystaltune train` again, which mends it"
+                f"{folder} is damaged ({_within(folder, error)}): run its `crystaltune train` again, which mends it"
             ) from None
         return cls(model, CompositionModel(coefficients), config, task)
 

@@ -83,7 +83,7 @@ def _check_writable(out: Path) -> None:
 
 
 def write_predictions(path: Path, table: "pd.DataFrame") -> None:
-    """Write a table in the format that the name asks for: ids as text, numbers in full precision.
+    """Write a table in the format that the name asks for: ids as text, numbers in full precision (Excel: 16 digits).
 
     Raises:
         UserError: no such format.

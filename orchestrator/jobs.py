@@ -226,9 +226,14 @@ def damage(folder: Path) -> str:
         Task(**about["task"])
         _coefficients(folder)
     except (DamagedCheckpoint, OSError, ValueError, KeyError, TypeError) as error:
-        return " ".join(str(error).split())
+        return _within(folder, error)
     changed = _changed_files(folder, ("model.json", COMPOSITION))
-    return f"{folder / changed[0]} is not as it was written" if changed else ""
+    return f"{changed[0]} is not as it was written" if changed else ""
+
+
+def _within(folder: Path, error: Exception) -> str:
+    """An error in one line, with the names of files as they are in the folder."""
+    return " ".join(str(error).replace(f"{folder}/", "").split())
 
 
 def _coefficients(folder: Path) -> NDArray[np.float64]:
@@ -290,7 +295,7 @@ class LoadedRun:
             coefficients = _coefficients(folder)
         except (DamagedCheckpoint, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(
-                f"{folder} is damaged ({error}): run its `crystaltune train` again, which mends it"
+                f"{folder} is damaged ({_within(folder, error)}): run its `crystaltune train` again, which mends it"
             ) from None
         return cls(model, CompositionModel(coefficients), config, task)
 

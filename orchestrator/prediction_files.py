@@ -77,12 +77,13 @@ def _check_writable(out: Path) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"--out {out} cannot be written ({folder}: {error.strerror}); choose another place with --out FILE"
+            f"--out {out} cannot be written: no file can be made in {folder} ({error.strerror}); choose another place "
+            "with --out FILE"
         ) from None
 
 
 def write_predictions(path: Path, table: "pd.DataFrame") -> None:
-    """Write a table in the format that the name asks for: ids as text, numbers in full precision.
+    """Write a table in the format that the name asks for: ids as text, numbers in full precision (Excel: 16 digits).
 
     Raises:
         UserError: no such format.

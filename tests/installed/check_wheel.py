@@ -90,7 +90,7 @@ def check_content(wheel: Path) -> None:
 
 
 def check_installed(wheel: Path, python: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="an environment ") as folder:  # a space, as in many a user's folder
+    with tempfile.TemporaryDirectory(prefix="environment-") as folder:
         subprocess.run([python, "-m", "venv", Path(folder) / "venv"], check=True)
         Installation(Path(folder)).check(wheel)
     print(f"{python}: installed and run", flush=True)
@@ -100,7 +100,8 @@ class Installation:
     """An environment with the wheel in it, and an empty folder to work in."""
 
     def __init__(self, folder: Path) -> None:
-        self.binaries, self.work = folder / "venv" / "bin", folder / "work"
+        self.binaries = folder / "venv" / "bin"
+        self.work = folder / "my work"  # a space, as in many a user's folder
         self.work.mkdir()
         self.environment: Mapping[str, str | None] = {
             "PATH": f"{self.binaries}{os.pathsep}{os.environ['PATH']}",
@@ -124,8 +125,9 @@ class Installation:
         self.holds("q/scores.json", "q/predictions.parquet", "q/fold_0/model.safetensors")
         self.screen(*SEARCH)
         self.holds("s/best.yaml", "s/report.html", "s/journal.jsonl", "s/trials.parquet")
-        refusal = self.screen("record", "q", code=2)
-        assert "synthetic_sample is a synthetic sample, not a Matbench task" in " ".join(refusal.split()), refusal
+        refusal = self.screen("record", "q", code=2, columns=1000)
+        assert "synthetic_sample is a synthetic sample, not a Matbench task" in refusal, refusal
+        assert len(refusal.splitlines()) == 1, refusal
         left = {path.name for path in self.work.iterdir()}
         assert left == {"q", "s"}, left
         self.check_record()

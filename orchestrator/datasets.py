@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import cast, get_args
 
 from orchestrator.source import Source, auxiliary_sources, check_source, full_name, known_task
-from trainables.data.dataset import Dataset, read_matbench, read_table
 from trainables.data.cache import cache_home
+from trainables.data.dataset import Dataset, read_matbench, read_table
 from trainables.data.locate import matbench_file
 from trainables.data.sample import load_sample
 from trainables.data.tasks import find_task

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.queues import Queue
 from typing import Any
@@ -20,7 +20,9 @@ console = Console(stderr=True, highlight=False, markup=False)
 _SECONDS_BETWEEN_LINES = 10.0
 _SHARE_BETWEEN_LINES = 0.1  # of the time a stage has taken: the log of a long job grows ever more slowly
 _MOST_ENDED_BARS = 6
-_WIDE, _BARS, _NAME = 110, (10, 24), 25  # columns from which on bars are long; their lengths; a name's, below that
+# Columns that a name and a bar may take, by the terminal's own from which on they may.
+_NAMES: Mapping[int, int | None] = {110: None, 72: 25, 0: 14}
+_BARS: Mapping[int, int | None] = {110: 24, 72: 10, 0: None}
 
 
 class _Rate(ProgressColumn):
@@ -60,20 +62,25 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def _of_width(widths: Mapping[int, int | None]) -> int | None:
+    return next(width for least, width in widths.items() if console.width >= least)
+
+
 class BarDisplay:
     """Live bars with throughput and ETA."""
 
     def __init__(self) -> None:
         self._ended: list[TaskID] = []
-        wide = console.width >= _WIDE
-        name = Column(no_wrap=True, overflow="ellipsis", max_width=None if wide else _NAME)
+        name = Column(no_wrap=True, overflow="ellipsis", max_width=_of_width(_NAMES))
         note = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # what the numbers leave
+        numbers = Column(no_wrap=True)
+        bar = _of_width(_BARS)
         self._bars = _Bars(
             TextColumn("{task.description}", markup=False, table_column=name),
-            BarColumn(_BARS[wide], table_column=Column(no_wrap=True)),
-            TextColumn("{task.percentage:>3.0f}%", table_column=Column(no_wrap=True)),
-            _Rate(table_column=Column(no_wrap=True)),
-            _Time(table_column=Column(no_wrap=True)),
+            *([BarColumn(bar, table_column=numbers)] if bar else []),
+            TextColumn("{task.percentage:>3.0f}%", table_column=numbers),
+            _Rate(table_column=numbers),
+            _Time(table_column=numbers),
             TextColumn("{task.fields[note]}", style="dim", markup=False, table_column=note),
             console=console,
             expand=True,

@@ -11,9 +11,9 @@ import numpy as np
 from orchestrator.datasets import graph_store
 from orchestrator.plan import ModelRun
 from trainables.config import RunConfig
+from trainables.data.cache import cache_home
 from trainables.data.dataset import Dataset
 from trainables.data.folds import FoldSplit, Part, fold_of_rows, inner_split, make_split
-from trainables.data.cache import cache_home
 from trainables.data.overlap import Overlap, find_overlap
 from trainables.data.tasks import Task
 from trainables.levers import PerturbConfig, Start

@@ -272,7 +272,7 @@ def _score(
 ) -> dict[str, Any]:
     """Write predictions.parquet and score every fold that is finished, asked for now or before."""
     dataset = material.dataset
-    predictions = collect_predictions(dataset, range(N_FOLDS), out)
+    predictions = collect_predictions(dataset, range(N_FOLDS), out, progress)
     write_parquet(out / "predictions.parquet", predictions)
     scores = description(dataset, config) | {"fingerprint": config.fingerprint(material.digest(config))}
     if len(predictions):

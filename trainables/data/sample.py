@@ -24,9 +24,9 @@ import torch
 from numpy.typing import NDArray
 from pymatgen.core import Element
 
+from trainables.data.cache import cache_home
 from trainables.data.crystals import SYMBOLS, Crystal, CrystalTable
 from trainables.data.dataset import Dataset
-from trainables.data.cache import cache_home
 from trainables.data.structures import BadStructure, checked, read_crystal
 from trainables.data.tasks import SAMPLE_TASK
 from trainables.errors import UserError

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.ladder import build_ladder
 from orchestrator.ray_environment import check_address
 from orchestrator.source import Source, auxiliary_sources, check_source, known_task
 from orchestrator.study_options import SearchOptions, refuse_folder
@@ -35,6 +36,33 @@ def check_asked(
     auxiliary_sources(auxiliary)
     if published is not None and not published.is_file():
         raise UserError(f"--published {published}: there is no such file")
+
+
+def check_ladder(
+    source: Source,
+    experiments: Sequence[str],
+    starts: Sequence[str],
+    settings: Mapping[str, Any],
+    auxiliary: Sequence[str] = (),
+    *,
+    equal_steps: bool = False,
+) -> None:
+    """Tell whether the experiments of an ablation can be run on a task with these settings.
+
+    Raises:
+        UserError: as build_ladder.
+    """
+    names = tuple(auxiliary_sources(auxiliary))
+    build_ladder(
+        experiments,
+        expected_task(source),
+        settings,
+        folds=(0,),
+        seeds=1,
+        starts=starts,
+        auxiliary=names,
+        equal_steps=equal_steps,
+    )
 
 
 def check_study(folder: Path, options: SearchOptions) -> None:

@@ -43,6 +43,7 @@ from orchestrator.cli_options import (
 from orchestrator.cli_search import report, search, spaces
 from orchestrator.display import display
 from orchestrator.interrupts import INTERRUPTED, handle_interrupts
+from orchestrator.resources import Resources
 from orchestrator.source import Source, check_folder, check_source, default_folder, parse_folds
 from trainables.errors import UserError
 
@@ -135,8 +136,8 @@ def train(
     check_asked(source, chosen, aux or [], published)
     folder = out or default_folder("", task)
     check_folder(folder, marker="run.json")
+    where = Resources(device, processes, per_gpu, compiled, tf32)
     begin(f"train {task}, fold{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted))}, in {folder}")
-    from orchestrator.resources import Resources
     from orchestrator.train import TrainOptions
     from orchestrator.train import train as run_training
 
@@ -145,7 +146,7 @@ def train(
             source,
             folder,
             settings=chosen,
-            options=TrainOptions(wanted, Resources(device, processes, per_gpu, compiled, tf32), published),
+            options=TrainOptions(wanted, where, published),
             auxiliary=aux or [],
             progress=shown,
         )
@@ -187,24 +188,24 @@ def ablate(
 
     Leaves ablation.html, .md, .json and .parquet, every prediction, and one folder a model.
     """
-    from orchestrator.asked import check_asked
+    from orchestrator.asked import check_asked, check_ladder
     from orchestrator.ladder import parse_experiments, parse_starts
 
     source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
     names, starts = parse_experiments(experiments, with_auxiliary=bool(aux)), parse_starts(start or [])
     chosen = chosen_settings(config, settings, task)
     check_asked(source, chosen, aux or [], published)
+    check_ladder(source, names, starts, chosen, aux or [], equal_steps=budget == "equal-steps")
     folder = out or default_folder("ablation-", task)
     check_folder(folder, marker="ablation.json")
+    where = Resources(device, processes, per_gpu, compiled, tf32)
     begin(f"ablate {task}: {', '.join(names)}, in {folder}")
     from orchestrator.ablation import AblationOptions
     from orchestrator.ablation import ablate as run_ablation
     from orchestrator.ablation_report import summary_table
-    from orchestrator.resources import Resources
     from orchestrator.tables import plan_table
 
     command = shlex.join(["crystaltune", *sys.argv[1:]])
-    where = Resources(device, processes, per_gpu, compiled, tf32)
     with display() as shown:
         analysis = run_ablation(
             source,

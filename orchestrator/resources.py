@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainables.choices import Compile
+from trainables.errors import UserError
 from trainables.progress import Progress
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ class Resources:
     """Where jobs run.
 
     On a CPU, processes and threads change nothing but whether a long run is compiled, in its last digits.
+
+    Raises:
+        UserError: TF32 on a CPU.
     """
 
     device: str = "auto"
@@ -24,6 +28,10 @@ class Resources:
     per_gpu: int = 1
     compiled: Compile = "auto"
     tf32: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tf32 and self.device == "cpu":  # what else does not fit, only the machine says: check
+            raise UserError("TF32 is a number format of NVIDIA GPUs, this run is on the cpu: leave out --tf32")
 
     def plan(self, n_jobs: int) -> Plan:
         """How that many jobs run here."""

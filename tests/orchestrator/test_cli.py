@@ -3,17 +3,26 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "pandas", "pymatgen", "chgnet", "ray", "matplotlib", "scipy", "sqlalchemy", "optuna", "numpy")
+# Says at its end which heavy packages it has loaded.
+CODE = f"""
+import atexit, sys
+atexit.register(lambda: print("loaded:", *[name for name in {HEAVY} if name in sys.modules], file=sys.stderr))
+from orchestrator.cli import main
+sys.argv[0] = "crystaltune"
+main()
+"""
 
 
 def crystaltune(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from orchestrator.cli import main; sys.argv[0] = 'crystaltune'; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", CODE, *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -28,8 +37,17 @@ def test_help_names_every_command_without_loading_torch() -> None:
     assert told.returncode == 0
     for command in ("tasks", "prepare", "train", "ablate", "predict", "record", "baseline", "quickstart"):
         assert command in told.stdout
-    code = "import sys, orchestrator.cli; assert 'torch' not in sys.modules and 'matbench' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    assert told.stderr.strip() == "loaded:"
+
+
+def test_the_version_is_told() -> None:
+    told = crystaltune("--version")
+    assert (told.returncode, told.stdout) == (0, f"crystaltune {version('crystaltune')}\n")
+
+
+def test_a_shell_can_complete_commands_and_options() -> None:
+    told = crystaltune(_CRYSTALTUNE_COMPLETE="complete_bash", COMP_WORDS="crystaltune train --comp", COMP_CWORD="2")
+    assert "--compile" in told.stdout
 
 
 def test_tasks_lists_all_eight() -> None:
@@ -49,29 +67,56 @@ def test_tasks_lists_all_eight() -> None:
         (("train", "mine", "--data", "missing.csv"), "there is no such file"),
         (("train", "matbench_mp_is_metal"), "classification"),
         (("predict", "missing", "missing.csv"), "no trained fold"),
+        (("report", "missing"), "holds no study"),
         (("record", "missing"), "holds no finished run"),
         (("trian",), "trian"),
         (("train",), "TASK"),
         (("train", "jdft2d", "--limit", "x"), "--limit"),
         (("train", "jdft2d", "--processes", "0"), "--processes"),
-        (("train", "jdft2d", "--compile", "yes"), "auto, on or off was wanted"),
+        (("train", "jdft2d", "--compile", "yes"), "--compile yes: 'yes' is not one of 'auto', 'on', 'off'"),
         (("train", "jdft2d", "--tf32", "--device", "cpu"), "leave out --tf32"),
         (("train", "sample", "--data", "README.md"), "another task name"),
         (("train", "mine", "--data", "tests"), "is a folder"),
-        (("prepare", "sample", "--start", "0.4"), "one of 0.3.0"),
+        (("prepare", "sample", "--start", "0.4"), "'0.4' is not one of '0.3.0'"),
         (("train", "jdft2d", "--set", "augment.strian=free"), "did you mean 'augment.strain'"),
         (("train", "jdft2d", "--set", "consistency.weight=1"), "wants a perturbation"),
         (("ablate", "jdft2d", "--experiments", "E0,E9"), "known are E0"),
         (("ablate", "mp_e_form", "--experiments", "E5"), "--aux mp_gap"),
         (("ablate", "jdft2d", "--start", "0.4"), "one of 0.3.0"),
-        (("ablate", "jdft2d", "--budget", "equal"), "own or equal-steps"),
+        (("ablate", "jdft2d", "--budget", "equal"), "'equal' is not one of 'own', 'equal-steps'"),
         (("ablate", "jdft2d", "--set", "tta.vews=3"), "did you mean 'tta.views'"),
-        (("ablate", "jdft2d", "--seeds", "0"), "--seeds"),
+        (("ablate", "jdft2d", "--seeds", "0"), "--seeds 0: input should be greater than or equal to 1"),
+        (("train", ".."), "is a path"),
+        (("train", "JDFT2D", "--target", "y"), "matbench_jdft2d predicts 'exfoliation_en'"),
+        (("train", "jdft2d", "--set", "epochs=3"), "did you mean 'optim.epochs'"),
+        (("train", "jdft2d", "--set", "early_stopping=5"), "there is no early stopping"),
+        (("train", "jdft2d", "--epochs", "3"), "no such option --epochs: use --set optim.epochs=3"),
+        (("train", "jdft2d", "--lr", "3e-4"), "use --set optim.lr=3e-4"),
+        (("train", "jdft2d", "--gpu"), "use --device cuda"),
+        (("train", "jdft2d", "--seed", "7"), "use --set seed=7"),
+        (("train", "jdft2d", "--out", "README.md"), "is a file"),
+        (("train", "jdft2d", "--out", "tests"), "holds other files"),
+        (("train", "jdft2d", "--set", "model.head=hurdl"), "did you mean 'hurdle'"),
+        (("train", "mp_e_form", "--set", "model.head=hurdle"), "is an energy"),
+        (("train", "jdft2d", "--aux", "mp_gapp"), "did you mean matbench_mp_gap?"),
+        (("train", "jdft2d", "--published", "missing.csv"), "missing.csv: there is no such file"),
+        (("baseline", "jdft2d", "--folds", "5"), "folds are 0 to 4"),
+        (("search", "jdft2d", "--space", "optim", "--trials", "0"), "--trials 0"),
+        (("search", "jdft2d", "--space", "optim", "--sampler", "cma"), "'cma' is not one of 'tpe'"),
+        (("search", "jdft2d", "--space", "optim", "--scheduler", "pbt"), "'pbt' is not one of 'asha'"),
+        (("search", "jdft2d", "--space", "optim", "--objectives", "cost"), "mae, or mae,cost"),
+        (("search", "jdft2d", "--space", "optim", "--time-budget", "two"), "--time-budget two"),
+        (("search", "jdft2d", "--space", "optim", "--resume"), "holds no study"),
+        (("search", "jdft2d", "--space", "optim", "--address", "nowhere"), "HOST:PORT or auto was expected"),
+        (("search", "jdft2d"), "--space"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments: tuple[str, ...], part: str, tmp_path: Path) -> None:
+def test_a_mistake_is_one_line_exit_code_2_and_told_before_anything_heavy_is_loaded(
+    arguments: tuple[str, ...], part: str, tmp_path: Path
+) -> None:
     told = crystaltune(*arguments, CRYSTALTUNE_CACHE=str(tmp_path), MATMINER_DATA=str(tmp_path))
     assert told.returncode == 2
     assert part in told.stderr
-    assert "Traceback" not in told.stderr
-    assert len([line for line in told.stderr.splitlines() if line.startswith("error: ")]) == 1
+    said, loaded = told.stderr.splitlines()
+    assert said.startswith("error: ")
+    assert loaded.strip() == "loaded:"

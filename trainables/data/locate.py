@@ -4,8 +4,6 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-import requests
-
 from trainables.data.cache import cache_home
 from trainables.data.tasks import Task
 from trainables.errors import UserError
@@ -47,7 +45,7 @@ def matbench_file(task: Task, progress: Progress = silent) -> Path:
     path, url = data_home() / name, f"{_DOWNLOADS}/{name}"
     try:
         write_atomically(path, lambda temporary: _download(url, _SHA256[task.name], temporary, progress))
-    except (requests.RequestException, OSError, _BadDownload) as error:
+    except (OSError, _BadDownload) as error:  # what requests raises is an OSError, too
         reason = str(error) if isinstance(error, _BadDownload) else type(error).__name__
         raise UserError(
             f"{name} is not here and could not be downloaded ({reason}): fetch {url} by hand and put it "
@@ -67,6 +65,8 @@ def _matminer_folders() -> list[Path]:
 
 
 def _download(url: str, sha256: str, path: Path, progress: Progress) -> None:
+    import requests  # a tenth of a second, and a file is fetched once
+
     with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as reply:
         reply.raise_for_status()
         size = int(reply.headers.get("Content-Length") or 0) or None

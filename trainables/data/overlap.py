@@ -18,20 +18,23 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import spglib
 from numpy.typing import NDArray
 from pymatgen.core import Structure
-from pymatgen.core.structure_matcher import StructureMatcher
 
 from trainables.data.crystals import Crystal, CrystalTable
 from trainables.errors import UserError
 from trainables.files import write_atomically
-from trainables.processes import end_with_parent, n_cores
+from trainables.processes import end_with_parent, ignored_by_children, n_cores
 from trainables.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure_matcher import StructureMatcher
 
 RULE_VERSION = 1  # raise it with every change of the answer: it is part of a cached answer's name
 SYMPREC = 0.1  # A, Matbench's own tolerance
@@ -39,7 +42,7 @@ ANGLE_TOLERANCE = 5.0  # degrees, what Matbench's numbers were computed with
 UNKNOWN_GROUP = 0
 # pymatgen's default tolerances. Volumes are scaled to each other first: two tasks may hold the same crystal from two
 # relaxations, and a compressed copy gives a test label away as well as an exact one.
-_MATCHER = StructureMatcher(ltol=0.2, stol=0.3, angle_tol=5, primitive_cell=True, scale=True)
+_LENGTHS, _SITES, _ANGLES = 0.2, 0.3, 5
 _PARALLEL_FROM = 1500  # crystals; below, starting workers costs more than it saves
 _CHUNK = 16  # crystals or rows a worker takes at a time
 
@@ -118,7 +121,7 @@ def space_group(crystal: Crystal) -> int:
 def _address(auxiliary: CrystalTable, test: CrystalTable) -> str:
     """The name of these tables' cached answer."""
     content = {"auxiliary": auxiliary.digest, "test": test.digest, "rule": RULE_VERSION}
-    content |= {"groups": [SYMPREC, ANGLE_TOLERANCE], "matcher": [_MATCHER.ltol, _MATCHER.stol, _MATCHER.angle_tol]}
+    content |= {"groups": [SYMPREC, ANGLE_TOLERANCE], "matcher": [_LENGTHS, _SITES, _ANGLES]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -238,10 +241,18 @@ def _equals_any(comparison: Comparison) -> bool:
 
 def _equal(first: Structure, second: Structure) -> bool:
     """StructureMatcher's answer in either order: it is not quite symmetric."""
+    matcher = _matcher()
     return bool(
-        _MATCHER.fit(first, second, skip_structure_reduction=True)
-        or _MATCHER.fit(second, first, skip_structure_reduction=True)
+        matcher.fit(first, second, skip_structure_reduction=True)
+        or matcher.fit(second, first, skip_structure_reduction=True)
     )
+
+
+@cache
+def _matcher() -> "StructureMatcher":
+    from pymatgen.core.structure_matcher import StructureMatcher  # a second to import, for joint training alone
+
+    return StructureMatcher(ltol=_LENGTHS, stol=_SITES, angle_tol=_ANGLES, primitive_cell=True, scale=True)
 
 
 @contextlib.contextmanager
@@ -252,7 +263,13 @@ def _processes(workers: int, n_crystals: int) -> Iterator[Executor | None]:
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's thread pools in an unknown state
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-        yield pool
+        with ignored_by_children():
+            pool.submit(int).result()  # which starts them
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _shown(

@@ -1,9 +1,12 @@
 """Where Ray is started: the one place with ray.init."""
 
 import os
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 # Before ray is imported: under `uv run` its workers never start otherwise.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -62,11 +65,14 @@ def ray_session(address: str | None = None, *, cores: int | None = None, gpus: i
         UserError: nothing answers at the address, or no folder can hold Ray's sockets.
     """
     # A worker takes Ray's niceness of 15 from its own environment: trials run at the driver's priority instead.
-    environment = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
-    common = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": environment}}
+    environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}}
+    common = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": environment}
     given = address
     check_address(given)
     told, address = asked_address(given)
+    if not address and shlex.quote(sys.executable) != sys.executable:
+        # Ray pastes this path into a line of bash as it is: with a space in it, workers never start.
+        environment["py_executable"] = shlex.quote(sys.executable)
     try:
         if address:
             ray.init(address=address, **common)

@@ -90,7 +90,7 @@ def check_content(wheel: Path) -> None:
 
 
 def check_installed(wheel: Path, python: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="environment-") as folder:
+    with tempfile.TemporaryDirectory(prefix="my environment ") as folder:  # spaces, as in many a user's folders
         subprocess.run([python, "-m", "venv", Path(folder) / "venv"], check=True)
         Installation(Path(folder)).check(wheel)
     print(f"{python}: installed and run", flush=True)
@@ -101,7 +101,7 @@ class Installation:
 
     def __init__(self, folder: Path) -> None:
         self.binaries = folder / "venv" / "bin"
-        self.work = folder / "my work"  # a space, as in many a user's folder
+        self.work = folder / "my work"
         self.work.mkdir()
         self.environment: Mapping[str, str | None] = {
             "PATH": f"{self.binaries}{os.pathsep}{os.environ['PATH']}",

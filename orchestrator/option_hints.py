@@ -9,7 +9,7 @@ _TRAINING = ("train", "ablate", "search")
 _READING = (*_TRAINING, "prepare", "baseline")
 # Which commands take an option that is named here; a test compares this with the commands themselves.
 TAKEN_BY: Mapping[str, tuple[str, ...]] = {
-    "--set": _TRAINING,
+    "--set": (*_TRAINING, "quickstart"),
     "--config": _TRAINING,
     "--aux": _TRAINING,
     "--device": (*_TRAINING, "predict"),
@@ -25,7 +25,7 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "--target": _READING,
     "--unit": (*_TRAINING, "baseline"),
     "--energy": (*_TRAINING, "baseline"),
-    "--limit": _READING,
+    "--limit": (*_READING, "quickstart"),
     "--folds": ("train", "ablate", "baseline"),
     "--fold": ("search",),
     "--seed": ("search",),

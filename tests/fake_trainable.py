@@ -30,6 +30,7 @@ class FakeTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._x, self._folder = config["x"], Path(config[FOLDER])
         self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder.parent / f"nice-{self._folder.name}").write_text(str(os.getpriority(os.PRIO_PROCESS, 0)))
         self._again = self._count.exists()
         self._number = int(self._count.read_text()) if self._again else 0
 

@@ -73,6 +73,12 @@ def test_a_trial_that_reports_too_little_fails_and_stops_nothing_else(ended: tup
     assert trials[0].state == trials[1].state == "COMPLETE"
 
 
+def test_trials_run_at_the_drivers_own_priority(ended: tuple[StudyDriver, Path]) -> None:
+    """Ray's own choice for workers is nice 15, at which a study beside any other work starves."""
+    found = {int(file.read_text()) for file in (ended[1] / "trials").glob("nice-*")}
+    assert found == {os.getpriority(os.PRIO_PROCESS, 0)}
+
+
 def test_the_journal_holds_what_the_driver_says(ended: tuple[StudyDriver, Path]) -> None:
     driver, folder = ended
     assert driver.finished

@@ -67,8 +67,15 @@ def shell(work: Path, cache: Path) -> Shell:
 
 @pytest.fixture(scope="module")
 def trained(shell: Shell) -> tuple[str, bytes]:
-    """A finished run in the folder r, and its screen."""
+    """A finished run in the folder r, and its screen of 80 columns."""
     return shell.run("train", *SMALL, "--folds", "0", "--out", "r")
+
+
+def test_train_that_has_ended_shows_the_same_on_a_wide_screen(shell: Shell, trained: tuple[str, bytes]) -> None:
+    text, _ = shell.run("train", *SMALL, "--folds", "0", "--out", "r", columns=160)
+    wide, narrow = (re.findall(r"^ *(?:crystaltune|zero-shot) .*$", shown, flags=re.M) for shown in (text, trained[0]))
+    assert wide == narrow
+    assert len(wide) == 2
 
 
 def line_with(text: str, part: str) -> str:
@@ -124,25 +131,39 @@ def test_predict_shows_its_first_rows_and_where_all_are(shell: Shell, trained: t
     assert re.search(r"^3 predictions in p\d+\.csv$", text, flags=re.MULTILINE), text
 
 
-def test_ablate_fits_a_wide_screen(shell: Shell) -> None:
+@pytest.mark.parametrize("columns", [160, 80])  # the second time everything is there already
+def test_ablate_shows_what_each_lever_did(shell: Shell, columns: int) -> None:
     arguments = (*SMALL, "--folds", "0", "--seeds", "1", "--experiments", "E0,A1", "--out", "a")
-    text, _ = shell.run("ablate", *arguments, columns=160)
+    text, _ = shell.run("ablate", *arguments, columns=columns)
     assert text.splitlines()[0] == "ablate sample: E0, A1, in a"
     assert "2 models" in text
-    assert re.search(r"^ *A1 +0\.\d+", text, flags=re.MULTILINE), text
+    assert re.search(r"^ *A1 +0\.\d+ .* none seen$", text, flags=re.MULTILINE), text
     assert "Everything is in a (ablation.html, ablation.md, ablation.json)." in text
 
 
-def test_search_runs_in_a_terminal(shell: Shell, work: Path) -> None:
+@pytest.mark.parametrize("columns", [80, 160])
+def test_search_runs_in_a_terminal(shell: Shell, work: Path, columns: int) -> None:
     """Ray Tune pickles what it is given: a live display among it ended every search in a terminal."""
-    arguments = (*SMALL, "--space", "optim", "--trials", "2", "--check-top", "0", "--out", "s")
-    text, _ = shell.run("search", *arguments)
-    assert line_with(text, "trial  state").split()[:3] == ["trial", "state", "step"]
-    assert re.search(r"^ *0 +complete +1 +0\.\d+", text, flags=re.MULTILINE), text
+    arguments = [*SMALL, "--space", "optim", "--trials", "2", "--check-top", "0", "--out", "s"]
+    arguments += ["--resume"] if (work / "s").exists() else []
+    text, _ = shell.run("search", *arguments, columns=columns)
+    assert re.search(r"^ *E0 +0\.\d+", text, flags=re.MULTILINE), text
     assert "0/s" not in text
     assert text.count("Verdict:") == 1
     assert "crystaltune train sample --limit 40 --config s/best.yaml" in " ".join(text[text.index("Next:") :].split())
     assert (work / "s" / "report.html").is_file()
+    if "--resume" not in arguments:
+        assert line_with(text, "trial  state").split()[:3] == ["trial", "state", "step"]
+        assert re.search(r"^ *0 +complete +1 +0\.\d+", text, flags=re.MULTILINE), text
+
+
+@pytest.mark.parametrize("columns", [160, 80])
+def test_quickstart_ends_with_five_folds_and_two_things_to_try(shell: Shell, columns: int) -> None:
+    text, _ = shell.run("quickstart", "--limit", "40", "--set", "optim.epochs=1", columns=columns)
+    assert "in runs/quickstart" in text.splitlines()[0]
+    assert [line.split()[1] for line in text.splitlines() if re.match(r" *fold \d  ", line)] == list("01234")
+    assert "crystaltune train jdft2d" in text[text.index("Next:") :]
+    assert "crystaltune train my_gaps --data table.csv" in " ".join(text[text.index("Next:") :].split())
 
 
 def children(pid: int) -> list[int]:
@@ -173,7 +194,7 @@ def stopped(terminal: Terminal) -> str:
     while not gone(processes) and time.monotonic() < end:
         time.sleep(0.1)
     assert gone(processes)
-    return " ".join(text.split())
+    return "".join(text.split())  # a long line is cut where the screen ends
 
 
 STOPS = {
@@ -197,18 +218,18 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize("command", STOPS)
-def test_ctrl_c_says_how_to_continue(shell: Shell, trained: tuple[str, bytes], command: str) -> None:
+@pytest.mark.parametrize(("command", "columns"), [*((command, 80) for command in STOPS), ("train", 160)])
+def test_ctrl_c_says_how_to_continue(shell: Shell, trained: tuple[str, bytes], command: str, columns: int) -> None:
     arguments, working, said = STOPS[command]
-    with shell.open(*arguments, columns=160) as terminal:
+    with shell.open(*arguments, columns=columns) as terminal:
         terminal.expect(working)
-        assert said in stopped(terminal)
+        assert "".join(said.split()) in stopped(terminal)
 
 
 def test_ctrl_c_while_torch_is_loaded_is_no_traceback(shell: Shell) -> None:
     with shell.open("train", *LONG, "--out", "e") as terminal:
         terminal.expect("train sample")
-        assert "Continue with: crystaltune train sample" in stopped(terminal)
+        assert "Continuewith:crystaltunetrainsample" in stopped(terminal)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,11 +8,12 @@ import pytest
 import torch
 from small_data import tiny_run
 
+from trainables.data.tasks import TASKS
 from trainables.errors import UserError
 from trainables.graphs.batch import Batch, collate
 from trainables.model import compiled as compiled_module
 from trainables.model import engine as engine_module
-from trainables.model.chgnet import CrystalModel
+from trainables.model.chgnet import build_model
 from trainables.model.compiled import compiles, has_compiler
 from trainables.model.engine import padded
 from trainables.training import compute as compute_module
@@ -92,7 +93,7 @@ def test_memory_that_is_short_twice_ends_the_run_in_one_sentence() -> None:
 
 def test_predictions_survive_a_memory_too_small_for_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, split, store, _ = tiny_run(tmp_path)
-    model = CrystalModel()
+    model = build_model("scratch", TASKS["matbench_mp_e_form"])
     expected = predict(model, store, split.train.rows)
     sizes = out_of_memory_once(monkeypatch, CrystalModel)
     np.testing.assert_allclose(predict(model, store, split.train.rows), expected, atol=1e-5)
@@ -166,7 +167,7 @@ def test_one_traced_graph_serves_all_sizes_and_gives_the_plain_numbers(
         engine_module, "compiled_once", lambda function: torch.compile(function, dynamic=True, backend=backend)
     )
     _, split, store, _ = tiny_run(tmp_path)
-    model, rows = CrystalModel(), split.train.rows
+    model, rows = build_model("scratch", TASKS["matbench_mp_e_form"]), split.train.rows
     # First the sizes a compiler might take for one another, all padded to the same number.
     assert len(padded(collate(store, rows[:2])).short) == len(padded(collate(store, rows[:2])).numbers)
     for n in (2, 9, 4, 7, 1):
@@ -204,7 +205,7 @@ def test_tf32_is_refused_where_it_changes_predictions(
     before = torch.backends.cuda.matmul.allow_tf32
     refused = contextlib.nullcontext() if allowed else pytest.raises(UserError, match="TF32 changes predictions")
     with refused:
-        refuse_inexact_tf32(CrystalModel(), store, split.train.rows)
+        refuse_inexact_tf32(build_model("scratch", TASKS["matbench_mp_e_form"]), store, split.train.rows)
     with precision(Compute(tf32=True)):
         assert torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cuda.matmul.allow_tf32 == before
@@ -212,4 +213,6 @@ def test_tf32_is_refused_where_it_changes_predictions(
 
 def test_the_error_of_tf32_is_nothing_where_there_is_none(tmp_path: Path) -> None:
     _, split, store, _ = tiny_run(tmp_path)
-    assert compute_module.tf32_error(CrystalModel(), store, split.train.rows) == 0.0
+    assert (
+        compute_module.tf32_error(build_model("scratch", TASKS["matbench_mp_e_form"]), store, split.train.rows) == 0.0
+    )

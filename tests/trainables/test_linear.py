@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from small_data import tiny_run
 
+from trainables.data.tasks import TASKS
 from trainables.graphs.batch import collate
 from trainables.model import engine as engine_module
 from trainables.model import linear as linear_module
-from trainables.model.chgnet import CrystalModel
+from trainables.model.chgnet import build_model
 from trainables.model.engine import padded
 from trainables.model.linear import has_onednn, linear, rows_for
 
@@ -62,7 +63,7 @@ def test_few_numbers_of_rows_are_met_and_few_rows_added() -> None:
 
 def test_padding_changes_no_prediction_and_no_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, split, store, _ = tiny_run(tmp_path)
-    model = CrystalModel().double()
+    model = build_model("scratch", TASKS["matbench_mp_e_form"]).double()
     batch, found = collate(store, split.train.rows[:7]), []
     longer = padded(batch)
     assert len(longer.bond) > len(batch.bond)

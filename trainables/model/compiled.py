@@ -40,12 +40,17 @@ def _one_more(values: torch.Tensor) -> torch.Tensor:
     return values + 1
 
 
-@cache
-def compiled_once(function: Function) -> Function:
-    """The function through torch.compile, for all sizes; its compiled code is shared by all processes."""
+def trace_once_for_all_sizes() -> None:
+    """Tell the compiler what it must know, so that one graph serves batches of every size."""
     # Sizes that happen to be equal in the first batch must not be taken for one size, or others compile again.
     torch.fx.experimental._config.use_duck_shape = False
     torch.compiler.assume_constant_result(has_onednn)  # not where it stands: that alone loads the compiler, for seconds
+
+
+@cache
+def compiled_once(function: Function) -> Function:
+    """The function through torch.compile, for all sizes; its compiled code is shared by all processes."""
+    trace_once_for_all_sizes()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that a CPU has no use for
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "compiled"))
     return cast(Function, torch.compile(function, dynamic=True))

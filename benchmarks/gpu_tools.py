@@ -246,8 +246,8 @@ def waits(work: Callable[[], Any]) -> dict[str, int]:
     def note(message: Warning | str, *_: Any) -> None:
         if "synchronizing" not in str(message):
             return
-        ours = [frame for frame in traceback.extract_stack() if f"{_ROOT}/trainables" in frame.filename]
-        frames = ours or traceback.extract_stack()[:-1]
+        stack = [frame for frame in traceback.extract_stack()[:-1] if not frame.filename.endswith("warnings.py")]
+        frames = [frame for frame in stack if f"{_ROOT}/trainables" in frame.filename] or stack
         found[f"{frames[-1].filename.removeprefix(f'{_ROOT}/')}:{frames[-1].lineno}"] += 1
 
     with warnings.catch_warnings():

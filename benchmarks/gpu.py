@@ -179,9 +179,9 @@ def host_waits(bench: Bench) -> Iterator[Found]:
             stepper()
         found = waits(stepper)
         yield {"step": name, "waits": sum(found.values()), "where": found, "step_ms": bench.median_ms(stepper)}
-    batch = Stepper(bench, 32)
-    rows = batch.objective.stream.part.rows[:64]
-    found = waits(lambda: predict(batch.model, bench.store, rows))
+    plain = Stepper(bench, 32)
+    store, rows = plain.objective.stream.store, plain.objective.stream.part.rows[:64]
+    found = waits(lambda: predict(plain.model, store, rows))
     yield {"step": "predict", "waits": sum(found.values()), "where": found}
 
 

@@ -244,7 +244,7 @@ def waits(work: Callable[[], Any]) -> dict[str, int]:
     found: Counter[str] = Counter()
 
     def note(message: Warning | str, *_: Any) -> None:
-        if "synchronizing" not in str(message):
+        if "called a synchronizing" not in str(message):
             return
         stack = [frame for frame in traceback.extract_stack()[:-1] if not frame.filename.endswith("warnings.py")]
         frames = [frame for frame in stack if f"{_ROOT}/trainables" in frame.filename] or stack

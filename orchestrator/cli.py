@@ -9,13 +9,14 @@ import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
 
 # Set before anything imports ray: under `uv run` its workers never start otherwise.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
+from orchestrator.cli_errors import end, end_interrupted, explained
 from orchestrator.cli_options import (
     Auxiliary,
     Budget,
@@ -42,7 +43,7 @@ from orchestrator.cli_options import (
 )
 from orchestrator.cli_search import report, search, spaces
 from orchestrator.display import display
-from orchestrator.interrupts import INTERRUPTED, handle_interrupts
+from orchestrator.interrupts import INTERRUPTED, Interrupted, handle_interrupts
 from orchestrator.resources import Resources
 from orchestrator.source import Source, check_folder, check_source, default_folder, parse_folds
 from trainables.errors import UserError
@@ -359,50 +360,15 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except UserError as error:
-        _end(str(error), 2)
+        end(str(error))
     except typer.TyperException as error:
-        _end(_explained(error), 2)
+        end(explained(error))
     except OSError as error:
-        _end(f"{error.filename or 'a file'}: {error.strerror or error}; fix this and rerun the command", 2)
+        end(f"{error.filename or 'a file'}: {error.strerror or error}; fix this and rerun the command")
+    except Interrupted as stopped:
+        end_interrupted(stopped.command)
     except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
+        end_interrupted()
     if code == INTERRUPTED:  # typer turns KeyboardInterrupt into this code
-        _tell_interrupted()
+        end_interrupted()
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _explained(error: Any) -> str:
-    """What typer says of a mistyped line, with the option that was meant."""
-    from orchestrator.option_hints import option_hint, typed_value
-
-    message, context, words = error.format_message().strip(), getattr(error, "ctx", None), sys.argv[1:]
-    if not message:  # no arguments: the help has been shown
-        sys.exit(2)
-    unknown = getattr(error, "option_name", None)
-    if hint := option_hint(str(unknown), words) if unknown else None:
-        return f"no such option {unknown}: {hint}"
-    option = next(iter(getattr(getattr(error, "param", None), "opts", [])), "")
-    reason = str(error.message).removeprefix("Value error, ").rstrip(".")
-    if option.startswith("--") and (value := typed_value(option, words)):
-        message = f"{option} {value}: {reason[:1].lower()}{reason[1:]}"
-    return f"{message} (see `{context.command_path if context else 'crystaltune'} --help`)"
-
-
-_RESUMED = ("train", "ablate", "quickstart", "prepare")  # by the same command
-
-
-def _tell_interrupted() -> None:
-    words = sys.argv[1:]
-    command = next((word for word in words if not word.startswith("-")), "")
-    again = shlex.join(["crystaltune", *words])
-    if command == "search" and "--resume" not in words:
-        again += " --resume"
-    if command in (*_RESUMED, "search"):
-        print(f"\nstopped; what is finished is kept. Continue with: {again}", file=sys.stderr)
-    else:
-        print("\nstopped", file=sys.stderr)
-
-
-def _end(message: str, code: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)

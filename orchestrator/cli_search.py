@@ -30,8 +30,9 @@ from orchestrator.cli_options import (
     say_next,
 )
 from orchestrator.display import display
+from orchestrator.interrupts import continued_by
 from orchestrator.source import Source, check_folder, default_folder
-from orchestrator.study_options import Place, Rule, SamplerName, SearchOptions, refuse_options
+from orchestrator.study_options import JOURNAL, Place, Rule, SamplerName, SearchOptions, refuse_options
 from trainables.errors import UserError
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -148,13 +149,14 @@ def search(
     check_folder(folder, marker="study.json")
     check_study(folder, options)
     begin(f"search {task}: {trials} trials in space {Path(space).stem}, in {folder}")
-    from orchestrator.study import search as run_search
-    from orchestrator.study_report import study_table
+    with continued_by(lambda: _continuation(folder)):
+        from orchestrator.study import search as run_search
+        from orchestrator.study_report import study_table
 
-    with display() as shown:
-        analysis = run_search(
-            source, folder, options, settings=chosen, auxiliary=aux or [], progress=shown, show=shown.above
-        )
+        with display() as shown:
+            analysis = run_search(
+                source, folder, options, settings=chosen, auxiliary=aux or [], progress=shown, show=shown.above
+            )
     out_console.print(study_table(analysis))
     for sentence in analysis.sentences:
         say(f"- {sentence}")
@@ -162,6 +164,12 @@ def search(
     if analysis.best is not None:
         words = ["crystaltune", "train", *task_words(source), "--config", str(folder / "best.yaml")]
         say_next(("score the best configuration on the test rows", shlex.join(words)))
+
+
+def _continuation(folder: Path) -> list[str]:
+    """The command that continues a search: with --resume once there is a study."""
+    words = ["crystaltune", *sys.argv[1:]]
+    return words + (["--resume"] if (folder / JOURNAL).exists() and "--resume" not in words else [])
 
 
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a search.")]) -> None:

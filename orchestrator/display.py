@@ -19,6 +19,7 @@ from trainables.progress import Bar, Progress
 console = Console(stderr=True, highlight=False, markup=False)
 _SECONDS_BETWEEN_LINES = 10.0
 _SHARE_BETWEEN_LINES = 0.1  # of the time a stage has taken: the log of a long job grows ever more slowly
+_SECONDS_BETWEEN_FRAMES = 0.25
 _MOST_ENDED_BARS = 6
 # Columns that a name and a bar may take, by the terminal's own from which on they may.
 _NAMES: Mapping[int, int | None] = {110: None, 72: 25, 0: 14}
@@ -67,10 +68,16 @@ def _of_width(widths: Mapping[int, int | None]) -> int | None:
 
 
 class BarDisplay:
-    """Live bars with throughput and ETA."""
+    """Live bars with throughput and ETA.
+
+    Everything is drawn under one lock: rich computes how far to move up before it writes, so that of two threads that
+    draw at once one would erase a line too many.
+    """
 
     def __init__(self) -> None:
         self._ended: list[TaskID] = []
+        self._drawing, self._over = threading.RLock(), threading.Event()
+        self._refresher = threading.Thread(target=self._refresh_again_and_again, daemon=True)
         name = Column(no_wrap=True, overflow="ellipsis", max_width=_of_width(_NAMES))
         note = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # what the numbers leave
         numbers = Column(no_wrap=True)
@@ -84,23 +91,35 @@ class BarDisplay:
             TextColumn("{task.fields[note]}", style="dim", markup=False, table_column=note),
             console=console,
             expand=True,
-            refresh_per_second=4,
+            auto_refresh=False,
         )
 
     def __enter__(self) -> "BarDisplay":
-        self._bars.start()
+        with self._drawing:
+            self._bars.start()
+        self._refresher.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bars.stop()
+        self._over.set()
+        self._refresher.join()
+        with self._drawing:
+            self._bars.stop()
+
+    def _refresh_again_and_again(self) -> None:
+        while not self._over.wait(_SECONDS_BETWEEN_FRAMES):
+            with self._drawing:
+                self._bars.refresh()
 
     @contextmanager
     def stage(self, name: str, total: float | None, unit: str) -> Iterator[Bar]:
-        key = self._bars.add_task(name, total=total, unit=unit, note="")
+        with self._drawing:
+            key = self._bars.add_task(name, total=total, unit=unit, note="")
         try:
             yield _RichBar(self._bars, key)
         finally:
-            self._put_away(key, at_once=name.endswith(("predict", "predict views")))
+            with self._drawing:
+                self._put_away(key, at_once=name.endswith(("predict", "predict views")))
 
     def _put_away(self, key: TaskID, at_once: bool) -> None:
         """Take ended bars off the screen: short ones at once, others when there are many."""
@@ -112,21 +131,24 @@ class BarDisplay:
             self._bars.remove_task(self._ended.pop(0))
 
     def message(self, text: str) -> None:
-        self._bars.console.print(text)
+        with self._drawing:
+            self._bars.console.print(text)
 
     def above(self, shown: RenderableType) -> None:
         """Keep this above the bars, in place of what was there."""
-        self._bars.shown_above = shown
-        self._bars.refresh()
+        with self._drawing:
+            self._bars.shown_above = shown
+            self._bars.refresh()
 
 
 class _Bars(RichProgress):
     """Bars with something above them."""
 
-    shown_above: RenderableType = ""
+    shown_above: RenderableType | None = None
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        yield self.shown_above
+        if self.shown_above is not None:
+            yield self.shown_above
         yield Padding(self.make_tasks_table(self.tasks), (0, 3, 0, 0))  # "^C" must not fall onto the next line
 
 

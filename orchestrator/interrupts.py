@@ -4,9 +4,32 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED = 130  # exit code of a command that was stopped by Ctrl-C
+
+
+class Interrupted(Exception):
+    """Ctrl-C in a command that is continued by another one than itself."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        super().__init__()
+        self.command = list(command)
+
+
+@contextmanager
+def continued_by(command: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Let Ctrl-C say that this command, asked for then, continues what it stops.
+
+    Raises:
+        Interrupted: on Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(command()) from None
 
 
 def handle_interrupts() -> None:

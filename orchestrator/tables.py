@@ -84,6 +84,7 @@ def task_table() -> Table:
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        show_edge=False,  # in 80 columns
         padding=(0, 1, 0, 0),
         caption_justify="left",
     )

@@ -27,7 +27,7 @@ from orchestrator.record import INSTALL_MATBENCH  # noqa: E402
 VERSIONS = ("3.11", "3.12")
 PACKAGES = {"trainables", "search_spaces", "orchestrator", "crystaltune"}
 SMALL = ("sample", "--limit", "60", "--set", "optim.epochs=2")
-TRAIN = ("train", *SMALL, "--folds", "0", "--out", "q")
+QUICKSTART = ("quickstart", *SMALL[1:], "--out", "q")
 SEARCH = ("search", *SMALL, "--space", "optim", "--trials", "3", "--check-top", "0", "--out", "s")
 
 
@@ -121,7 +121,7 @@ class Installation:
             cwd=self.work,
         ).stdout.strip()
         assert installed in self.screen("--version")
-        self.screen(*TRAIN)
+        self.screen(*QUICKSTART)
         self.holds("q/scores.json", "q/predictions.parquet", "q/fold_0/model.safetensors")
         self.screen(*SEARCH)
         self.holds("s/best.yaml", "s/report.html", "s/journal.jsonl", "s/trials.parquet")
@@ -142,7 +142,7 @@ class Installation:
         assert INSTALL_MATBENCH in told, told
         self.shell(INSTALL_MATBENCH)
         assert "validated by matbench 0.6" in self.screen("record", "run", columns=1000)
-        self.screen(*TRAIN)  # with the versions that this line has brought
+        self.screen("train", *SMALL, "--folds", "0", "--out", "t")  # with the versions that this line has brought
 
     def shell(self, command: str) -> None:
         """Run a line in a shell, with this environment's programs first."""

@@ -4,6 +4,7 @@ import io
 import re
 import threading
 
+import pyte
 import pytest
 from rich.console import Console
 from rich.text import Text
@@ -123,3 +124,27 @@ def test_a_display_may_be_used_from_several_threads(monkeypatch: pytest.MonkeyPa
         for thread in threads:
             thread.join()
         assert bars._bars.tasks[0].completed == 400
+
+
+def test_no_message_is_erased_by_bars_that_come_and_go_in_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn without one lock for all, a line above the bars is lost now and then."""
+    shown = terminal(80, monkeypatch)
+    monkeypatch.setattr(display_module, "_SECONDS_BETWEEN_FRAMES", 0.001)
+
+    def worker(bars: BarDisplay, number: int) -> None:
+        for turn in range(20):
+            with bars.stage(f"stage {number}.{turn}" + " predict" * (turn % 2), 10, "rows") as bar:
+                bar.advance(10)
+                bars.message(f"message {number}.{turn}")
+
+    with BarDisplay() as bars:
+        threads = [threading.Thread(target=worker, args=(bars, number)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    screen = pyte.HistoryScreen(80, 40, history=2000, ratio=0.5)
+    pyte.Stream(screen).feed(shown.getvalue().replace("\n", "\r\n"))
+    lines = ["".join(row[x].data for x in range(80)).rstrip() for row in screen.history.top] + screen.display
+    found = {line.strip() for line in lines if line.startswith("message")}
+    assert found == {f"message {number}.{turn}" for number in range(4) for turn in range(20)}

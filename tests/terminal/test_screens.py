@@ -73,7 +73,9 @@ def trained(shell: Shell) -> tuple[str, bytes]:
 
 def test_train_that_has_ended_shows_the_same_on_a_wide_screen(shell: Shell, trained: tuple[str, bytes]) -> None:
     text, _ = shell.run("train", *SMALL, "--folds", "0", "--out", "r", columns=160)
-    wide, narrow = (re.findall(r"^ *(?:crystaltune|zero-shot) .*$", shown, flags=re.M) for shown in (text, trained[0]))
+    wide, narrow = (
+        re.findall(r"^ *(?:crystaltune|zero-shot) +\d.*$", shown, flags=re.M) for shown in (text, trained[0])
+    )
     assert wide == narrow
     assert len(wide) == 2
 
@@ -160,7 +162,7 @@ def test_search_runs_in_a_terminal(shell: Shell, work: Path, columns: int) -> No
 @pytest.mark.parametrize("columns", [160, 80])
 def test_quickstart_ends_with_five_folds_and_two_things_to_try(shell: Shell, columns: int) -> None:
     text, _ = shell.run("quickstart", "--limit", "40", "--set", "optim.epochs=1", columns=columns)
-    assert "in runs/quickstart" in text.splitlines()[0]
+    assert "a few minutes, in runs/quickstart" in " ".join(text.split())
     assert [line.split()[1] for line in text.splitlines() if re.match(r" *fold \d  ", line)] == list("01234")
     assert "crystaltune train jdft2d" in text[text.index("Next:") :]
     assert "crystaltune train my_gaps --data table.csv" in " ".join(text[text.index("Next:") :].split())
@@ -224,6 +226,12 @@ def test_ctrl_c_says_how_to_continue(shell: Shell, trained: tuple[str, bytes], c
     with shell.open(*arguments, columns=columns) as terminal:
         terminal.expect(working)
         assert "".join(said.split()) in stopped(terminal)
+
+
+def test_a_search_that_was_stopped_before_it_was_one_is_begun_again_without_resume(shell: Shell) -> None:
+    with shell.open("search", *LONG, "--space", "optim", "--out", "n") as terminal:
+        terminal.expect("search sample")
+        assert stopped(terminal).endswith("--spaceoptim--outn")
 
 
 def test_ctrl_c_while_torch_is_loaded_is_no_traceback(shell: Shell) -> None:

@@ -19,11 +19,23 @@ from orchestrator import workers
 torch.set_num_threads(1)  # tiny crystals: threads would only wait for each other
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_LONG = ("test_study_on_ray.py", "test_search.py", "test_tune_run.py")  # begun first, so that no core waits for them
+# Begun first, the longest first, so that no core waits for one of them at the end.
+_LONGEST = ("test_screens.py", "test_search.py", "test_study_on_ray.py", "test_tune_run.py", "test_train.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before marks choose
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in _LONG)
+    items.sort(key=_turn)
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.trains)  # -m "not trains" takes the place of -m "not slow"
+
+
+def _turn(item: pytest.Item) -> int:
+    """Where a test's module stands: the longest, then all others that train."""
+    if item.path.name in _LONGEST:
+        return _LONGEST.index(item.path.name)
+    return len(_LONGEST) + (item.get_closest_marker("trains") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

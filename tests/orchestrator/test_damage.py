@@ -20,6 +20,8 @@ from orchestrator.train import TrainOptions, train
 from trainables.errors import UserError
 from trainables.files import read_json
 
+pytestmark = pytest.mark.trains
+
 SETTINGS = {"optim.epochs": 2, "optim.batch_size": 8, "data.val_share": 0.3}
 LEVERS = {"ensemble.members": 2, "distil.weight": 0.5, "distil.inner_folds": 2, "distil.seeds": 1}
 

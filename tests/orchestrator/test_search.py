@@ -34,6 +34,8 @@ from trainables.errors import UserError
 from trainables.files import read_json
 from trainables.training.result import StepResult
 
+pytestmark = pytest.mark.trains
+
 SETTINGS = {"optim.epochs": 3, "optim.batch_size": 8, "data.val_share": 0.2}
 OPTIONS = SearchOptions("optim", trials=4, probes=3, top=1, check_seeds=2, place=Place(max_concurrent=1))
 

@@ -28,6 +28,8 @@ from orchestrator.train import TrainOptions, baseline_run, train
 from trainables.errors import UserError
 from trainables.files import read_json
 
+pytestmark = pytest.mark.trains
+
 SETTINGS = {"optim.epochs": 2, "optim.batch_size": 8, "data.val_share": 0.2}
 
 

@@ -25,6 +25,8 @@ from trainables.errors import UserError
 from trainables.files import read_json
 from trainables.progress import silent
 
+pytestmark = pytest.mark.trains
+
 SETTINGS = {"optim.epochs": 1, "optim.batch_size": 8, "data.val_share": 0.3}
 
 

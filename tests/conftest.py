@@ -24,14 +24,14 @@ _LONGEST = ("test_screens.py", "test_search.py", "test_study_on_ray.py", "test_t
 
 
 @pytest.hookimpl(tryfirst=True)  # before marks choose
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     items.sort(key=_turn)
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.trains)  # -m "not trains" takes the place of -m "not slow"
+    for item in items:  # what else the quick tier leaves out; its -m takes the place of the -m "not slow" of pyproject
+        if item.get_closest_marker("slow") or "shared_data" in item.fixturenames:
+            item.add_marker(pytest.mark.trains)
 
 
-def _turn(item: pytest.Item) -> int:
+def _turn(item: pytest.Function) -> int:
     """Where a test's module stands: the longest, then all others that train."""
     if item.path.name in _LONGEST:
         return _LONGEST.index(item.path.name)
@@ -56,6 +56,14 @@ def one_thread() -> Iterator[None]:
     """Jobs in a test's own process get one thread: with one a core, each xdist worker would want the whole machine."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(workers, "n_cores", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_disk() -> Iterator[None]:
+    """Nothing waits for the disk: what tests write has to outlive killed processes, not the machine."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: on shared cores two threads mostly wait for each other
@@ -13,14 +14,57 @@ import torch
 from pymatgen.core import Lattice, Structure
 from scipy.spatial.transform import Rotation
 
+from orchestrator import workers
+
 torch.set_num_threads(1)  # tiny crystals: threads would only wait for each other
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_LONG = ("test_study_on_ray.py", "test_search.py", "test_tune_run.py")  # begun first, so that no core waits for them
+# Begun first, the longest first, so that no core waits for one of them at the end.
+_LONGEST = ("test_screens.py", "test_search.py", "test_study_on_ray.py", "test_tune_run.py", "test_train.py")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in _LONG)
+@pytest.hookimpl(tryfirst=True)  # before marks choose
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    items.sort(key=_turn)
+    for item in items:  # what else the quick tier leaves out; its -m takes the place of the -m "not slow" of pyproject
+        if item.get_closest_marker("slow") or "shared_data" in item.fixturenames:
+            item.add_marker(pytest.mark.trains)
+
+
+def _turn(item: pytest.Function) -> int:
+    """Where a test's module stands: the longest, then all others that train."""
+    if item.path.name in _LONGEST:
+        return _LONGEST.index(item.path.name)
+    return len(_LONGEST) + (item.get_closest_marker("trains") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache for all tests of all workers, new with every run: graphs and the sample are made once.
+
+    Both are found by their content. Tests of the cache itself, or of what fills it, set another.
+    """
+    root = tmp_path_factory.getbasetemp()
+    cache = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "cache"  # a root a worker, under one
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CRYSTALTUNE_CACHE", str(cache))
+        yield cache
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Jobs in a test's own process get one thread: with one a core, each xdist worker would want the whole machine."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(workers, "n_cores", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_disk() -> Iterator[None]:
+    """Nothing waits for the disk: what tests write has to outlive killed processes, not the machine."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

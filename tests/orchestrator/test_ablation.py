@@ -20,6 +20,8 @@ from trainables.data.tasks import SAMPLE_TASK
 from trainables.errors import UserError
 from trainables.files import read_json
 
+pytestmark = pytest.mark.trains
+
 SETTINGS = {
     "optim.epochs": 1,
     "optim.batch_size": 8,

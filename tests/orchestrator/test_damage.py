@@ -20,13 +20,10 @@ from orchestrator.train import TrainOptions, train
 from trainables.errors import UserError
 from trainables.files import read_json
 
+pytestmark = pytest.mark.trains
+
 SETTINGS = {"optim.epochs": 2, "optim.batch_size": 8, "data.val_share": 0.3}
 LEVERS = {"ensemble.members": 2, "distil.weight": 0.5, "distil.inner_folds": 2, "distil.seeds": 1}
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +40,8 @@ Trained = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def trained(table: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
+def trained(table: Path) -> Trained:
     """The same command again: trains fold 0 in a folder and returns the scores."""
-    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(cache))
 
     def run(out: Path, progress: Said | None = None, **changes: Any) -> dict[str, Any]:
         settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}

@@ -110,8 +110,7 @@ def test_waves_put_every_run_after_what_it_needs_and_each_only_once(material: Ma
     assert waves([], "data") == []
 
 
-def test_jobs_hold_no_test_target(material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path / "cache"))
+def test_jobs_hold_no_test_target(material: Material, tmp_path: Path) -> None:
     rungs = ladder(["E2"], folds=(0,), seeds=1)
     runs = Runs(
         material, [one for rung in rungs for one in rung.recipes.values()], lambda run: tmp_path / run.name("d")

@@ -224,7 +224,10 @@ def test_with_two_objectives_a_copy_made_anew_is_the_live_one(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("breaks", [0, 9], ids=["from the beginning", "in the middle"])
-def test_a_copy_that_cannot_be_written_says_so_once_and_the_study_goes_on(tmp_path: Path, breaks: int) -> None:
+def test_a_copy_that_cannot_be_written_says_so_once_and_the_study_goes_on(
+    tmp_path: Path, breaks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # Optuna tries several times
     plain, _ = searched(tmp_path / "plain", Runner(), n=4)
     said = Said()
     database = tmp_path / "optuna.db" if breaks else tmp_path / "nowhere" / "optuna.db"

@@ -34,6 +34,8 @@ from trainables.errors import UserError
 from trainables.files import read_json
 from trainables.training.result import StepResult
 
+pytestmark = pytest.mark.trains
+
 SETTINGS = {"optim.epochs": 3, "optim.batch_size": 8, "data.val_share": 0.2}
 OPTIONS = SearchOptions("optim", trials=4, probes=3, top=1, check_seeds=2, place=Place(max_concurrent=1))
 
@@ -81,13 +83,11 @@ def one_ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def studied(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studied]:
+def studied(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Studied:
     """A study of four trials and the checks of its best."""
     folder = tmp_path_factory.mktemp("study") / "out"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("CRYSTALTUNE_CACHE", str(folder.parent / "cache"))
-        found = search(source(table), folder, replace(OPTIONS, loggers=loggers(None, None)), settings=SETTINGS)
-        yield Studied(folder, found, table)
+    found = search(source(table), folder, replace(OPTIONS, loggers=loggers(None, None)), settings=SETTINGS)
+    return Studied(folder, found, table)
 
 
 @pytest.fixture
@@ -259,12 +259,10 @@ def test_a_second_process_ends_at_once_and_names_the_first(table: Path, tmp_path
 def test_mistakes_are_told_before_ray_starts(
     table: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
     settings: dict[str, Any],
     words: str,
 ) -> None:
-    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError) as caught:
         search(source(table), tmp_path / "out", replace(OPTIONS, **options), settings=SETTINGS | settings)
     assert words in str(caught.value)
@@ -289,8 +287,7 @@ def test_a_disk_without_room_is_refused_first(tmp_path: Path, monkeypatch: pytes
         refuse_full_disk(tmp_path, 2)
 
 
-def test_trials_never_get_a_test_row_or_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path / "cache"))
+def test_trials_never_get_a_test_row_or_its_target(tmp_path: Path) -> None:
     dataset = tiny_dataset(24)
     config = RunConfig(task="tiny").changed(SETTINGS)
     space = SPACES["optim"]
@@ -341,10 +338,7 @@ def test_checks_take_the_best_that_ended_then_those_stopped_last_and_always_e0()
     assert [(trial.of, trial.seed) for trial in again] == [(0, 1), (1, 1), (3, 1), (0, 2), (1, 2), (3, 2)]
 
 
-def test_a_study_whose_trials_all_failed_is_no_success_and_groups_the_reasons(
-    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path / "cache"))
+def test_a_study_whose_trials_all_failed_is_no_success_and_groups_the_reasons(table: Path, tmp_path: Path) -> None:
     (tmp_path / "mad.yaml").write_text(
         "name: mad\nsays: diverges\ndimensions:\n  optim.lr: {low: 1.0e+30, high: 1.0e+35, log: true}\n"
     )

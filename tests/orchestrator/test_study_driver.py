@@ -173,17 +173,9 @@ def cost(trial: TrialRecord) -> float:
     return float(trial.structures)
 
 
-@pytest.fixture
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of studies: their lines need not outlive the machine."""
-    monkeypatch.setattr("orchestrator.study_record.os.fsync", lambda _: None)
-
-
 @SHAPES
 @pytest.mark.parametrize("ahead", [False, True], ids=["journal and checkpoints agree", "checkpoints ahead, line cut"])
-def test_a_study_interrupted_after_any_line_ends_as_one_that_was_not(
-    tmp_path: Path, quick_disk: None, at_once: int, ahead: bool
-) -> None:
+def test_a_study_interrupted_after_any_line_ends_as_one_that_was_not(tmp_path: Path, at_once: int, ahead: bool) -> None:
     whole = Runner(at_once, FAULTS)
     file, driver = searched(tmp_path / "whole", whole)
     lines, events, rungs = file.read_bytes().splitlines(keepends=True), events_of(file), driver.stopping.rungs()
@@ -207,7 +199,7 @@ def test_a_study_interrupted_after_any_line_ends_as_one_that_was_not(
 
 
 @SHAPES
-def test_sessions_that_end_again_and_again_make_the_same_study(tmp_path: Path, quick_disk: None, at_once: int) -> None:
+def test_sessions_that_end_again_and_again_make_the_same_study(tmp_path: Path, at_once: int) -> None:
     file, driver = searched(tmp_path / "whole", Runner(at_once, FAULTS))
     again = begun(tmp_path / "again")
     saved: dict[int, int] = {}

@@ -20,6 +20,8 @@ from orchestrator.study_driver import MOST_TRIES, StudyDriver
 from orchestrator.study_record import Journal, TrialRecord, trials_of
 from trainables.errors import UserError
 
+pytestmark = pytest.mark.trains
+
 HERE = Path(__file__).resolve().parents[1]
 VALUES = (5, 3, 8, 1, 9, 2, 7, 4, 6, 0)
 

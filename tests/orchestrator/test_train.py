@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +28,28 @@ from orchestrator.train import TrainOptions, baseline_run, train
 from trainables.errors import UserError
 from trainables.files import read_json
 
+pytestmark = pytest.mark.trains
+
 SETTINGS = {"optim.epochs": 2, "optim.batch_size": 8, "data.val_share": 0.2}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def whole_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CSV table of 24 crystals as CIF text."""
     data = tiny_dataset(24)
     rows = [
         {"id": row_id, "structure": crystal.to_structure().to(fmt="cif"), "y": target}
         for row_id, crystal, target in zip(data.ids, data.structures, data.targets, strict=True)
     ]
-    path = tmp_path / "table.csv"
+    path = tmp_path_factory.mktemp("table") / "table.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
     return path
+
+
+@pytest.fixture
+def table(whole_table: Path, tmp_path: Path) -> Path:
+    """A copy of the table, to be changed at will."""
+    return Path(shutil.copy(whole_table, tmp_path / "table.csv"))
 
 
 def run(table: Path, out: Path, folds: tuple[int, ...] = (0, 1), **settings: Any) -> dict[str, Any]:
@@ -53,9 +58,46 @@ def run(table: Path, out: Path, folds: tuple[int, ...] = (0, 1), **settings: Any
     return train(Source("tiny", table, unit="eV/atom", energy=True), out, settings=changes, options=options)
 
 
-def test_train_leaves_scores_and_predictions_of_every_test_row(table: Path, tmp_path: Path) -> None:
-    scores = run(table, tmp_path / "out")
-    assert scores == read_json(tmp_path / "out" / "scores.json")
+@dataclass(frozen=True)
+class Finished:
+    """A run's folder, what it returned and the jobs it did."""
+
+    folder: Path
+    scores: dict[str, Any]
+    jobs: list[Job]
+
+    def copied(self, folder: Path) -> Path:
+        return Path(shutil.copytree(self.folder, folder))
+
+
+def finished(table: Path, out: Path, folds: tuple[int, ...]) -> Finished:
+    jobs: list[Job] = []
+    inner = execute_module.do
+
+    def watched(job: Job, *rest: Any) -> dict[str, Any]:
+        jobs.append(job)
+        return inner(job, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(execute_module, "do", watched)
+        return Finished(out, run(table, out, folds), jobs)
+
+
+@pytest.fixture(scope="module")
+def one_fold(whole_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Fold 0, trained once for all tests that read it or damage a copy."""
+    return finished(whole_table, tmp_path_factory.mktemp("one_fold") / "out", (0,))
+
+
+@pytest.fixture(scope="module")
+def two_folds(whole_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Folds 0 and 1; to be read, not changed."""
+    return finished(whole_table, tmp_path_factory.mktemp("two_folds") / "out", (0, 1))
+
+
+def test_train_leaves_scores_and_predictions_of_every_test_row(two_folds: Finished) -> None:
+    scores = two_folds.scores
+    assert scores == read_json(two_folds.folder / "scores.json")
     assert set(scores["folds"]) == {"0", "1"}
     for values in (*scores["folds"].values(), scores["mean"]):
         assert {"mae", "rmse", "max_error", "n", "n_fallback"} <= set(values)
@@ -65,7 +107,7 @@ def test_train_leaves_scores_and_predictions_of_every_test_row(table: Path, tmp_
     assert scores["record"] is None
     assert "tiny" in scores["no_record_because"]
     assert set(scores["baselines"]) == {"dummy", "linear", "zero-shot"}
-    predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    predictions = pd.read_parquet(two_folds.folder / "predictions.parquet")
     assert list(predictions.columns[:4]) == ["id", "fold", "target", "prediction"]
     assert predictions["id"].is_unique
     assert np.isfinite(predictions["prediction"]).all()
@@ -74,17 +116,9 @@ def test_train_leaves_scores_and_predictions_of_every_test_row(table: Path, tmp_
         assert scores["folds"][str(fold)]["mae"] == pytest.approx(mae)
 
 
-def test_workers_never_get_a_test_target(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Job] = []
-    inner = execute_module.do
-
-    def watched(job: Job, *rest: Any) -> dict[str, Any]:
-        seen.append(job)
-        return inner(job, *rest)
-
-    monkeypatch.setattr(execute_module, "do", watched)
-    run(table, tmp_path / "out")
-    predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+def test_workers_never_get_a_test_target(two_folds: Finished) -> None:
+    seen = two_folds.jobs
+    predictions = pd.read_parquet(two_folds.folder / "predictions.parquet")
     assert len(seen) == 2
     for job in seen:
         test = set(predictions.loc[predictions["fold"] == job.config.fold, "id"])
@@ -94,53 +128,47 @@ def test_workers_never_get_a_test_target(table: Path, tmp_path: Path, monkeypatc
         assert not test & set(job.split.train.ids + job.split.val.ids)
 
 
-def test_two_processes_give_the_scores_of_one(table: Path, tmp_path: Path) -> None:
-    one = run(table, tmp_path / "one")
-    source = Source("tiny", table, unit="eV/atom", energy=True)
-    two = train(source, tmp_path / "two", settings=SETTINGS, options=TrainOptions((0, 1), Resources("cpu", 2)))
-    for fold in ("0", "1"):
-        assert two["folds"][fold]["mae"] == pytest.approx(one["folds"][fold]["mae"], abs=1e-4)
-
-
 def test_second_train_in_the_same_folder_trains_nothing_and_adds_folds(
-    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_fold: Finished, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = run(table, tmp_path / "out", (0,))
-    monkeypatch.setattr(execute_module, "do", lambda *args: pytest.fail("a fold was trained again"))
-    assert run(table, tmp_path / "out", (0,))["mean"] == before["mean"]
-    monkeypatch.undo()
-    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path / "cache"))
-    after = run(table, tmp_path / "out", (1,))
+    out, before = one_fold.copied(tmp_path / "out"), one_fold.scores
+    with monkeypatch.context() as patched:
+        patched.setattr(execute_module, "do", lambda *args: pytest.fail("a fold was trained again"))
+        assert run(table, out, (0,))["mean"] == before["mean"]
+    after = run(table, out, (1,))
     assert set(after["folds"]) == {"0", "1"}
     assert after["folds"]["0"] == before["folds"]["0"]
 
 
-def test_folder_of_another_run_is_refused_with_the_difference(table: Path, tmp_path: Path) -> None:
-    run(table, tmp_path / "out", (0,))
+def test_folder_of_another_run_is_refused_with_the_difference(one_fold: Finished, table: Path, tmp_path: Path) -> None:
+    out = one_fold.copied(tmp_path / "out")
     with pytest.raises(UserError, match=r"optim.lr was 0.001, is 0.002"):
-        run(table, tmp_path / "out", (0,), optim__lr=0.002)
+        run(table, out, (0,), optim__lr=0.002)
     changed = pd.read_csv(table)
     changed.loc[0, "y"] += 1
     changed.to_csv(table, index=False)
     with pytest.raises(UserError, match="the data are others"):
-        run(table, tmp_path / "out", (0,))
+        run(table, out, (0,))
 
 
-def test_the_same_numbers_as_an_energy_are_another_run(table: Path, tmp_path: Path) -> None:
-    run(table, tmp_path / "out", (0,))
+def test_the_same_numbers_as_an_energy_are_another_run(one_fold: Finished, table: Path, tmp_path: Path) -> None:
+    out = one_fold.copied(tmp_path / "out")
     source = Source("tiny", table, unit="eV/atom", energy=False)
     with pytest.raises(UserError, match="the data are others"):
-        train(source, tmp_path / "out", settings=SETTINGS, options=TrainOptions((0,), Resources("cpu", 1)))
+        train(source, out, settings=SETTINGS, options=TrainOptions((0,), Resources("cpu", 1)))
 
 
 @pytest.mark.parametrize("lost", ["predictions.parquet", "done.json"])
-def test_a_fold_that_lost_a_file_is_finished_again_without_training(table: Path, tmp_path: Path, lost: str) -> None:
-    before = run(table, tmp_path / "out", (0,))
-    file = tmp_path / "out" / "fold_0" / lost
+def test_a_fold_that_lost_a_file_is_finished_again_without_training(
+    one_fold: Finished, table: Path, tmp_path: Path, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, before = one_fold.copied(tmp_path / "out"), one_fold.scores
+    monkeypatch.setattr("trainables.training.course.take_step", lambda *args, **kw: pytest.fail("it was trained again"))
+    file = out / "fold_0" / lost
     file.write_text("{")
-    assert run(table, tmp_path / "out", (0,))["mean"] == before["mean"]
+    assert run(table, out, (0,))["mean"] == before["mean"]
     file.unlink()
-    assert run(table, tmp_path / "out", (0,))["mean"] == before["mean"]
+    assert run(table, out, (0,))["mean"] == before["mean"]
 
 
 def test_a_wrong_published_table_is_told_before_anything_is_read(tmp_path: Path) -> None:
@@ -158,7 +186,7 @@ def test_second_process_in_the_same_folder_exits_at_once(table: Path, tmp_path: 
 
 
 def test_failed_fold_is_named_and_the_others_are_kept(
-    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_fold: Finished, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = execute_module.do
 
@@ -172,6 +200,7 @@ def test_failed_fold_is_named_and_the_others_are_kept(
         run(table, tmp_path / "out")
     scores = read_json(tmp_path / "out" / "scores.json")
     assert set(scores["folds"]) == {"0"}
+    assert scores["folds"]["0"]["mae"] == one_fold.scores["folds"]["0"]["mae"]
     assert "nan" in scores["failed"]["1"]
 
 
@@ -187,8 +216,8 @@ def test_rows_without_a_graph_end_in_a_counted_fallback(table: Path, tmp_path: P
     assert np.isfinite(predictions["prediction"]).all()
 
 
-def test_predict_averages_the_folds_in_the_order_of_the_file(table: Path, tmp_path: Path) -> None:
-    run(table, tmp_path / "out", optim__epochs=1)
+def test_predict_averages_the_folds_in_the_order_of_the_file(two_folds: Finished, table: Path, tmp_path: Path) -> None:
+    two_folds.copied(tmp_path / "out")
     shuffled = pd.read_csv(table).sample(frac=1, random_state=0).drop(columns="y")
     shuffled.to_csv(tmp_path / "new.csv", index=False)
     predicted, path = predict_file(tmp_path / "out", tmp_path / "new.csv", device="cpu")
@@ -207,10 +236,9 @@ def test_predict_averages_the_folds_in_the_order_of_the_file(table: Path, tmp_pa
             predict_file(tmp_path / "nowhere", tmp_path / "new.csv", out)
 
 
-def test_own_tables_have_no_record_and_say_why(table: Path, tmp_path: Path) -> None:
-    run(table, tmp_path / "out", (0,), optim__epochs=1)
+def test_own_tables_have_no_record_and_say_why(one_fold: Finished, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no Matbench record"):
-        record_run(tmp_path / "out")
+        record_run(one_fold.copied(tmp_path / "out"))
     with pytest.raises(UserError, match="holds no finished run"):
         record_run(tmp_path / "nowhere")
 
@@ -239,41 +267,65 @@ def test_folds_are_ranges_and_lists() -> None:
     assert parse_folds("3,0-1") == (0, 1, 3)
 
 
-def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_numbers(table: Path, tmp_path: Path) -> None:
+LONGER = {"optim.epochs": 6, "optim.batch_size": 4, "data.val_share": 0.2}
+
+
+def in_two_processes(table: Path, out: Path) -> dict[str, Any]:
+    source, options = Source("tiny", table, unit="eV/atom", energy=True), TrainOptions((0, 1), Resources("cpu", 2))
+    return train(source, out, settings=LONGER, options=options)
+
+
+@pytest.fixture(scope="module")
+def by_two_processes(whole_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of two folds by two processes."""
+    out = tmp_path_factory.mktemp("two_processes") / "out"
+    in_two_processes(whole_table, out)
+    return out
+
+
+def test_two_processes_give_the_scores_of_one(by_two_processes: Path, table: Path, tmp_path: Path) -> None:
+    one = run(table, tmp_path / "one", **LONGER)
+    two = read_json(by_two_processes / "scores.json")
+    for fold in ("0", "1"):
+        assert two["folds"][fold]["mae"] == pytest.approx(one["folds"][fold]["mae"], abs=1e-4)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from test_train import in_two_processes
+if __name__ == "__main__":
+    in_two_processes(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_numbers(
+    by_two_processes: Path, table: Path, tmp_path: Path
+) -> None:
     """SIGKILL of the whole command while both workers train; the same command again equals an uninterrupted run."""
-    script = (
-        "import sys\nfrom pathlib import Path\n"
-        "from orchestrator.source import Source\nfrom orchestrator.resources import Resources\n"
-        "from orchestrator.train import TrainOptions, train\n"
-        "if __name__ == '__main__':\n"
-        "    train(Source('tiny', Path(sys.argv[1]), energy=True), Path(sys.argv[2]),\n"
-        "          settings={'optim.epochs': 6, 'optim.batch_size': 4, 'data.val_share': 0.2},\n"
-        "          options=TrainOptions((0, 1), Resources('cpu', 2)))\n"
+    cut = tmp_path / "cut"
+    (tmp_path / "job.py").write_text(SCRIPT)
+    here = Path(__file__).resolve()
+    paths = os.pathsep.join(str(folder) for folder in (here.parents[2], here.parents[1], here.parent))
+    killed = subprocess.Popen(
+        [sys.executable, str(tmp_path / "job.py"), str(table), str(cut)],
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
     )
-    (tmp_path / "job.py").write_text(script)
-    root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-
-    def start(out: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(tmp_path / "job.py"), str(table), str(tmp_path / out)]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-
-    assert start("whole").wait() == 0
-    killed = start("cut")
-    while not list((tmp_path / "cut").glob("fold_*/checkpoints/epoch-0000[1-4].json")) and killed.poll() is None:
+    while not list(cut.glob("fold_*/checkpoints/epoch-0000[1-4].json")):
+        assert killed.poll() is None
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert not (tmp_path / "cut" / "scores.json").exists()
-    assert start("cut").wait() == 0
-    whole, cut = (read_json(tmp_path / out / "scores.json") for out in ("whole", "cut"))
-    for scores in (whole, cut):
+    assert not (cut / "scores.json").exists()
+    in_two_processes(table, cut)
+    both = (by_two_processes, cut)
+    whole_scores, cut_scores = (read_json(out / "scores.json") for out in both)
+    for scores in (whole_scores, cut_scores):
         for values in scores["folds"].values():
             values.pop("structures_per_s")
-    assert cut == whole
-    frames = [pd.read_parquet(tmp_path / out / "predictions.parquet") for out in ("whole", "cut")]
+    assert cut_scores == whole_scores
+    frames = [pd.read_parquet(out / "predictions.parquet") for out in both]
     assert frames[0].equals(frames[1])
-    histories = [
-        json.loads((tmp_path / out / "fold_0" / "fit.json").read_text())["history"] for out in ("whole", "cut")
-    ]
+    histories = [json.loads((out / "fold_0" / "fit.json").read_text())["history"] for out in both]
     assert [e["train_loss"] for e in histories[0]] == [e["train_loss"] for e in histories[1]]

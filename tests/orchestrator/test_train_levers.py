@@ -25,12 +25,9 @@ from trainables.errors import UserError
 from trainables.files import read_json
 from trainables.progress import silent
 
+pytestmark = pytest.mark.trains
+
 SETTINGS = {"optim.epochs": 1, "optim.batch_size": 8, "data.val_share": 0.3}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path / "cache"))
 
 
 def write_table(path: Path, name: str, values: list[float]) -> Path:
@@ -40,9 +37,9 @@ def write_table(path: Path, name: str, values: list[float]) -> Path:
     return path
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    return write_table(tmp_path / "table.csv", "y", tiny_dataset(24).targets.tolist())
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_table(tmp_path_factory.mktemp("table") / "table.csv", "y", tiny_dataset(24).targets.tolist())
 
 
 def run(table: Path, out: Path, **changes: Any) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from screen import Terminal
 
+pytestmark = pytest.mark.trains
+
 SMALL = ("sample", "--limit", "40", "--set", "optim.epochs=1")
 LONG = ("sample", "--limit", "60", "--set", "optim.epochs=3000")
 COMMAND = (

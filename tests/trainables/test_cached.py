@@ -14,6 +14,8 @@ from trainables.training.cached import TRUNK, trunk_is_known, with_known_trunk
 from trainables.training.fit import fit
 from trainables.training.predict import load_model, predict
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.mark.parametrize("energy", [True, False])
 def test_known_features_give_the_predictions_of_the_whole_model(tmp_path: Path, energy: bool) -> None:

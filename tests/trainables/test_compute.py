@@ -22,6 +22,8 @@ from trainables.training.fit import fit
 from trainables.training.memory import CostCap
 from trainables.training.predict import predict
 
+pytestmark = pytest.mark.trains
+
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 

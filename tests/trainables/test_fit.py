@@ -25,6 +25,8 @@ from trainables.training.objective import Objective
 from trainables.training.predict import load_model, predict, with_graph
 from trainables.training.result import FitResult, StepResult
 
+pytestmark = pytest.mark.trains
+
 
 def numbers(result: FitResult) -> list[tuple[float, float]]:
     return [(epoch.train_loss, epoch.val_mae) for epoch in result.history]

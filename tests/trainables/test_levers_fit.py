@@ -21,6 +21,8 @@ from trainables.training.objective import Chosen, Objective
 from trainables.training.predict import load_model, predict
 from trainables.training.result import FitResult
 
+pytestmark = pytest.mark.trains
+
 TRUNK = "atom_conv_layers.0.twoBody_atom.mlp_core.layers.0.weight"
 MOVES = {"augment__strain": "symmetry", "augment__displacement": "symmetry"}
 MIXED = {"augment__strain": "symmetry", "augment__displacement": "free", "augment__probability": 0.5}

@@ -19,10 +19,12 @@ from trainables.training import course as course_module
 from trainables.training.fit import fit
 from trainables.training.trial import TrialData
 
+pytestmark = pytest.mark.trains
 
-@pytest.fixture
-def data(tmp_path: Path) -> TrialData:
-    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=3)
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrialData:
+    config, split, store, dataset = tiny_run(tmp_path_factory.mktemp("data"), optim__epochs=3)
     return TrialData(config, dataset.task, split, {("0.3.0", 0.0): store.folder}, shares=2)
 
 
@@ -42,6 +44,12 @@ def every_step(trial: tune.Trainable) -> list[dict[str, Any]]:
     return results
 
 
+@pytest.fixture(scope="module")
+def whole(data: TrialData, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """All steps of a trial of the base configuration that nothing interrupts."""
+    return every_step(trainable(data, {}, tmp_path_factory.mktemp("whole") / "trial"))
+
+
 def test_a_trial_makes_all_its_steps_and_ends_with_what_fit_gives(data: TrialData, tmp_path: Path) -> None:
     results = every_step(trainable(data, {"optim.lr": 2e-3}, tmp_path / "trial"))
     assert [result["step"] for result in results] == [1, 2, 3, 4, 5, 6]
@@ -54,9 +62,8 @@ def test_a_trial_makes_all_its_steps_and_ends_with_what_fit_gives(data: TrialDat
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_trial_saved_and_restored_elsewhere_gives_the_steps_of_one_that_was_not(
-    data: TrialData, tmp_path: Path, steps: int
+    data: TrialData, whole: list[dict[str, Any]], tmp_path: Path, steps: int
 ) -> None:
-    whole = every_step(trainable(data, {}, tmp_path / "whole"))
     first = trainable(data, {}, tmp_path / "first")
     before = [timeless(first.train()) for _ in range(steps)]
     first.save(str(tmp_path / "saved"))
@@ -88,8 +95,9 @@ def test_a_process_that_is_reused_gives_what_a_fresh_one_gives(data: TrialData, 
     assert every_step(reused) == fresh
 
 
-def test_a_trial_whose_folder_holds_steps_says_the_last_one_again_and_goes_on(data: TrialData, tmp_path: Path) -> None:
-    whole = every_step(trainable(data, {}, tmp_path / "whole"))
+def test_a_trial_whose_folder_holds_steps_says_the_last_one_again_and_goes_on(
+    data: TrialData, whole: list[dict[str, Any]], tmp_path: Path
+) -> None:
     first = trainable(data, {}, tmp_path / "cut")
     before = [timeless(first.train()) for _ in range(3)]
     first.stop()

@@ -1,6 +1,7 @@
 """Compilation, precision and memory: what they may change, and when they are refused."""
 
 import contextlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,18 @@ def test_a_compiled_run_ends_where_the_plain_one_does(tmp_path: Path) -> None:
     for one, other in zip(plain.history, compiled.history, strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
     assert plain.best_val_mae == pytest.approx(compiled.best_val_mae, rel=1e-3)
+
+
+def test_compiled_code_is_kept_in_the_cache_that_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler sets the variable itself when it is loaded: ours has to be there before."""
+    seen: list[str | None] = []
+    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr(
+        compiled_module, "trace_once_for_all_sizes", lambda: seen.append(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))
+    )
+    compiled_module.compiled_once.__wrapped__(lambda x: x)
+    assert seen == [str(tmp_path / "compiled")]
 
 
 def test_tf32_is_for_gpus(tmp_path: Path) -> None:

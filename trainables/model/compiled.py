@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -50,7 +51,9 @@ def trace_once_for_all_sizes() -> None:
 @cache
 def compiled_once(function: Function) -> Function:
     """The function through torch.compile, for all sizes; its compiled code is shared by all processes."""
+    # Before the compiler is loaded, which sets it to a temporary folder of its own.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "compiled"))
     trace_once_for_all_sizes()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that a CPU has no use for
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "compiled"))
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # left off on purpose (training.compute)
     return cast(Function, torch.compile(function, dynamic=True))

@@ -25,12 +25,6 @@ _CONTROL = re.compile(rb"\x1b\[")
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for all: the sample is made once."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
 
@@ -63,8 +57,8 @@ class Shell:
 
 
 @pytest.fixture(scope="module")
-def shell(work: Path, cache: Path) -> Shell:
-    return Shell(work, cache)
+def shell(work: Path, one_cache: Path) -> Shell:
+    return Shell(work, one_cache)
 
 
 @pytest.fixture(scope="module")

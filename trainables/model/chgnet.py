@@ -143,9 +143,11 @@ def cutoffs_of(start: Start) -> Cutoffs:
     return Cutoffs(float(model_args["atom_graph_cutoff"]), float(model_args["bond_graph_cutoff"]))
 
 
-def _read_weights(name: str) -> dict[str, Any]:
+@cache
+def _read_weights(name: str) -> Mapping[str, Any]:
+    """A weights file's model_args and state_dict; not to be changed, for it is read once a process."""
     path = files("chgnet").joinpath("pretrained", *WEIGHT_FILES[name].split("/"))
-    content: dict[str, Any] = torch.load(str(path), map_location="cpu", weights_only=True)["model"]
+    content: Mapping[str, Any] = torch.load(str(path), map_location="cpu", weights_only=True)["model"]
     return content
 
 

@@ -181,7 +181,7 @@ _PAGE = """\
 <ul>
 {% for sentence in analysis.sentences %}
 {% set head, colon, rest = sentence.partition(": ") %}
-<li>{% if colon %}<b>{{ head }}:</b> {{ rest }}{% else %}{{ sentence }}{% endif %}</li>
+<li>{% if colon %}<b>{{ head }}:</b> {{ rest | code }}{% else %}{{ sentence | code }}{% endif %}</li>
 {% endfor %}
 </ul>
 {% for sheet in sheets %}

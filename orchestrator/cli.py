@@ -6,6 +6,7 @@ What a command needs is imported when it runs: torch takes seconds, and a mistak
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +52,7 @@ from trainables.errors import UserError
 app = typer.Typer(
     help="Fine-tune CHGNet on crystal-property benchmarks and get an honest Matbench record.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
 )
 
@@ -151,7 +153,7 @@ def train(
             auxiliary=aux or [],
             progress=shown,
         )
-    _show(scores, folder, source)
+    _show(scores, folder, source, config, settings or [])
 
 
 @app.command()
@@ -201,12 +203,13 @@ def ablate(
     check_folder(folder, marker="ablation.json")
     where = Resources(device, processes, per_gpu, compiled, tf32)
     begin(f"ablate {task}: {', '.join(names)}, in {folder}")
-    from orchestrator.ablation import AblationOptions
+    from orchestrator.ablation import AblationOptions, Planned
     from orchestrator.ablation import ablate as run_ablation
     from orchestrator.ablation_report import summary_table
-    from orchestrator.tables import plan_table
+    from orchestrator.tables import plan_shown
 
     command = shlex.join(["crystaltune", *sys.argv[1:]])
+    plans: list[Planned] = []
     with display() as shown:
         analysis = run_ablation(
             source,
@@ -217,8 +220,10 @@ def ablate(
             settings=chosen,
             auxiliary=aux or [],
             progress=shown,
-            show_plan=lambda planned: out_console.print(plan_table(planned.lines), str(planned), sep=""),
+            show_plan=plans.append if plan_only else lambda planned: shown.message(plan_shown(planned)),
         )
+    for planned in plans:
+        out_console.print(plan_shown(planned))
     if analysis is None:
         say_next(("run it", command.replace(" --plan", "")))
         return
@@ -243,9 +248,10 @@ def predict(
     from orchestrator.prediction_files import check_predictions_path
 
     _check_run(run)
-    if not file.exists():
-        raise UserError(f"{file}: there is no such file; a table of structures or a CIF file was expected")
-    check_predictions_path(out, file)
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "is no regular file" if file.exists() else "does not exist"
+        raise UserError(f"{file} {what}; a table of structures or a CIF file was expected")
+    check_predictions_path(out, file, run)
     begin(f"predict {file} with {run}")
     from orchestrator.predict import predict_file
 
@@ -258,7 +264,9 @@ def predict(
 def _check_run(run: Path) -> None:
     if run.is_dir() and (run / "run.json").is_file():
         return
-    what = "is no folder of a run" if run.is_dir() else "does not exist"
+    if run.is_dir() and any(run.glob("fold_*/fold.json")):
+        raise UserError(f"{run / 'run.json'} is missing: run its `crystaltune train` again, which writes it")
+    what = "is no folder of a run" if run.is_dir() else "is a file" if run.exists() else "does not exist"
     raise UserError(f"{run} {what}: it holds no trained fold; `crystaltune train TASK --out {run}` makes them")
 
 
@@ -267,7 +275,6 @@ def record(run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a 
     """Write the Matbench record of a finished run, validated by matbench where it is installed."""
     if not (run / "scores.json").is_file():
         raise UserError(f"{run} holds no finished run; `crystaltune train TASK --out {run}` makes one")
-    begin(f"record {run}")
     from orchestrator.submission import record_run
 
     say(record_run(run).sentence)
@@ -325,7 +332,13 @@ app.command()(report)
 app.command()(spaces)
 
 
-def _show(scores: dict[str, Any], folder: Path, source: Source | None) -> None:
+def _show(
+    scores: dict[str, Any],
+    folder: Path,
+    source: Source | None,
+    config: Path | None = None,
+    settings: Sequence[str] = (),
+) -> None:
     from orchestrator.tables import score_table
 
     out_console.print(score_table(scores))
@@ -336,19 +349,23 @@ def _show(scores: dict[str, Any], folder: Path, source: Source | None) -> None:
     elif scores["official_rows"] is not None:  # whoever trains on a table of their own expects none
         say(f"No Matbench record: {scores['no_record_because']}")
     say(f"Everything is in {folder} (scores.json, predictions.parquet).")
-    say_next(*_after_training(source, folder))
+    say_next(*_after_training(source, folder, config, settings))
 
 
-def _after_training(source: Source | None, folder: Path) -> list[tuple[str, str]]:
+def _after_training(
+    source: Source | None, folder: Path, config: Path | None = None, settings: Sequence[str] = ()
+) -> list[tuple[str, str]]:
     """What to do with a finished run, as (what it is for, command)."""
     from orchestrator.asked import task_words
 
     if source is None:
         return [
             ("a real benchmark", "crystaltune train jdft2d"),
-            ("your own table", "crystaltune train my_gaps --data table.csv --target gap --unit eV"),
+            ("a table", "crystaltune train my_gaps --data table.csv --target gap --unit eV"),
         ]
     words = ["crystaltune", "search", *task_words(source), "--space", "optim"]
+    words += ["--config", str(config)] if config else []
+    words += [word for setting in settings for word in ("--set", setting)]
     predict_line = shlex.join(["crystaltune", "predict", str(folder), "structures.csv"])
     return [("search better settings", shlex.join(words)), ("predict your structures", predict_line)]
 

@@ -17,7 +17,8 @@ def explained(error: Any) -> str:
     message, context, words = error.format_message().strip(), getattr(error, "ctx", None), sys.argv[1:]
     if not message:  # no arguments: the help has been shown
         sys.exit(2)
-    unknown = getattr(error, "option_name", None)
+    missing_value = "requires an argument" in message
+    unknown = None if missing_value else getattr(error, "option_name", None)
     if hint := option_hint(str(unknown), words) if unknown else None:
         return f"no such option {unknown}: {hint}"
     option = next(iter(getattr(getattr(error, "param", None), "opts", [])), "")

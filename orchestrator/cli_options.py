@@ -12,6 +12,7 @@ from orchestrator.display import console
 from trainables.choices import Compile
 from trainables.choices import Device as DeviceName
 from trainables.data.cache import cache_home, cache_note
+from trainables.errors import UserError
 
 out_console = Console(highlight=False, markup=False)
 
@@ -90,7 +91,11 @@ def chosen_settings(config: Path | None, settings: Sequence[str] | None, task: s
     content, note = for_task(load_config(config), task, str(config)) if config else ({}, None)
     if note:
         console.print(note, soft_wrap=not console.is_terminal)
-    return merged({}, content, parse_assignments(settings or []))
+    changes = parse_assignments(settings or [])
+    for key, chosen_by in (("task", "the command's first argument"), ("fold", "--folds or --fold")):
+        if key in changes:
+            raise UserError(f"--set {key}={changes[key]}: it is chosen by {chosen_by}, not by a setting")
+    return merged({}, content, changes)
 
 
 def begin(what: str) -> None:

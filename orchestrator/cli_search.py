@@ -148,6 +148,9 @@ def search(
     )
     check_folder(folder, marker="study.json")
     check_study(folder, options)
+    from search_spaces.reading import load_space
+
+    load_space(space)  # its mistakes are told before anything begins
     begin(f"search {task}: {trials} trials in space {Path(space).stem}, in {folder}")
     with continued_by(lambda: _continuation(folder)):
         from orchestrator.study import search as run_search

@@ -119,7 +119,7 @@ class BarDisplay:
             yield _RichBar(self._bars, key)
         finally:
             with self._drawing:
-                self._put_away(key, at_once=name.endswith(("predict", "predict views")))
+                self._put_away(key, at_once=name.startswith("read ") or name.endswith(("predict", "predict views")))
 
     def _put_away(self, key: TaskID, at_once: bool) -> None:
         """Take ended bars off the screen: short ones at once, others when there are many."""
@@ -130,7 +130,7 @@ class BarDisplay:
         if len(self._ended) > _MOST_ENDED_BARS:
             self._bars.remove_task(self._ended.pop(0))
 
-    def message(self, text: str) -> None:
+    def message(self, text: RenderableType) -> None:
         with self._drawing:
             self._bars.console.print(text)
 
@@ -178,8 +178,8 @@ class LineDisplay:
         yield bar
         bar.close()
 
-    def message(self, text: str) -> None:
-        console.print(text, soft_wrap=True)
+    def message(self, text: RenderableType) -> None:
+        console.print(text, soft_wrap=isinstance(text, str))
 
 
 class _LineBar:

@@ -44,6 +44,6 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _stop_now(number: int, frame: FrameType | None) -> None:
-    sys.stderr.write("\nstopped at once\n")
+    sys.stderr.write("\nstopped at once; rerun the command to continue (a search with --resume)\n")
     sys.stderr.flush()
     os._exit(INTERRUPTED)

@@ -39,6 +39,8 @@ from trainables.training.tta import Predicted, predict_views
 
 DONE = "done.json"
 FEATURES = "features.npy"
+_SUMMARY = {"status", "reason", "structures", "seconds", "structures_per_s"}  # what done.json holds of every run
+_FITTED = {"best_val_mae", "best_epoch", "compiled", "before"}  # and of one that was trained, not averaged
 HASHES = "sha256"  # of the run's other files, in done.json
 COMPOSITION = "composition.json"  # coefficients by atomic number, in the target's unit
 
@@ -215,7 +217,9 @@ def _done(folder: Path) -> dict[str, Any] | None:
         summary = read_json(folder / DONE)
     except (OSError, ValueError):
         return None
-    return summary if isinstance(summary, dict) and "status" in summary else None
+    if not isinstance(summary, dict) or not set(summary) >= _SUMMARY:
+        return None
+    return summary if "history" not in summary or set(summary) >= _FITTED else None
 
 
 def damage(folder: Path) -> str:

@@ -43,6 +43,7 @@ def environment() -> jinja2.Environment:
         loader=shared, autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     made.filters["breakable"] = breakable
+    made.filters["code"] = code
     made.globals["style"] = Markup(css_variables() + _STYLE)
     return made
 
@@ -50,6 +51,11 @@ def environment() -> jinja2.Environment:
 def breakable(text: str) -> Markup:
     """The text with places behind dots, slashes and underscores at which a narrow page may break it."""
     return Markup(re.sub(r"(?<=[./_])(?=\w)", "<wbr>", str(escape(text))))
+
+
+def code(text: str) -> Markup:
+    """The text with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def blank(height_inches: float) -> Figure:

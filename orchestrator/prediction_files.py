@@ -7,6 +7,8 @@ import gzip
 import json
 import math
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +20,7 @@ from trainables.files import write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
+_HEAD, _END = 2048, 65536  # bytes of a file that tell what it holds
 FORMATS = (".parquet", ".csv", ".csv.gz", ".json", ".jsonl", ".xlsx")
 
 
@@ -28,7 +31,7 @@ def predictions_path(run: Path, file: Path, out: Path | None = None) -> Path:
         UserError: as check_predictions_path.
     """
     path = out or run / default_name(file)
-    check_predictions_path(path, file)
+    check_predictions_path(path, file, run)
     return path
 
 
@@ -37,12 +40,13 @@ def default_name(file: Path) -> str:
     return f"predict-{file.name.removesuffix('.gz').rsplit('.', 1)[0]}.parquet"
 
 
-def check_predictions_path(out: Path | None, file: Path | None = None) -> None:
+def check_predictions_path(out: Path | None, file: Path | None = None, run: Path | None = None) -> None:
     """Refuse a place that predictions cannot be written to, or a name that says no format.
 
     Args:
         out: what was asked for; None is the default.
         file: the structures, which must not be overwritten.
+        run: the run's folder, whose own files must not be overwritten either.
 
     Raises:
         UserError: with what was expected instead.
@@ -58,12 +62,38 @@ def check_predictions_path(out: Path | None, file: Path | None = None) -> None:
         raise UserError(f"--out {out}: Excel files need the package openpyxl (pip install openpyxl); or write .csv")
     if file is not None and out.exists() and file.exists() and out.samefile(file):
         raise UserError(f"--out {out} is the file with the structures; choose another name")
+    if run is not None and run.resolve() in out.resolve().parents and not out.name.startswith("predict-"):
+        raise UserError(
+            f"--out {out} is in the run's folder, where files are the run's own unless they are named predict-...; "
+            f"for example {run / f'predict-{out.name}'}"
+        )
+    if out.exists() and not _holds_predictions(out):
+        raise UserError(f"--out {out} exists and holds no earlier predictions; choose another name, or remove it")
     _check_writable(out)
 
 
 def _format(path: Path) -> str | None:
     name = path.name.lower()
     return next((suffix for suffix in FORMATS if name.endswith(suffix) and name != suffix), None)
+
+
+def _holds_predictions(path: Path) -> bool:
+    """True where a file is one that was written by `predict`, as far as its head or its end tells; or is empty."""
+    kind = _format(path)
+    try:
+        if kind == ".xlsx":
+            with zipfile.ZipFile(path) as book:
+                return b'name="predictions"' in book.read("xl/workbook.xml")
+        with gzip.open(path) if kind == ".csv.gz" else path.open("rb") as handle:
+            head = handle.read(_HEAD)
+            if kind == ".parquet":
+                handle.seek(max(0, path.stat().st_size - _END))
+                end = handle.read()
+                return b"fallback" in end and b"prediction" in end and b"target" not in end
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        return False
+    marks = (b'"id"', b'"prediction"') if kind in (".json", ".jsonl") else (b"id,prediction,",)
+    return not head.strip() or all(mark in head for mark in marks)
 
 
 def _check_writable(out: Path) -> None:

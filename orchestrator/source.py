@@ -5,6 +5,7 @@ Only the standard library and light modules of trainables are used here.
 
 import csv
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from trainables.data.tasks import N_FOLDS, SAMPLE_TASK, TASKS, Task, find_task, 
 from trainables.errors import UserError, listed
 
 _LONGEST_NAME = 100
+_NO_FILES = (("/", "proc"), ("/", "sys"), ("/", "dev"))  # kept by the kernel
 MARKERS = {  # the file that says what a folder of ours is
     "run.json": "a training run",
     "study.json": "a search",
@@ -99,6 +101,8 @@ def _check_file(file: Path) -> None:
     if not file.exists():
         near = _nearest_file(file)
         raise UserError(f"--data {file}: there is no such file" + (f" (did you mean {near}?)" if near else ""))
+    if not file.is_file():
+        raise UserError(f"--data {file} is no regular file; save what it gives as a file and name that")
     try:
         with file.open("rb") as handle:
             empty = not handle.read(1)
@@ -220,9 +224,15 @@ def check_folder(out: Path, *, marker: str) -> None:
     Raises:
         UserError: `out` is a file, or holds files that are not ours or are another command's.
     """
-    if out.exists() and not out.is_dir():
+    try:
+        there = out.exists()
+    except OSError as error:
+        raise UserError(f"--out {str(out)[:60]}...: {error.strerror}; choose another folder") from None
+    if there and not out.is_dir():
         raise UserError(f"--out {out} is a file; the name of a folder was expected")
-    if not out.is_dir() or (out / marker).exists():
+    if not there:
+        _check_can_be_made(out)
+    if not there or (out / marker).exists():
         return
     try:
         names = sorted(entry.name for entry in out.iterdir())
@@ -237,6 +247,12 @@ def check_folder(out: Path, *, marker: str) -> None:
             f"--out {out} holds other files ({listed(foreign, 3)}): choose a new folder, for example "
             f"{out / 'crystaltune'}"
         )
+
+
+def _check_can_be_made(out: Path) -> None:
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK) and above.parts[:2] not in _NO_FILES):
+        raise UserError(f"--out {out} cannot be made in {above}; choose another folder")
 
 
 def _was_begun(out: Path, marker: str) -> bool:

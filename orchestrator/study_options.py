@@ -80,7 +80,7 @@ def refuse_folder(out: Path, *, resume: bool) -> None:
 def refuse_options(options: SearchOptions) -> None:
     """Raise a UserError for what cannot be asked for, before anything is read."""
     if options.trials < 1:
-        raise UserError(f"--trials {options.trials}: 1 or more were wanted")
+        raise UserError(f"--trials {options.trials}: at least 1 was expected")
     if not set(options.objectives) <= {"mae", "cost"} or "mae" not in options.objectives:
         raise UserError(f"--objectives {','.join(options.objectives)}: mae, or mae,cost was wanted")
     if len(options.objectives) > 1 and options.scheduler != "none":
@@ -89,6 +89,11 @@ def refuse_options(options: SearchOptions) -> None:
             "--scheduler none"
         )
     if options.place.max_concurrent is not None and options.place.max_concurrent < 1:
-        raise UserError(f"--max-concurrent {options.place.max_concurrent}: 1 or more were wanted")
+        raise UserError(f"--max-concurrent {options.place.max_concurrent}: at least 1 was expected")
+    cpus, gpus = options.place.cpus, options.place.gpus
+    if not (math.isfinite(cpus) and cpus > 0):
+        raise UserError(f"--cpus-per-trial {cpus:g}: a number above 0 was expected")
+    if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
+        raise UserError(f"--gpus-per-trial {gpus:g}: a fraction up to 1 or a whole number was expected")
     if options.sampler == "gp" and len(options.objectives) > 1:
         raise UserError("--sampler gp is for one objective here: give --sampler tpe")

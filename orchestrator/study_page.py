@@ -321,7 +321,8 @@ _PAGE = """\
 <ul>
 {% for sentence in section.sentences %}
 {% set head, colon, rest = sentence.partition(": ") %}
-<li>{% if colon and head | length < 40 %}<b>{{ head }}:</b> {{ rest }}{% else %}{{ sentence }}{% endif %}</li>
+{% set bold = colon and head | length < 40 %}
+<li>{% if bold %}<b>{{ head }}:</b> {{ rest | code }}{% else %}{{ sentence | code }}{% endif %}</li>
 {% endfor %}
 </ul>
 {% endif %}

@@ -128,15 +128,24 @@ def live_table(trials: Sequence[TrialRecord], stopping: Stopping, unit: str) -> 
         justify: Literal["left", "right"] = "left" if column == "state" else "right"
         table.add_column(column, justify=justify, no_wrap=True, min_width=len(column))
     table.add_column("changes", no_wrap=True, overflow="ellipsis", ratio=1)
+    differing = _differing(trials)
     running = [trial for trial in trials if trial.state == "RUNNING"]
     rest = [trial for trial in trials if trial.state != "RUNNING"]
     left = max(0, _SHOWN - len(running))
     for trial in [*rest[len(rest) - min(left, len(rest)) :], *running[-_SHOWN:]]:
         mae = f"{trial.mae:.4g}" if trial.results else ""
-        what = ", ".join(f"{key.rsplit('.', 1)[-1]} {_short(value)}" for key, value in trial.changes.items())
+        what = ", ".join(f"{key.rsplit('.', 1)[-1]} {_short(trial.changes.get(key))}" for key in differing)
         seconds = readable(trial.seconds) if trial.results else ""
         table.add_row(str(trial.number), _STATES[trial.state], str(trial.last), mae, seconds, what)
-    return Group(_counts(trials), _rungs(stopping), table)
+    return Group(*filter(None, (_counts(trials), _rungs(stopping))), table)
+
+
+def _differing(trials: Sequence[TrialRecord]) -> list[str]:
+    """The keys in which trials differ: the others only fill the line."""
+    keys = dict.fromkeys(key for trial in trials for key in trial.changes)
+    if len(trials) < 2:
+        return list(keys)
+    return [key for key in keys if len({repr(trial.changes.get(key)) for trial in trials}) > 1]
 
 
 def _counts(trials: Sequence[TrialRecord]) -> str:
@@ -148,8 +157,9 @@ def _counts(trials: Sequence[TrialRecord]) -> str:
 def _rungs(stopping: Stopping) -> str:
     found = stopping.rungs()
     shown = (f"step {step}: {len(maes)} (best {min(maes.values()):.4g})" for step, maes in found.items() if maes)
-    return f"rungs: {'; '.join(shown)}" if found else ""
+    said = "; ".join(shown)
+    return f"rungs: {said}" if said else ""
 
 
 def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else "-" if value is None else str(value)

@@ -83,11 +83,10 @@ def refusal_of(scores: dict[str, Any]) -> str | None:
 
 def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
     try:
-        return (
-            read_json(run / "scores.json"),
-            read_json(run / "run.json"),
-            pd.read_parquet(run / "predictions.parquet"),
-        )
+        scores, settings = read_json(run / "scores.json"), read_json(run / "run.json")
+        if not (isinstance(scores, dict) and isinstance(settings, dict)):
+            raise ValueError("scores.json or run.json is damaged")
+        return scores, settings, pd.read_parquet(run / "predictions.parquet")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(

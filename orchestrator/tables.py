@@ -1,13 +1,18 @@
 """Scores as tables for the terminal."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from search_spaces.space import Space
 from trainables.data.tasks import TASKS
+
+if TYPE_CHECKING:
+    from orchestrator.ablation import Planned
 
 
 def score_table(scores: dict[str, Any]) -> Table:
@@ -118,6 +123,11 @@ def space_table(space: Space) -> Table:
     for row in space.table():
         table.add_row(*row)
     return table
+
+
+def plan_shown(planned: "Planned") -> RenderableType:
+    """The plan of an ablation, and how long it takes."""
+    return Group(plan_table(planned.lines), Text(str(planned)))
 
 
 def plan_table(lines: list[dict[str, Any]]) -> Table:

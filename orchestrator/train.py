@@ -200,13 +200,18 @@ def _same_run_or_refuse(out: Path, config: RunConfig, material: Material) -> Non
         return
     try:
         held = read_json(path)
+        if not isinstance(held, dict):
+            raise ValueError("no mapping")
     except (OSError, ValueError):
         raise UserError(f"{path} is damaged; choose another --out or remove that folder") from None
+    if held.get("fingerprint") != wanted["fingerprint"] and not any(out.glob("fold_*")):
+        write_json(path, wanted)  # nothing was made of the other one
+        return
     if held.get("fingerprint") != wanted["fingerprint"]:
-        differences = _differences(held, wanted)
+        differences = "; ".join(_differences(held, wanted)) or "made by another version of the code"
         raise UserError(
-            f"{out} holds another run ({'; '.join(differences) or 'made by another version of the code'}): choose "
-            "another --out, or ask for the run that is there"
+            f"{out} already contains a different run ({differences}): "
+            "use another --out, or repeat the original settings"
         )
 
 
@@ -218,7 +223,7 @@ def _differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         if before != now:
             found.append(f"{name} was {before}, is {now}")
     if held.get("data") != wanted["data"]:
-        found.append("the data are others")
+        found.append("the data differ")
     before, now = held.get("versions", {}).get("chgnet"), wanted["versions"]["chgnet"]
     if before != now:
         found.append(f"chgnet was {before}, is {now}")

@@ -38,6 +38,8 @@ from trainables.levers import (
 from trainables.versions import CONVERTER_VERSION, TRAINING_VERSION
 from trainables.yaml_files import read_mapping, read_value
 
+_LONGEST_SHOWN = 80  # characters of a wrong value
+
 
 class RunConfig(Section):
     """One model of one fold: how it is trained, and how it predicts."""
@@ -249,12 +251,18 @@ def _explain(problem: dict[str, Any]) -> str:
         return str(problem["ctx"]["error"])
     if key in _sections() and not isinstance(problem["input"], Mapping):
         names = [name for name in dotted_names() if name.startswith(f"{key}.")]
-        return f"{key}={problem['input']!r}: {key} is a section; set one of {', '.join(names)}"
+        return f"{key}={_shown(problem['input'])}: {key} is a section; set one of {', '.join(names)}"
     wanted = problem["msg"][0].lower() + problem["msg"][1:]
     if problem["type"] == "literal_error" and isinstance(problem["input"], str):
         near = difflib.get_close_matches(problem["input"].lower(), _choices(key), n=1)
         wanted += f" (did you mean '{near[0]}'?)" if near else ""
-    return f"{key}={problem['input']!r}: {wanted}"
+    return f"{key}={_shown(problem['input'])}: {wanted}"
+
+
+def _shown(value: Any) -> str:
+    """A value as it is told: long ones are cut."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}... ({len(text):,} characters)"
 
 
 def _unknown(key: str, value: Any) -> str:

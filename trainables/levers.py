@@ -4,9 +4,10 @@ The defaults are the plain run; every lever is off until it is asked for.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
     from trainables.config import RunConfig
@@ -19,6 +20,15 @@ FULL_WIDTH = 64
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes true for 1: a learning rate of it is a mistake."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and (kind in (int, float) or {int, float} & set(get_args(kind))):
+            raise PydanticCustomError("number_expected", "input should be a number")
+        return value
 
 
 class ModelConfig(Section):

@@ -71,6 +71,8 @@ def read_mapping(path: Path, known: Collection[str]) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, or holds no mapping with texts as keys.
     """
+    if path.exists() and not path.is_file():  # a device never ends, and a pipe may never begin
+        raise UserError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; a YAML file was expected")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:

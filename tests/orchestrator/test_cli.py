@@ -1,8 +1,10 @@
 """The command as it is typed: help, mistakes, exit codes."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -48,6 +50,32 @@ def test_the_version_is_told() -> None:
 def test_a_shell_can_complete_commands_and_options() -> None:
     told = crystaltune(_CRYSTALTUNE_COMPLETE="complete_bash", COMP_WORDS="crystaltune train --comp", COMP_CWORD="2")
     assert "--compile" in told.stdout
+
+
+def test_a_space_with_a_mistake_is_told_before_torch_and_ray_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("dimensions: 3\n")
+    told = crystaltune("search", "jdft2d", "--space", str(tmp_path / "space.yaml"), "--out", str(tmp_path / "s"))
+    assert told.returncode == 2
+    said, loaded = told.stderr.splitlines()
+    assert said.startswith("error: ")
+    assert not {"torch", "ray", "pandas"} & set(loaded.split())
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.03, 0.06, 0.1, 0.15])
+def test_ctrl_c_while_commands_are_imported_is_no_traceback(seconds: float) -> None:
+    code = "from orchestrator.entry import main; print('ready', flush=True); main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "spaces"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert "Traceback" not in told, told
+    if seconds == 0.03:
+        assert process.returncode == 130
+        assert "stopped" in told
 
 
 def test_tasks_lists_all_eight() -> None:
@@ -109,6 +137,20 @@ def test_tasks_lists_all_eight() -> None:
         (("search", "jdft2d", "--space", "optim", "--resume"), "holds no study"),
         (("search", "jdft2d", "--space", "optim", "--address", "nowhere"), "HOST:PORT or auto was expected"),
         (("search", "jdft2d"), "--space"),
+        (("search", "jdft2d", "--space", "optim", "--cpus-per-trial", "nan"), "--cpus-per-trial nan"),
+        (("search", "jdft2d", "--space", "optim", "--cpus-per-trial", "0"), "--cpus-per-trial 0"),
+        (("search", "jdft2d", "--space", "optim", "--gpus-per-trial", "1.5"), "--gpus-per-trial 1.5"),
+        (("train", "jdft2d", "--limit"), "requires an argument"),
+        (("train", "jdft2d", "--config", "/dev/zero"), "/dev/zero is no regular file"),
+        (("train", "mine", "--data", "/dev/zero"), "/dev/zero is no regular file"),
+        (("train", "jdft2d", "--set", "task=mp_gap"), "--set task=mp_gap: it is chosen by the command's first"),
+        (("train", "jdft2d", "--set", "fold=2"), "--set fold=2: it is chosen by --folds"),
+        (("train", "jdft2d", "--set", "optim.lr=true"), "optim.lr=True: input should be a number"),
+        (("train", "jdft2d", "--set", "optim.lr=[" + "1, " * 500 + "1]"), "... (1,503 characters)"),
+        (("train", "jdft2d", "--out", "/proc/run"), "--out /proc/run cannot be made in /proc"),
+        (("train", "jdft2d", "--out", "README.md/run"), "README.md/run cannot be made in"),
+        (("train", "jdft2d", "--out", "d" * 300), "File name too long"),
+        (("predict", "README.md", "missing.csv"), "README.md is a file"),
     ],
 )
 def test_a_mistake_is_one_line_exit_code_2_and_told_before_anything_heavy_is_loaded(

@@ -168,6 +168,18 @@ def test_damaged_notes_of_a_fold_are_written_again(
     assert contents(out / "fold_0") == whole
 
 
+@pytest.mark.parametrize("key", ["structures_per_s", "best_val_mae", "best_epoch", "status", "reason"])
+def test_a_key_of_done_json_that_lost_its_name_is_no_traceback(
+    key: str, plain: tuple[Path, dict[str, Any]], trained: Trained
+) -> None:
+    """One flipped bit can change a key and leave valid JSON."""
+    out, scores = plain
+    done = out / "fold_0" / "done.json"
+    done.write_text(done.read_text().replace(f'"{key}"', f'"{key[:-1]}?"', 1))
+    assert trained(out) == scores
+    assert key in read_json(done)
+
+
 def test_a_run_of_an_older_version_without_hashes_is_whole(
     plain: tuple[Path, dict[str, Any]], trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from orchestrator.page import breakable, figure_with_axes, svg
+from orchestrator.page import breakable, code, figure_with_axes, svg
 from orchestrator.page_colours import INK, PALETTE, css_variables, following_page, scale_colour
 
 PAPER = ("line", "grid", "page", "code", "shade")  # never the colour of words
@@ -76,3 +76,7 @@ def test_a_picture_grows_with_labels_that_reach_beyond_it_and_keeps_its_size_oth
 def test_long_names_can_be_broken_behind_dots_and_are_escaped() -> None:
     assert breakable("augment.strain_size <b>") == "augment.<wbr>strain_<wbr>size &lt;b&gt;"
     assert breakable("E5 *") == "E5 *"
+
+
+def test_what_stands_between_backticks_is_code_and_nothing_else_is_markup() -> None:
+    assert code("run `a <b>` & `c`") == "run <code>a &lt;b&gt;</code> &amp; <code>c</code>"

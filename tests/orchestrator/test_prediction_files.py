@@ -92,3 +92,40 @@ def test_the_structures_are_not_overwritten(tmp_path: Path) -> None:
 
 def test_by_default_predictions_lie_in_the_folder_of_the_run(tmp_path: Path) -> None:
     assert predictions_path(tmp_path, Path("x/new.v2.csv.gz")) == tmp_path / "predict-new.v2.parquet"
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "scores.json", "predictions.parquet", "fold_0/predicted.parquet", "my.csv"]
+)
+def test_a_runs_own_files_are_never_overwritten(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("the run's own")
+    with pytest.raises(UserError, match=r"is in the run's folder.* named predict-"):
+        check_predictions_path(path, tmp_path.parent / "new.csv", tmp_path)
+    assert path.read_text() == "the run's own"
+    check_predictions_path(tmp_path / f"predict-{Path(name).stem}.csv", tmp_path.parent / "new.csv", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.csv.gz", "t.json", "t.jsonl", "t.parquet", "t.xlsx"])
+def test_a_table_of_the_users_is_never_overwritten(name: str, tmp_path: Path) -> None:
+    if name.endswith("xlsx"):
+        pytest.importorskip("openpyxl")
+    path = tmp_path / name
+    path.write_bytes(b"id,structure,gap\na,b,1\n")
+    with pytest.raises(UserError, match="exists and holds no earlier predictions"):
+        check_predictions_path(path, tmp_path / "new.csv", tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.csv.gz", "p.json", "p.jsonl", "p.parquet", "p.xlsx"])
+def test_earlier_predictions_may_be_replaced(name: str, tmp_path: Path) -> None:
+    if name.endswith("xlsx"):
+        pytest.importorskip("openpyxl")
+    write_predictions(tmp_path / name, TABLE)
+    check_predictions_path(tmp_path / name, tmp_path / "new.csv", tmp_path / "run")
+
+
+def test_test_predictions_of_a_run_are_no_earlier_predictions(tmp_path: Path) -> None:
+    TABLE.assign(fold=0, target=0.0).to_parquet(tmp_path / "copied.parquet", index=False)
+    with pytest.raises(UserError, match="holds no earlier predictions"):
+        check_predictions_path(tmp_path / "copied.parquet")

@@ -140,6 +140,16 @@ def test_second_train_in_the_same_folder_trains_nothing_and_adds_folds(
     assert after["folds"]["0"] == before["folds"]["0"]
 
 
+def test_a_folder_in_which_nothing_was_made_takes_another_run(table: Path, tmp_path: Path) -> None:
+    source, options = (
+        Source("tiny", table, unit="eV/atom", energy=True, limit=1),
+        TrainOptions((0,), Resources("cpu", 1)),
+    )
+    with pytest.raises(UserError):
+        train(source, tmp_path / "out", settings=SETTINGS, options=options)
+    assert run(table, tmp_path / "out", (0,))["mean"]["n"] > 0
+
+
 def test_folder_of_another_run_is_refused_with_the_difference(one_fold: Finished, table: Path, tmp_path: Path) -> None:
     out = one_fold.copied(tmp_path / "out")
     with pytest.raises(UserError, match=r"optim.lr was 0.001, is 0.002"):
@@ -147,14 +157,14 @@ def test_folder_of_another_run_is_refused_with_the_difference(one_fold: Finished
     changed = pd.read_csv(table)
     changed.loc[0, "y"] += 1
     changed.to_csv(table, index=False)
-    with pytest.raises(UserError, match="the data are others"):
+    with pytest.raises(UserError, match="the data differ"):
         run(table, out, (0,))
 
 
 def test_the_same_numbers_as_an_energy_are_another_run(one_fold: Finished, table: Path, tmp_path: Path) -> None:
     out = one_fold.copied(tmp_path / "out")
     source = Source("tiny", table, unit="eV/atom", energy=False)
-    with pytest.raises(UserError, match="the data are others"):
+    with pytest.raises(UserError, match="the data differ"):
         train(source, out, settings=SETTINGS, options=TrainOptions((0,), Resources("cpu", 1)))
 
 

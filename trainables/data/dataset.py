@@ -207,7 +207,8 @@ def read_structures(path: Path, task: Task) -> Dataset:
 
 
 def _cells(table: pd.DataFrame, path: Path, *columns: str) -> Iterator[tuple[str, Any, Any]]:
-    nameless = np.flatnonzero(table[columns[0]].isna())
+    ids = table[columns[0]]
+    nameless = np.flatnonzero(ids.isna() | (ids.astype(str).str.strip() == ""))
     if len(nameless):
         raise UserError(f"{path} has no id in rows {listed(nameless)} (counted from 0): give every row its own")
     for row_id, structure, value in zip(*(table[column] for column in columns), strict=True):
@@ -221,7 +222,8 @@ def read_frame(path: Path) -> pd.DataFrame:
     name = path.name.lower().removesuffix(".gz")
     try:
         if name.endswith(".csv"):
-            return pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str))
+            # Words such as NA are ids like others; as targets they are no numbers, and so refused by their ids.
+            return pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str), keep_default_na=False)
         with open_text(path) as handle:
             return pd.DataFrame(json.load(handle))
     except (ValueError, EOFError, OSError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:

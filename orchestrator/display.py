@@ -8,7 +8,7 @@ from multiprocessing.queues import Queue
 from typing import Any
 
 from rich.console import Console, RenderableType
-from rich.padding import Padding
+from rich.constrain import Constrain
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
@@ -149,7 +149,8 @@ class _Bars(RichProgress):
     def get_renderables(self) -> Iterable[RenderableType]:
         if self.shown_above is not None:
             yield self.shown_above
-        yield Padding(self.make_tasks_table(self.tasks), (0, 3, 0, 0))  # "^C" must not fall onto the next line
+        # Not to the last column: "^C" would fall onto another line, and the next frame begin a line too low.
+        yield Constrain(self.make_tasks_table(self.tasks), console.width - 3)
 
 
 class _RichBar:

@@ -222,6 +222,8 @@ def test_ctrl_c_says_how_to_continue(shell: Shell, trained: tuple[str, bytes], c
     with shell.open(*arguments, columns=columns) as terminal:
         terminal.expect(working)
         assert "".join(said.split()) in stopped(terminal)
+        shown = [line for line in terminal.text().splitlines() if re.search(r"━{4}| running$|complete", line)]
+        assert len(shown) == len(set(shown)), f"a line stands there twice:\n{terminal.text()}"
 
 
 def test_a_search_that_was_stopped_before_it_was_one_is_begun_again_without_resume(shell: Shell) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import pandas as pd
 
 from orchestrator.baselines import baseline_predictions, baseline_scores
 from orchestrator.datasets import graph_store, load_auxiliary, load_dataset
 from orchestrator.execute import Runs, execute
-from orchestrator.fold import collect_predictions, read_fold, write_fold
+from orchestrator.fold import PREDICTIONS, collect_predictions, read_fold, write_fold
 from orchestrator.machine import versions
 from orchestrator.material import AuxiliaryRows, Material
 from orchestrator.plan import ModelRun, recipe
@@ -195,15 +196,13 @@ def _same_run_or_refuse(out: Path, config: RunConfig, material: Material) -> Non
         "config": config.changed({"fold": 0}).model_dump(mode="json"),
         "versions": versions(),
     }
-    if not path.exists():
+    held = _read_manifest(path)
+    if held is None:
+        _refuse_other_folds(out, config, material)
+        if path.exists():
+            material.progress.message(f"{path} was damaged: it is written again")
         write_json(path, wanted)
         return
-    try:
-        held = read_json(path)
-        if not isinstance(held, dict):
-            raise ValueError("no mapping")
-    except (OSError, ValueError):
-        raise UserError(f"{path} is damaged; choose another --out or remove that folder") from None
     if held.get("fingerprint") != wanted["fingerprint"] and not any(out.glob("fold_*")):
         write_json(path, wanted)  # nothing was made of the other one
         return
@@ -215,6 +214,37 @@ def _same_run_or_refuse(out: Path, config: RunConfig, material: Material) -> Non
         )
 
 
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    """The content of run.json, or None where it is missing or damaged."""
+    try:
+        held = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return held if isinstance(held, dict) and "fingerprint" in held and "config" in held else None
+
+
+def _refuse_other_folds(out: Path, config: RunConfig, material: Material) -> None:
+    """Compare finished folds themselves with what is wanted, where no run.json says what they are.
+
+    Raises:
+        UserError: one was made with other settings, or on other rows.
+    """
+    for fold in range(N_FOLDS):
+        folder = out / f"fold_{fold}"
+        about = read_fold(folder)
+        if about is None:
+            continue
+        wanted = config.changed({"fold": fold}).model_dump(mode="json")
+        rows = set(pd.read_parquet(folder / PREDICTIONS, columns=["id"])["id"])
+        differences = _differences({"config": about["config"]}, {"config": wanted})
+        if differences or rows != set(material.test(fold).ids):
+            reason = "; ".join(differences) or "its test rows are others"
+            raise UserError(
+                f"{out / 'run.json'} is missing or damaged, and {folder.name} is of a different run ({reason}): use "
+                "another --out, or repeat the original settings"
+            )
+
+
 def _differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     found = []
     defaults = RunConfig(task="").model_dump(mode="json")  # of levers that an older version did not have
@@ -222,9 +252,9 @@ def _differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         before, now = (_look_up(merged(defaults, each.get("config", {})), name) for each in (held, wanted))
         if before != now:
             found.append(f"{name} was {before}, is {now}")
-    if held.get("data") != wanted["data"]:
+    if held.get("data") != wanted.get("data"):
         found.append("the data differ")
-    before, now = held.get("versions", {}).get("chgnet"), wanted["versions"]["chgnet"]
+    before, now = (each.get("versions", {}).get("chgnet") for each in (held, wanted))
     if before != now:
         found.append(f"chgnet was {before}, is {now}")
     return found

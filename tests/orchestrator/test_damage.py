@@ -168,6 +168,29 @@ def test_damaged_notes_of_a_fold_are_written_again(
     assert contents(out / "fold_0") == whole
 
 
+@pytest.mark.parametrize("harm", [truncate, empty, garbage, no_keys, remove])
+def test_a_damaged_run_json_is_written_again_where_the_folds_are_this_runs(
+    harm: Callable[[Path], None], plain: tuple[Path, dict[str, Any]], trained: Trained
+) -> None:
+    out, scores = plain
+    whole = (out / "run.json").read_bytes()
+    harm(out / "run.json")
+    said = Said()
+    assert trained(out, said) == scores
+    assert (out / "run.json").read_bytes() == whole
+    assert any("run.json was damaged" in line for line in said.lines) == (harm is not remove)
+
+
+@pytest.mark.parametrize("harm", [truncate, remove])
+def test_without_run_json_folds_of_other_settings_are_refused(
+    harm: Callable[[Path], None], plain: tuple[Path, dict[str, Any]], trained: Trained
+) -> None:
+    out, _ = plain
+    harm(out / "run.json")
+    with pytest.raises(UserError, match=r"fold_0 is of a different run \(optim.lr was 0.001, is 0.002\)"):
+        trained(out, optim__lr=0.002)
+
+
 @pytest.mark.parametrize("key", ["structures_per_s", "best_val_mae", "best_epoch", "status", "reason"])
 def test_a_key_of_done_json_that_lost_its_name_is_no_traceback(
     key: str, plain: tuple[Path, dict[str, Any]], trained: Trained

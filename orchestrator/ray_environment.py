@@ -1,10 +1,10 @@
 """What Ray finds around it: an address that may be stale, and a folder for its sockets. Ray itself is not imported."""
 
 import os
-import socket
 import tempfile
 from pathlib import Path
 
+from orchestrator.grpc_knock import listens, speaks_grpc
 from trainables.errors import UserError
 
 _SECONDS_TO_ANSWER = 3.0
@@ -45,10 +45,17 @@ def check_address(address: str | None) -> None:
     if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise UserError(f"{told}: HOST:PORT or auto was expected; {cure(address)}")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
+        answers = listens if _uses_tls() else speaks_grpc
+        reason = "" if answers(host.strip("[]"), int(port), _SECONDS_TO_ANSWER) else "what listens there is no Ray"
     except OSError as error:
         reason = error.strerror or "no answer"
-        raise UserError(f"{told}: no Ray answers there ({reason}); {cure(address)}") from None
+    if reason:
+        raise UserError(f"{told}: no Ray answers there ({reason}); {cure(address)}")
+
+
+def _uses_tls() -> bool:
+    """True where Ray encrypts, so that nothing more can be asked without its certificates."""
+    return os.environ.get("RAY_USE_TLS", "0").lower() not in ("", "0", "false")
 
 
 def temporary_folder() -> Path:

@@ -3,7 +3,10 @@
 import os
 import socket
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
@@ -46,12 +49,53 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         check_address(address)
 
 
-def test_an_address_that_answers_and_none_at_all_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def answering(answer: bytes) -> Iterator[int]:
+    """A server on a port of this machine that says this to whoever connects, and then nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+
+        def serve() -> None:
+            with suppress(OSError):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(answer)
+                    connection.settimeout(10)
+                    connection.recv(1)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+OTHERS = {
+    "silent": b"",
+    "a web server": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "HTTP/2 without gRPC": SETTINGS + bytes([0, 0, 1, 1, 5, 0, 0, 0, 1, 0x8D]),  # :status 404
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_listens_and_is_no_ray_is_told_in_seconds(kind: str) -> None:
+    began = time.monotonic()
+    for port in answering(OTHERS[kind]):
+        with pytest.raises(UserError, match=r"no Ray answers there .what listens there is no Ray.; start a cluster"):
+            check_address(f"127.0.0.1:{port}")
+    assert time.monotonic() - began < 6
+
+
+def test_where_ray_encrypts_a_connection_is_all_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    for port in answering(b""):
         check_address(f"127.0.0.1:{port}")
-        check_address(f"ray://127.0.0.1:{port}")
+
+
+def test_a_grpc_server_and_no_address_at_all_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a real Ray: test_study_on_ray."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ok = SETTINGS + bytes([0, 0, 2, 1, 4, 0, 0, 0, 1, 0x20, 0x88])  # a table size, then :status 200
+    for scheme in ("", "ray://"):
+        for port in answering(ok):
+            check_address(f"{scheme}127.0.0.1:{port}")
     check_address(None)
     check_address("auto")
 

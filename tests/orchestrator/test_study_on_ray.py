@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from fake_trainable import N_STEPS
 from fake_trials import run_fakes
 
 from orchestrator import tuning
+from orchestrator.ray_environment import check_address
 from orchestrator.runtime import Capacity, Share, ray_session, share_for
 from orchestrator.stopping import Stopping
 from orchestrator.study_driver import MOST_TRIES, StudyDriver
@@ -73,6 +75,10 @@ def test_a_trial_that_reports_too_little_fails_and_stops_nothing_else(ended: tup
     assert trials[105].state == "FAIL"
     assert trials[105].reason.startswith("a result without step, epoch, mae")
     assert trials[0].state == trials[1].state == "COMPLETE"
+
+
+def test_a_ray_that_runs_is_known_by_its_answer(a_ray: None) -> None:
+    check_address(str(ray.get_runtime_context().gcs_address))
 
 
 def test_trials_run_at_the_drivers_own_priority(ended: tuple[StudyDriver, Path]) -> None:

@@ -339,13 +339,12 @@ def _show(
     config: Path | None = None,
     settings: Sequence[str] = (),
 ) -> None:
+    from orchestrator.record import MatbenchRecord
     from orchestrator.tables import score_table
 
     out_console.print(score_table(scores))
     if scores["record"]:
-        validated = scores.get("record_validated_by")
-        by = f"validated by {validated}" if validated else "checked against the official splits"
-        say(f"Matbench record: {folder / str(scores['record'])} ({by})")
+        say(MatbenchRecord(folder / str(scores["record"]), scores.get("record_validated_by")).sentence)
     elif scores["official_rows"] is not None:  # whoever trains on a table of their own expects none
         say(f"No Matbench record: {scores['no_record_because']}")
     say(f"Everything is in {folder} (scores.json, predictions.parquet).")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast, get_args
 
-from orchestrator.source import Source, auxiliary_sources, check_source, full_name, known_task
+from orchestrator.source import Source, auxiliary_sources, check_source, known_task
 from trainables.data.cache import cache_home
 from trainables.data.dataset import Dataset, read_matbench, read_table
 from trainables.data.locate import matbench_file
@@ -15,8 +15,6 @@ from trainables.graphs.store import GraphStore, open_or_build
 from trainables.model.chgnet import Start, cutoffs_of
 from trainables.model.folding import fold_check
 from trainables.progress import Progress
-
-__all__ = ["Source", "full_name", "graph_store", "load_auxiliary", "load_dataset", "prepare_data"]
 
 
 def load_dataset(source: Source, progress: Progress) -> Dataset:

@@ -5,6 +5,8 @@ import signal
 import sys
 from types import FrameType
 
+from orchestrator.interrupts import INTERRUPTED
+
 
 def main() -> None:
     """Run the command."""
@@ -17,4 +19,4 @@ def main() -> None:
 def _stop(number: int, frame: FrameType | None) -> None:
     sys.stderr.write("\nstopped before anything had begun\n")
     sys.stderr.flush()
-    os._exit(130)
+    os._exit(INTERRUPTED)

@@ -6,7 +6,6 @@ Only the standard library is used until a table is written.
 import gzip
 import json
 import math
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.errors import UserError
-from trainables.files import write_atomically
+from trainables.files import obstacle, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +68,8 @@ def check_predictions_path(out: Path | None, file: Path | None = None, run: Path
         )
     if out.exists() and not _holds_predictions(out):
         raise UserError(f"--out {out} exists and holds no earlier predictions; choose another name, or remove it")
-    _check_writable(out)
+    if reason := obstacle(out):
+        raise UserError(f"--out {out} cannot be written ({reason}); choose another place with --out FILE")
 
 
 def _format(path: Path) -> str | None:
@@ -94,22 +94,6 @@ def _holds_predictions(path: Path) -> bool:
         return False
     marks = (b'"id"', b'"prediction"') if kind in (".json", ".jsonl") else (b"id,prediction,",)
     return not head.strip() or all(mark in head for mark in marks)
-
-
-def _check_writable(out: Path) -> None:
-    folder = out.absolute().parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise UserError(f"--out {out} cannot be written: {folder} is not a folder")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"--out {out} cannot be written: no file can be made in {folder} ({error.strerror}); choose another place "
-            "with --out FILE"
-        ) from None
 
 
 def write_predictions(path: Path, table: "pd.DataFrame") -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from orchestrator.scores import errors
 from trainables.data.folds import N_FOLDS, official_test_folds
 from trainables.data.tasks import Task
 
@@ -39,14 +40,9 @@ def score_fold(rows: pd.DataFrame) -> dict[str, float]:
         where there are none.
     """
     target, prediction = (rows[column].to_numpy(dtype=np.float64) for column in ("target", "prediction"))
-    error = np.abs(target - prediction)
     large = np.abs(target) > SMALLEST_TARGET
-    return {
-        "mae": float(error.mean()),
-        "rmse": math.sqrt(np.square(error).mean()),
-        "mape": float(np.mean(error[large] / np.abs(target[large]))) if large.any() else math.nan,
-        "max_error": float(error.max()),
-    }
+    relative = np.abs(target - prediction)[large] / np.abs(target[large])
+    return errors(target, prediction) | {"mape": float(relative.mean()) if large.any() else math.nan}
 
 
 def scores_agree(ours: Mapping[str, float], theirs: Mapping[str, float]) -> bool:

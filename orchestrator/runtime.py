@@ -119,10 +119,6 @@ def share_for(capacity: Capacity, cpus: float, gpus: float | None) -> Share:
     """
     if gpus is None:
         gpus = 1.0 if any(machine[1] for machine in capacity.machines) else 0.0
-    if cpus <= 0:
-        raise UserError(f"--cpus-per-trial {cpus:g}: a number above 0 was wanted")
-    if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
-        raise UserError(f"--gpus-per-trial {gpus:g}: a fraction up to 1 or a whole number was wanted")
     share = Share(cpus, gpus)
     if not capacity.at_once(share):
         there = "; ".join(f"{each[0]:g} CPUs and {each[1]:g} GPUs" for each in capacity.machines) or "nothing"

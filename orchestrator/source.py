@@ -5,7 +5,6 @@ Only the standard library and light modules of trainables are used here.
 
 import csv
 import difflib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from pathlib import Path
 from trainables.data.matbench_file import is_matbench_layout, open_text
 from trainables.data.tasks import N_FOLDS, SAMPLE_TASK, TASKS, Task, find_task, full_name
 from trainables.errors import UserError, listed
+from trainables.files import obstacle
 
 _LONGEST_NAME = 100
-_NO_FILES = (("/", "proc"), ("/", "sys"), ("/", "dev"))  # kept by the kernel
 MARKERS = {  # the file that says what a folder of ours is
     "run.json": "a training run",
     "study.json": "a search",
@@ -230,8 +229,8 @@ def check_folder(out: Path, *, marker: str) -> None:
         raise UserError(f"--out {str(out)[:60]}...: {error.strerror}; choose another folder") from None
     if there and not out.is_dir():
         raise UserError(f"--out {out} is a file; the name of a folder was expected")
-    if not there:
-        _check_can_be_made(out)
+    if not there and (reason := obstacle(out)):
+        raise UserError(f"--out {out} cannot be made ({reason}); choose another folder")
     if not there or (out / marker).exists():
         return
     try:
@@ -247,12 +246,6 @@ def check_folder(out: Path, *, marker: str) -> None:
             f"--out {out} holds other files ({listed(foreign, 3)}): choose a new folder, for example "
             f"{out / 'crystaltune'}"
         )
-
-
-def _check_can_be_made(out: Path) -> None:
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK) and above.parts[:2] not in _NO_FILES):
-        raise UserError(f"--out {out} cannot be made in {above}; choose another folder")
 
 
 def _was_begun(out: Path, marker: str) -> bool:

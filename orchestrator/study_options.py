@@ -22,12 +22,24 @@ class Place:
         address: of a Ray cluster ("auto": the one this machine belongs to); None: a Ray of one's own.
         cpus, gpus: a trial's; gpus by default one where there are any.
         max_concurrent: trials at once; by default as many as fit.
+
+    Raises:
+        UserError: numbers that make no sense on any machine.
     """
 
     address: str | None = None
     cpus: float = 1.0
     gpus: float | None = None
     max_concurrent: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.cpus) and self.cpus > 0):
+            raise UserError(f"--cpus-per-trial {self.cpus:g}: a number above 0 was expected")
+        gpus = 0.0 if self.gpus is None else self.gpus
+        if not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
+            raise UserError(f"--gpus-per-trial {gpus:g}: a fraction up to 1 or a whole number was expected")
+        if self.max_concurrent is not None and self.max_concurrent < 1:
+            raise UserError(f"--max-concurrent {self.max_concurrent}: at least 1 was expected")
 
 
 @dataclass(frozen=True)
@@ -88,12 +100,5 @@ def refuse_options(options: SearchOptions) -> None:
             f"--scheduler {options.scheduler} stops trials by their MAE alone: with several objectives give "
             "--scheduler none"
         )
-    if options.place.max_concurrent is not None and options.place.max_concurrent < 1:
-        raise UserError(f"--max-concurrent {options.place.max_concurrent}: at least 1 was expected")
-    cpus, gpus = options.place.cpus, options.place.gpus
-    if not (math.isfinite(cpus) and cpus > 0):
-        raise UserError(f"--cpus-per-trial {cpus:g}: a number above 0 was expected")
-    if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
-        raise UserError(f"--gpus-per-trial {gpus:g}: a fraction up to 1 or a whole number was expected")
     if options.sampler == "gp" and len(options.objectives) > 1:
         raise UserError("--sampler gp is for one objective here: give --sampler tpe")

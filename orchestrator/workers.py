@@ -2,7 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ import torch
 from orchestrator.display import NamedProgress, QueueProgress, relay
 from orchestrator.gpu_check import unused_gpu
 from trainables.errors import UserError
-from trainables.processes import end_with_parent, ignored_by_children, keep_freed_memory, n_cores
+from trainables.processes import ignored_by_children, keep_freed_memory, n_cores, spawned_pool
 from trainables.progress import Progress
 
 Job = TypeVar("Job")
@@ -77,16 +77,13 @@ def run_jobs(
         for index, (name, job) in enumerate(jobs):
             yield name, work(job, where.devices[index % len(where.devices)], NamedProgress(progress, name))
         return
-    context = multiprocessing.get_context("spawn")
-    with ignored_by_children():
-        queue = context.Queue()
-        pool = ProcessPoolExecutor(where.processes, context, _begin_worker, (queue, where))
-    with relay(queue, progress), pool:
-        with ignored_by_children():  # they are started here
-            waiting = {
-                pool.submit(_in_worker, work, job, where.devices[index % len(where.devices)], name): name
-                for index, (name, job) in enumerate(jobs)
-            }
+    with ignored_by_children():  # with the queue a process begins that tracks its resources
+        queue = multiprocessing.get_context("spawn").Queue()
+    with relay(queue, progress), spawned_pool(where.processes, _begin_worker, (queue, where)) as pool:
+        waiting = {
+            pool.submit(_in_worker, work, job, where.devices[index % len(where.devices)], name): name
+            for index, (name, job) in enumerate(jobs)
+        }
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
@@ -95,9 +92,6 @@ def run_jobs(
                 "a worker process was killed (out of memory, most likely); what is done is kept: "
                 "run the same command again, with --processes 1 to need less memory"
             ) from None
-        except BaseException:
-            _end_workers(pool)
-            raise
 
 
 _queue: Any = None
@@ -110,16 +104,7 @@ def _begin_worker(queue: Any, where: Plan) -> None:
     torch.set_num_threads(where.threads)
     if where.devices == ("cpu",):
         keep_freed_memory()
-    end_with_parent()
 
 
 def _in_worker(work: Callable[[Job, str, Progress], Result], job: Job, device: str, name: str) -> Result:
     return work(job, device, QueueProgress(_queue, name))
-
-
-def _end_workers(pool: ProcessPoolExecutor) -> None:
-    """Stop running workers at once; their folders resume after the last whole epoch."""
-    processes = list((getattr(pool, "_processes", None) or {}).values())  # shutdown forgets them
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        process.terminate()

@@ -1,7 +1,11 @@
-"""Progress that keeps what it is told."""
+"""What people are told: progress that keeps it, and refusals."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+import pytest
+
+from trainables.errors import UserError
 from trainables.progress import Bar, silent
 
 
@@ -16,3 +20,11 @@ class Said:
 
     def message(self, text: str) -> None:
         self.lines.append(text)
+
+
+def refusal(function: Callable[..., object], *arguments: object) -> str:
+    """What a UserError of the call says, in one line."""
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

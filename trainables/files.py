@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +41,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         with suppress(OSError):  # the reason above says more
             temporary.unlink(missing_ok=True)
+
+
+def obstacle(path: Path) -> str:
+    """Why no file or folder can be made at a path, or nothing: the nearest folder that is there is tried."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        return f"{above} is not a folder"
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            return ""
+    except OSError as error:
+        return f"nothing can be made in {above}: {error.strerror}"
 
 
 def write_text(path: Path, text: str) -> None:

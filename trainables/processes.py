@@ -8,8 +8,10 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 
 def n_cores() -> int:
@@ -59,6 +61,37 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26), (_ARENA_MAX, 1)):
             mallopt(option, value)
+
+
+@contextlib.contextmanager
+def spawned_pool(
+    workers: int, begin: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that never see Ctrl-C, and end at once with an error here or with this process.
+
+    They are spawned: a fork would copy torch's thread pools in an unknown state.
+
+    Args:
+        begin: called in each process before its first job, with these arguments.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _begin_worker, (begin, arguments)) as pool:
+        with ignored_by_children():
+            pool.submit(int)  # a job that is nothing: with the first one all processes are started
+        try:
+            yield pool
+        except BaseException:
+            processes = list((getattr(pool, "_processes", None) or {}).values())  # shutdown forgets them
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.terminate()
+            raise
+
+
+def _begin_worker(begin: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
+    end_with_parent()
+    if begin is not None:
+        begin(*arguments)
 
 
 @contextlib.contextmanager

@@ -248,7 +248,6 @@ def test_a_second_process_ends_at_once_and_names_the_first(table: Path, tmp_path
         ({"trials": 0}, {}, "--trials 0"),
         ({"objectives": ("mae", "cost")}, {}, "give --scheduler none"),
         ({"objectives": ("cost",)}, {}, "mae, or mae,cost was wanted"),
-        ({"place": Place(max_concurrent=0)}, {}, "--max-concurrent 0"),
         ({}, {"optim.lrr": 1}, "did you mean 'optim.lr'"),
         ({"space": "multitask", "probes": 0}, {}, "--aux"),
         ({"space": "ssa"}, {}, "--probes train the head"),

@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 
 import pytest
+from said import refusal
 
 from orchestrator.source import Source, auxiliary_sources, check_folder, check_source, default_folder, parse_folds
 from trainables.errors import UserError
@@ -17,10 +18,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def told(source: Source) -> str:
-    with pytest.raises(UserError) as problem:
-        check_source(source)
-    assert "\n" not in str(problem.value)
-    return str(problem.value)
+    return refusal(check_source, source)
 
 
 @pytest.mark.parametrize(
@@ -181,4 +179,5 @@ def test_folds_that_do_not_exist_are_one_line(text: str) -> None:
 
 def test_folds_are_ranges_and_lists() -> None:
     assert parse_folds("0-4") == (0, 1, 2, 3, 4)
+    assert parse_folds("3,0-1") == (0, 1, 3)
     assert parse_folds("3, 0-1") == (0, 1, 3)

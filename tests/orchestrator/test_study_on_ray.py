@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -19,6 +20,7 @@ from orchestrator.ray_environment import check_address
 from orchestrator.runtime import Capacity, Share, ray_session, share_for
 from orchestrator.stopping import Stopping
 from orchestrator.study_driver import MOST_TRIES, StudyDriver
+from orchestrator.study_options import Place
 from orchestrator.study_record import Journal, TrialRecord, trials_of
 from trainables.errors import UserError
 
@@ -142,9 +144,6 @@ def test_a_driver_killed_in_the_middle_goes_on_and_ends_with_the_study_of_one_th
         (17.0, None, "no machine has both (Ray has 16 CPUs and 0 GPUs; 1 CPUs and 2 GPUs)"),
         (4.0, 1.0, "no machine has both"),
         (1.0, 3.0, "no machine has both"),
-        (1.0, 1.5, "a fraction up to 1 or a whole number was wanted"),
-        (0.0, None, "a number above 0 was wanted"),
-        (1.0, -0.5, "a fraction up to 1"),
     ],
 )
 def test_resources_that_no_machine_has_are_refused_before_ray_waits_for_them(
@@ -152,6 +151,24 @@ def test_resources_that_no_machine_has_are_refused_before_ray_waits_for_them(
 ) -> None:
     with pytest.raises(UserError, match=re.escape(words)):
         share_for(Capacity(((16.0, 0.0), (1.0, 2.0))), cpus, gpus)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"gpus": 1.5}, "--gpus-per-trial 1.5: a fraction up to 1 or a whole number was expected"),
+        ({"gpus": -0.5}, "--gpus-per-trial -0.5: a fraction up to 1"),
+        ({"gpus": float("nan")}, "--gpus-per-trial nan: a fraction up to 1"),
+        ({"cpus": 0.0}, "--cpus-per-trial 0: a number above 0 was expected"),
+        ({"cpus": float("inf")}, "--cpus-per-trial inf: a number above 0 was expected"),
+        ({"max_concurrent": 0}, "--max-concurrent 0: at least 1 was expected"),
+    ],
+)
+def test_resources_that_no_machine_can_have_are_refused_when_they_are_asked_for(
+    asked: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        Place(**asked)
 
 
 def test_trials_at_once_are_bounded_by_the_cores_and_shares_of_gpus_of_each_machine() -> None:

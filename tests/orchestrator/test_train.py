@@ -22,7 +22,7 @@ from orchestrator import train as train_module
 from orchestrator.jobs import Job
 from orchestrator.predict import predict_file
 from orchestrator.resources import Resources
-from orchestrator.source import Source, parse_folds
+from orchestrator.source import Source
 from orchestrator.submission import record_run
 from orchestrator.train import TrainOptions, baseline_run, train
 from trainables.errors import UserError
@@ -264,17 +264,6 @@ def test_baselines_alone(table: Path) -> None:
     data = tiny_dataset(24)
     assert scores["baselines"]["dummy"]["mean"]["n"] == sum(scores["baselines"]["dummy"]["folds"][f]["n"] for f in "01")
     assert scores["baselines"]["linear"]["mean"]["mae"] < np.abs(data.targets - data.targets.mean()).mean() * 2
-
-
-@pytest.mark.parametrize("text", ["5", "a", "0-9", "", "3-1", "-1"])
-def test_folds_that_do_not_exist_are_one_line(text: str) -> None:
-    with pytest.raises(UserError, match="--folds"):
-        parse_folds(text)
-
-
-def test_folds_are_ranges_and_lists() -> None:
-    assert parse_folds("0-4") == (0, 1, 2, 3, 4)
-    assert parse_folds("3,0-1") == (0, 1, 3)
 
 
 LONGER = {"optim.epochs": 6, "optim.batch_size": 4, "data.val_share": 0.2}

@@ -4,9 +4,9 @@ import gzip
 from pathlib import Path
 
 import pytest
+from said import refusal
 
 from trainables.data.tasks import NOT_REGRESSION, SAMPLE_TASK, TASKS, custom_task, find_task, full_name
-from trainables.errors import UserError
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -73,13 +73,6 @@ def test_the_sample_has_two_names() -> None:
     assert SAMPLE_TASK.synthetic
 
 
-def refusal(name: str) -> str:
-    with pytest.raises(UserError) as caught:
-        find_task(name)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
@@ -93,14 +86,14 @@ def refusal(name: str) -> str:
     ],
 )
 def test_a_near_miss_is_told_the_right_name(typed: str, meant: str) -> None:
-    message = refusal(typed)
+    message = refusal(find_task, typed)
     assert f"unknown task '{typed}'" in message
     assert f"did you mean {meant}?" in message
 
 
 @pytest.mark.parametrize("typed", ["zzzz", "foo", "matbench_zzzz"])
 def test_a_name_near_nothing_is_told_all_names(typed: str) -> None:
-    message = refusal(typed)
+    message = refusal(find_task, typed)
     assert "did you mean" not in message
     assert all(name in message for name in (*TASKS, SAMPLE_TASK.name))
 
@@ -108,7 +101,7 @@ def test_a_name_near_nothing_is_told_all_names(typed: str) -> None:
 @pytest.mark.parametrize("name", [*NOT_REGRESSION, "mp_is_metal"])
 def test_a_matbench_task_that_is_no_structure_regression_is_told_why(name: str) -> None:
     full = name if name in NOT_REGRESSION else f"matbench_{name}"
-    assert f"{full} is {NOT_REGRESSION[full]}" in refusal(name)
+    assert f"{full} is {NOT_REGRESSION[full]}" in refusal(find_task, name)
 
 
 @pytest.mark.parametrize(

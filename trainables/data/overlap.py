@@ -12,10 +12,9 @@ worthless. The answer depends on the crystals only, not on targets, order of row
 import contextlib
 import hashlib
 import json
-import multiprocessing
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +29,7 @@ from pymatgen.core import Structure
 from trainables.data.crystals import Crystal, CrystalTable
 from trainables.errors import UserError
 from trainables.files import write_atomically
-from trainables.processes import end_with_parent, ignored_by_children, n_cores
+from trainables.processes import n_cores, spawned_pool
 from trainables.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -261,15 +260,8 @@ def _processes(workers: int, n_crystals: int) -> Iterator[Executor | None]:
     if workers == 1 or n_crystals < _PARALLEL_FROM:
         yield None
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's thread pools in an unknown state
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-        with ignored_by_children():
-            pool.submit(int).result()  # which starts them
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with spawned_pool(workers) as pool:
+        yield pool
 
 
 def _shown(

@@ -9,12 +9,10 @@ import copy
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +29,7 @@ from trainables.files import read_json, write_json
 from trainables.graphs.convert import ConversionError, Cutoffs, Graph, convert, ragged_ranges
 from trainables.graphs.quotient import GAP, PAYS_BELOW, WIDEST_CLASS, fold
 from trainables.graphs.symmetry import SYMPREC, SiteSymmetry, probes, site_symmetry
-from trainables.processes import end_with_parent, ignored_by_children, n_cores
+from trainables.processes import n_cores, spawned_pool
 from trainables.progress import Progress, silent
 from trainables.versions import CONVERTER_VERSION
 
@@ -273,21 +271,14 @@ def _converted_chunks(
     if workers == 1 or len(crystals) < _PARALLEL_FROM:
         yield from (_convert_chunk(chunk, cutoffs, gap) for chunk in chunks)
         return
-    # spawn: a fork would copy torch's thread pools in an unknown state
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
+    with spawned_pool(workers) as pool:
         waiting = []
-        try:
-            for chunk in chunks:
-                with ignored_by_children():  # they are started here
-                    waiting.append(pool.submit(_convert_chunk, chunk, cutoffs, gap))
-                if len(waiting) > 4 * workers:
-                    yield waiting.pop(0).result()
-            for future in waiting:
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for chunk in chunks:
+            waiting.append(pool.submit(_convert_chunk, chunk, cutoffs, gap))
+            if len(waiting) > 4 * workers:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
 
 
 def _convert_chunk(crystals: CrystalTable, cutoffs: Cutoffs, gap: float) -> dict[str, NDArray[np.generic]]:

@@ -44,7 +44,7 @@ from orchestrator.cli_options import (
 )
 from orchestrator.cli_search import report, search, spaces
 from orchestrator.display import display
-from orchestrator.interrupts import INTERRUPTED, Interrupted, handle_interrupts
+from orchestrator.interrupts import INTERRUPTED, handle_interrupts, interruptible
 from orchestrator.resources import Resources
 from orchestrator.source import Source, check_folder, check_source, default_folder, parse_folds
 from trainables.errors import UserError
@@ -99,7 +99,7 @@ def prepare(
     from orchestrator.asked import task_words
     from orchestrator.datasets import prepare_data
 
-    with display() as shown:
+    with interruptible(), display() as shown:
         summary = prepare_data(source, start, shown)
     say(summary)
     say_next(("train on it", shlex.join(["crystaltune", "train", *task_words(source)])))
@@ -144,7 +144,7 @@ def train(
     from orchestrator.train import TrainOptions
     from orchestrator.train import train as run_training
 
-    with display() as shown:
+    with interruptible(), display() as shown:
         scores = run_training(
             source,
             folder,
@@ -210,7 +210,7 @@ def ablate(
 
     command = shlex.join(["crystaltune", *sys.argv[1:]])
     plans: list[Planned] = []
-    with display() as shown:
+    with interruptible(), display() as shown:
         analysis = run_ablation(
             source,
             folder,
@@ -255,7 +255,7 @@ def predict(
     begin(f"predict {file} with {run}")
     from orchestrator.predict import predict_file
 
-    with display() as shown:
+    with interruptible(), display() as shown:
         table, path = predict_file(run, file, out, device=device, progress=shown)
     out_console.print(table.head(10).to_string(index=False), soft_wrap=True)
     say(f"{len(table):,} prediction{'s' * (len(table) != 1)} in {path}")
@@ -277,7 +277,9 @@ def record(run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a 
         raise UserError(f"{run} holds no finished run; `crystaltune train TASK --out {run}` makes one")
     from orchestrator.submission import record_run
 
-    say(record_run(run).sentence)
+    with interruptible():
+        written = record_run(run)
+    say(written.sentence)
 
 
 @app.command()
@@ -300,7 +302,7 @@ def baseline(
     from orchestrator.tables import baseline_table
     from orchestrator.train import baseline_run
 
-    with display() as shown:
+    with interruptible(), display() as shown:
         scores = baseline_run(source, wanted, published, shown)
     out_console.print(baseline_table(scores))
     say_next(("beat them", shlex.join(["crystaltune", "train", *task_words(source)])))
@@ -322,7 +324,7 @@ def quickstart(
     begin(f"quickstart: five folds on the synthetic sample, a few minutes, in {out}")
     from orchestrator.train import train as run_training
 
-    with display() as shown:
+    with interruptible(), display() as shown:
         scores = run_training(source, out, settings=chosen, progress=shown)
     _show(scores, out, None)
 
@@ -381,8 +383,6 @@ def main() -> None:
         end(explained(error))
     except OSError as error:
         end(f"{error.filename or 'a file'}: {error.strerror or error}; fix this and rerun the command")
-    except Interrupted as stopped:
-        end_interrupted(stopped.command)
     except (KeyboardInterrupt, typer.Abort):
         end_interrupted()
     if code == INTERRUPTED:  # typer turns KeyboardInterrupt into this code

@@ -1,13 +1,9 @@
 """How the command ends where it does not succeed: mistakes in one line, and what Ctrl-C left."""
 
-import shlex
 import sys
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from orchestrator.interrupts import INTERRUPTED
-
-_CONTINUED = ("train", "ablate", "quickstart", "prepare")  # by the same command
+from orchestrator.interrupts import INTERRUPTED, told_interrupted
 
 
 def explained(error: Any) -> str:
@@ -34,15 +30,7 @@ def end(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def end_interrupted(command: Sequence[str] | None = None) -> NoReturn:
-    """Say how to continue what Ctrl-C has stopped.
-
-    Args:
-        command: what continues it; by default the same command, where it is one that resumes.
-    """
-    words = ["crystaltune", *sys.argv[1:]]
-    name = next((word for word in words[1:] if not word.startswith("-")), "")
-    again = command or (words if name in _CONTINUED else None)
-    told = "stopped" if again is None else f"stopped; what is finished is kept. Continue with: {shlex.join(again)}"
-    print(f"\n{told}", file=sys.stderr)
+def end_interrupted() -> NoReturn:
+    """Say how to continue what Ctrl-C has stopped."""
+    told_interrupted()
     sys.exit(INTERRUPTED)

@@ -30,7 +30,7 @@ from orchestrator.cli_options import (
     say_next,
 )
 from orchestrator.display import display
-from orchestrator.interrupts import continued_by
+from orchestrator.interrupts import continued_by, interruptible
 from orchestrator.source import Source, check_folder, default_folder
 from orchestrator.study_options import JOURNAL, Place, Rule, SamplerName, SearchOptions, refuse_options
 from trainables.errors import UserError
@@ -156,7 +156,7 @@ def search(
         from orchestrator.study import search as run_search
         from orchestrator.study_report import study_table
 
-        with display() as shown:
+        with interruptible(), display() as shown:
             analysis = run_search(
                 source, folder, options, settings=chosen, auxiliary=aux or [], progress=shown, show=shown.above
             )
@@ -182,7 +182,8 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
     from orchestrator.study import report as write_report
     from orchestrator.study_report import study_table
 
-    analysis = write_report(folder)
+    with interruptible():
+        analysis = write_report(folder)
     out_console.print(study_table(analysis))
     for sentence in analysis.sentences:
         say(f"- {sentence}")

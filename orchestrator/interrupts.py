@@ -1,6 +1,11 @@
-"""Ctrl-C: the first one lets a command put everything in order and say so, the second one ends it on the spot."""
+"""Ctrl-C: before work begins it ends the process, then it lets the work put everything in order; twice, it ends all.
+
+Libraries swallow KeyboardInterrupt now and then while they are imported, and the command would go on. So nothing is
+raised before there is something to put in order.
+"""
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -9,41 +14,70 @@ from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED = 130  # exit code of a command that was stopped by Ctrl-C
+_CONTINUED = ("train", "ablate", "quickstart", "prepare")  # by the same command
 
 
-class Interrupted(Exception):
-    """Ctrl-C in a command that is continued by another one than itself."""
+def _same_command() -> Sequence[str] | None:
+    words = sys.argv[1:]
+    name = next((word for word in words if not word.startswith("-")), "")
+    return ["crystaltune", *words] if name in _CONTINUED else None
 
-    def __init__(self, command: Sequence[str]) -> None:
-        super().__init__()
-        self.command = list(command)
+
+_working = False
+_continuation: Callable[[], Sequence[str] | None] = _same_command
 
 
 @contextmanager
 def continued_by(command: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Let Ctrl-C say that this command, asked for then, continues what it stops.
-
-    Raises:
-        Interrupted: on Ctrl-C.
-    """
+    """Meanwhile another command than this one, asked for then, continues what Ctrl-C stops."""
+    global _continuation
+    before, _continuation = _continuation, command
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(command()) from None
+        told_interrupted()
+        raise SystemExit(INTERRUPTED) from None
+    finally:
+        _continuation = before
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Meanwhile Ctrl-C raises KeyboardInterrupt: there is something to put in order."""
+    global _working
+    before, _working = _working, True
+    try:
+        yield
+    finally:
+        _working = before
 
 
 def handle_interrupts() -> None:
-    """Let the first Ctrl-C interrupt, and the next one not wait for anything."""
+    """Answer Ctrl-C as this module says."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    if not _working:
+        told_interrupted()
+        _leave()
     signal.signal(signal.SIGINT, _stop_now)
     raise KeyboardInterrupt
 
 
 def _stop_now(number: int, frame: FrameType | None) -> None:
-    sys.stderr.write("\nstopped at once; rerun the command to continue (a search with --resume)\n")
+    print("\nstopped at once; rerun the command to continue (a search with --resume)", file=sys.stderr)
+    _leave()
+
+
+def _leave() -> None:
     sys.stderr.flush()
     os._exit(INTERRUPTED)
+
+
+def told_interrupted() -> None:
+    """Say how to continue what Ctrl-C has stopped."""
+    again = _continuation()
+    told = "stopped" if again is None else f"stopped; what is finished is kept. Continue with: {shlex.join(again)}"
+    print(f"\n{told}", file=sys.stderr)

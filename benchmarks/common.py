@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.data.crystals import CrystalTable
+from trainables.crystals import CrystalTable
 from trainables.data.dataset import read_matbench
-from trainables.data.sample import load_sample
 from trainables.data.tasks import find_task
+from trainables.sample import load_sample
 
 SIZES = ((1, 9), (10, 19), (20, 39), (40, 79), (80, 10_000))  # sites
 

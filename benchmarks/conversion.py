@@ -16,7 +16,7 @@ import torch
 from chgnet.graph import CrystalGraphConverter
 from common import SIZES, arguments, read_crystals, save
 
-from trainables.data.crystals import CrystalTable
+from trainables.crystals import CrystalTable
 from trainables.graphs.convert import Cutoffs, Graph, convert
 
 BLOCK = 16  # crystals that one converter takes before the other does: each meets warm caches, as in real use

@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import OptimConfig
-from trainables.data.crystals import CrystalTable
+from trainables.crystals import CrystalTable
 from trainables.data.tasks import TASKS
 from trainables.graphs.batch import collate
 from trainables.graphs.convert import convert

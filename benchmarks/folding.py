@@ -16,7 +16,7 @@ import torch
 from common import SIZES, arguments, read_crystals, save
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from trainables.data.crystals import Crystal
+from trainables.crystals import Crystal
 from trainables.data.tasks import TASKS
 from trainables.graphs.batch import collate, prediction_batches
 from trainables.graphs.convert import Cutoffs, convert

@@ -37,8 +37,8 @@ from seeds import shared_seconds, stacked_seconds
 from torch import Tensor
 from torch.nn import functional as F
 
-from orchestrator.datasets import graph_store, load_dataset
-from orchestrator.source import Source
+from orchestrator.inputs.datasets import graph_store, load_dataset
+from orchestrator.inputs.source import Source
 from trainables.data.dataset import Dataset
 from trainables.data.folds import FoldSplit, make_split
 from trainables.errors import UserError

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import trainables
-from orchestrator.datasets import graph_store, load_dataset
-from orchestrator.source import Source
+from orchestrator.inputs.datasets import graph_store, load_dataset
+from orchestrator.inputs.source import Source
 from search_spaces.presets import preset
 from trainables.config import RunConfig, merged, parse_config
 from trainables.data.dataset import Dataset

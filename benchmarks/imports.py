@@ -25,7 +25,7 @@ HEAVY = ("torch", "torch._dynamo", "pandas", "scipy", "pymatgen", "chgnet", "ase
 CODE = f"""
 import atexit, sys
 atexit.register(lambda: print("loaded:", *[name for name in {HEAVY} if name in sys.modules], file=sys.stderr))
-from orchestrator.cli import main
+from orchestrator.cli.main import main
 sys.argv[0] = "crystaltune"
 main()
 """

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.study_record import Journal, trials_of
+from orchestrator.study.journal import Journal, trials_of
 
 
 @dataclass(frozen=True)

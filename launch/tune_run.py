@@ -9,14 +9,14 @@
 import argparse
 from pathlib import Path
 
-from orchestrator.runtime import ray_session  # before ray: it sets what ray reads when it is imported
+from orchestrator.ray_session import ray_session  # before ray: it sets what ray reads when it is imported
 
 # isort: split
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from orchestrator.source import Source
-from orchestrator.study_material import prepare_trials
+from orchestrator.inputs.source import Source
+from orchestrator.study.trial_data import prepare_trials
 from trainables.ray_trainable import FineTune
 
 

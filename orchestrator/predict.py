@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from orchestrator.datasets import graph_store
-from orchestrator.fold import FOLD, LoadedFold, read_fold
+from orchestrator.execution.fold import FOLD, LoadedFold, read_fold
+from orchestrator.execution.pool import plan
+from orchestrator.inputs.datasets import graph_store
 from orchestrator.prediction_files import predictions_path, write_predictions
-from orchestrator.workers import plan
 from trainables.data.dataset import read_structures
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError

@@ -13,17 +13,17 @@ from typing import Any, TextIO
 import numpy as np
 import pandas as pd
 
-from orchestrator.baselines import baseline_predictions, baseline_scores
-from orchestrator.datasets import graph_store, load_auxiliary, load_dataset
-from orchestrator.execute import Runs, execute
-from orchestrator.fold import PREDICTIONS, collect_predictions, read_fold, write_fold
-from orchestrator.machine import versions
-from orchestrator.material import AuxiliaryRows, Material
-from orchestrator.plan import ModelRun, recipe
-from orchestrator.published import check_published, published_scores, read_published
-from orchestrator.resources import Resources
-from orchestrator.scores import fold_scores
-from orchestrator.source import Source
+from orchestrator.evaluation.baselines import baseline_predictions, baseline_scores
+from orchestrator.evaluation.published import check_published, published_scores, read_published
+from orchestrator.evaluation.scores import fold_scores
+from orchestrator.execution.fold import PREDICTIONS, collect_predictions, read_fold, write_fold
+from orchestrator.execution.resources import Resources
+from orchestrator.execution.scheduler import Runs, execute
+from orchestrator.inputs.context import AuxiliaryRows, Material
+from orchestrator.inputs.datasets import graph_store, load_auxiliary, load_dataset
+from orchestrator.inputs.recipe import ModelRun, recipe
+from orchestrator.inputs.source import Source
+from orchestrator.provenance import versions
 from search_spaces.presets import preset
 from trainables.config import RunConfig, dotted_names, merged, parse_config, refuse_for_task
 from trainables.data.dataset import Dataset
@@ -353,7 +353,7 @@ def _record(scores: dict[str, Any], out: Path) -> dict[str, str | None]:
         where it is not installed; no_record_because: where there is no record, why, in a plain sentence.
     """
     write_json(out / "scores.json", scores)
-    from orchestrator.submission import record_run, refusal_of
+    from orchestrator.record.submission import record_run, refusal_of
 
     refusal, record = refusal_of(scores), None
     if refusal is None:

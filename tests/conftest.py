@@ -14,7 +14,7 @@ import torch
 from pymatgen.core import Lattice, Structure
 from scipy.spatial.transform import Rotation
 
-from orchestrator import workers
+from orchestrator.execution import pool as workers
 
 torch.set_num_threads(1)  # tiny crystals: threads would only wait for each other
 

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator import runtime  # before ray
+from orchestrator import ray_session as runtime  # before ray
 
 # isort: split
 from fake_trainable import N_STEPS, FakeTrial
 
-from orchestrator.stopping import Stopping
-from orchestrator.study_driver import StudyDriver
-from orchestrator.study_record import Journal, TrialRecord
-from orchestrator.tuning import run_phase
+from orchestrator.study.driver import StudyDriver
+from orchestrator.study.journal import Journal, TrialRecord
+from orchestrator.study.pruner import Stopping
+from orchestrator.study.ray_tune import run_phase
 
 
 def planned(values: Sequence[int]) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from orchestrator.ablation_analysis import Analysis, Outcome, analyse
-from orchestrator.ablation_rules import Row
+from orchestrator.ablation.analysis import Analysis, Outcome, analyse
+from orchestrator.ablation.verdicts import Row
 
 N = 600
 FOLD = np.arange(N) % 5

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from orchestrator.results_file import official_test_ids
-from orchestrator.submission import OFFICIAL_MAD
+from orchestrator.record.results_file import official_test_ids
+from orchestrator.record.submission import OFFICIAL_MAD
 from trainables.data.folds import N_FOLDS, official_test_folds
 from trainables.data.tasks import TASKS
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
 from trainables.config import RunConfig
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.data.dataset import Dataset
 from trainables.data.folds import FoldSplit, Part, make_split
 from trainables.data.tasks import Quantity, Task, custom_task

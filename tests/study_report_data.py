@@ -8,8 +8,8 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from orchestrator.study_analysis import Analysis
-from orchestrator.study_record import Journal, StepResult, TrialRecord, result_event, trials_of
+from orchestrator.study.journal import Journal, StepResult, TrialRecord, result_event, trials_of
+from orchestrator.study.report.analysis import Analysis
 from trainables.config import RunConfig
 
 BASE = RunConfig(task="jdft2d")

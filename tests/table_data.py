@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from trainables.data.crystals import Crystal
+from trainables.crystals import Crystal
 from trainables.data.dataset import Dataset
 from trainables.data.tasks import TASKS, custom_task
 from trainables.errors import UserError

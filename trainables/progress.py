@@ -12,7 +12,7 @@ class Bar(Protocol):
 
 
 class Progress(Protocol):
-    """Shows stages and messages; `silent` here, bars and lines in orchestrator.display."""
+    """Shows stages and messages; `silent` here, bars and lines in orchestrator.report.progress."""
 
     def stage(self, name: str, total: float | None, unit: str) -> AbstractContextManager[Bar]: ...
 

@@ -22,7 +22,7 @@ sys.path += [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "tests
 from record_data import write_finished_run  # noqa: E402
 from screen import Terminal  # noqa: E402
 
-from orchestrator.record import INSTALL_MATBENCH  # noqa: E402
+from orchestrator.record.matbench import INSTALL_MATBENCH  # noqa: E402
 
 VERSIONS = ("3.11", "3.12")
 PACKAGES = {"trainables", "search_spaces", "orchestrator", "crystaltune"}

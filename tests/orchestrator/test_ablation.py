@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator import execute as execute_module
-from orchestrator.ablation import AblationOptions, Planned, ablate
-from orchestrator.jobs import Job
-from orchestrator.ladder import parse_starts
-from orchestrator.resources import Resources
-from orchestrator.source import Source
+from orchestrator.ablation.ladder import parse_starts
+from orchestrator.ablation.run import AblationOptions, Planned, ablate
+from orchestrator.execution import scheduler as execute_module
+from orchestrator.execution.job import Job
+from orchestrator.execution.resources import Resources
+from orchestrator.inputs.source import Source
 from search_spaces.experiments import configuration
-from trainables.data.sample import load_sample
 from trainables.data.tasks import SAMPLE_TASK
 from trainables.errors import UserError
 from trainables.files import read_json
+from trainables.sample import load_sample
 
 pytestmark = pytest.mark.trains
 

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from ladder_data import ABOUT, IDS, SYSTEMS, N, analysed, full_ladder, ladder, outcome, predictions, row, sentence
 
-from orchestrator.ablation_analysis import Analysis, Outcome, analyse
-from orchestrator.ablation_report import html, markdown
-from orchestrator.statistics import chemical_system
+from orchestrator.ablation.analysis import Analysis, Outcome, analyse
+from orchestrator.ablation.report import html, markdown
+from orchestrator.evaluation.statistics import chemical_system
 
 
 @pytest.fixture(scope="module")

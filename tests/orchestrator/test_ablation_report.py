@@ -13,9 +13,9 @@ from ladder_data import ABOUT, CURVE, analysed, full_ladder, ladder, outcome, pr
 from matplotlib.text import Text
 from rich.console import Console
 
-from orchestrator.ablation_analysis import Analysis
-from orchestrator.ablation_page import figures
-from orchestrator.ablation_report import flat_table, html, markdown, summary_table, write_reports
+from orchestrator.ablation.analysis import Analysis
+from orchestrator.ablation.figures import figures
+from orchestrator.ablation.report import flat_table, html, markdown, summary_table, write_reports
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import pytest
 from said import Said
 from small_data import tiny_dataset
 
-from orchestrator import jobs as jobs_module
-from orchestrator.jobs import damage
+from orchestrator.execution import job as jobs_module
+from orchestrator.execution.job import damage
+from orchestrator.execution.resources import Resources
+from orchestrator.inputs.source import Source
 from orchestrator.predict import predict_file
-from orchestrator.resources import Resources
-from orchestrator.source import Source
 from orchestrator.train import TrainOptions, train
 from trainables.errors import UserError
 from trainables.files import read_json
@@ -219,8 +219,8 @@ def test_a_run_of_an_older_version_without_hashes_is_whole(
 def test_a_damaged_fold_that_is_not_trained_now_is_told_and_left_out(
     harm: Callable[[Path], None], plain: tuple[Path, dict[str, Any]], table: Path
 ) -> None:
-    from orchestrator.datasets import load_dataset
-    from orchestrator.fold import collect_predictions
+    from orchestrator.execution.fold import collect_predictions
+    from orchestrator.inputs.datasets import load_dataset
 
     out, _ = plain
     harm(out / "fold_0" / "predictions.parquet")

@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator import display as display_module
-from orchestrator.display import BarDisplay, LineDisplay, clock, display, rate_text
-from orchestrator.stopping import Stopping
-from orchestrator.study_record import TrialRecord
-from orchestrator.study_watch import live_table
+from orchestrator.report import progress as display_module
+from orchestrator.report.progress import BarDisplay, LineDisplay, clock, display, rate_text
+from orchestrator.study.callbacks import live_table
+from orchestrator.study.journal import TrialRecord
+from orchestrator.study.pruner import Stopping
 from trainables.training.result import StepResult
 
 

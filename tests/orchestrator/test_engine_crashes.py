@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from study_report_data import ABOUT
 
-from orchestrator import tuning
-from orchestrator.runtime import Share
-from orchestrator.stopping import Stopping
-from orchestrator.study import report
-from orchestrator.study_driver import StudyDriver
-from orchestrator.study_options import ABOUT as STUDY
-from orchestrator.study_record import Journal, TrialRecord, crashes_of
-from orchestrator.tuning import _Asking, _Ending, _Reporting, run_phase
+from orchestrator.ray_session import Share
+from orchestrator.study import ray_tune as tuning
+from orchestrator.study.driver import StudyDriver
+from orchestrator.study.journal import Journal, TrialRecord, crashes_of
+from orchestrator.study.options import ABOUT as STUDY
+from orchestrator.study.pruner import Stopping
+from orchestrator.study.ray_tune import _Asking, _Ending, _Reporting, run_phase
+from orchestrator.study.run import report
 from trainables.errors import UserError
 from trainables.files import write_json
 from trainables.training.result import StepResult

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from small_data import tiny_run
 from torch import Tensor
 
-from orchestrator import ensemble
-from orchestrator.ensemble import (
+from orchestrator.evaluation import ensemble
+from orchestrator.evaluation.ensemble import (
     METHODS,
     MOST_SUBSETS,
     Combine,
@@ -23,8 +23,8 @@ from orchestrator.ensemble import (
     error_curve,
     soup,
 )
-from orchestrator.published import read_published
-from orchestrator.scores import fold_scores
+from orchestrator.evaluation.published import read_published
+from orchestrator.evaluation.scores import fold_scores
 from trainables.data.tasks import Quantity, custom_task
 from trainables.errors import UserError
 from trainables.graphs.batch import Batch, collate

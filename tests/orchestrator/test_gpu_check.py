@@ -7,9 +7,9 @@ import pytest
 import torch
 from said import Said
 
-from orchestrator import gpu_check
-from orchestrator.gpu_check import tell_unused_gpu, unused_gpu
-from orchestrator.workers import plan
+from orchestrator.execution import gpu_check
+from orchestrator.execution.gpu_check import tell_unused_gpu, unused_gpu
+from orchestrator.execution.pool import plan
 from trainables.errors import UserError
 
 OLD = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02  Tue Jul 13 16:14:05 UTC 2021\nGCC version:\n"

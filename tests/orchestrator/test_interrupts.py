@@ -18,7 +18,7 @@ def run(code: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 SWALLOWING = """
     import os, signal, sys
-    from orchestrator.interrupts import {names}
+    from orchestrator.cli.interrupts import {names}
     handle_interrupts()
     with {around}:
         try:
@@ -55,7 +55,7 @@ def test_work_gets_an_exception_and_can_put_things_in_order() -> None:
 def test_another_command_that_continues_is_told_once_on_either_way() -> None:
     code = """
         import os, signal, sys
-        from orchestrator.interrupts import continued_by, handle_interrupts, interruptible
+        from orchestrator.cli.interrupts import continued_by, handle_interrupts, interruptible
         handle_interrupts()
         with continued_by(lambda: ["crystaltune", "search", "--resume"]):
             if sys.argv[1] == "working":
@@ -74,7 +74,7 @@ def test_another_command_that_continues_is_told_once_on_either_way() -> None:
 def test_a_second_interrupt_waits_for_nothing() -> None:
     code = """
         import os, signal, time
-        from orchestrator.interrupts import handle_interrupts, interruptible
+        from orchestrator.cli.interrupts import handle_interrupts, interruptible
         handle_interrupts()
         with interruptible():
             try:

@@ -12,9 +12,9 @@ import pytest
 from said import Said
 from test_study_driver import Runner, driver_of, searched
 
-from orchestrator.stopping import Stopping
-from orchestrator.study_driver import StudyDriver
-from orchestrator.study_record import Journal, TrialRecord, result_event, trial_event, trials_of
+from orchestrator.study.driver import StudyDriver
+from orchestrator.study.journal import Journal, TrialRecord, result_event, trial_event, trials_of
+from orchestrator.study.pruner import Stopping
 from trainables.errors import UserError
 from trainables.training.result import StepResult
 

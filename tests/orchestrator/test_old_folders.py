@@ -17,12 +17,12 @@ import pandas as pd
 import pytest
 from said import Said
 
-from orchestrator.ablation import AblationOptions, ablate
+from orchestrator.ablation.run import AblationOptions, ablate
+from orchestrator.execution.resources import Resources
+from orchestrator.inputs.source import Source
 from orchestrator.predict import predict_file
-from orchestrator.resources import Resources
-from orchestrator.source import Source
-from orchestrator.study import report, search
-from orchestrator.study_options import Place, SearchOptions
+from orchestrator.study.options import Place, SearchOptions
+from orchestrator.study.run import report, search
 from orchestrator.train import TrainOptions, train
 from trainables.errors import UserError
 from trainables.files import read_json

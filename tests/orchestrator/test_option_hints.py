@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from orchestrator.cli import app
-from orchestrator.option_hints import TAKEN_BY, option_hint
+from orchestrator.cli.main import app
+from orchestrator.cli.option_hints import TAKEN_BY, option_hint
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,8 @@ def test_commands_take_the_options_that_are_named() -> None:
 def test_what_is_checked_first_loads_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "import orchestrator.source, orchestrator.option_hints, orchestrator.prediction_files, trainables.config\n"
+        "import orchestrator.inputs.source, orchestrator.cli.option_hints\n"
+        "import orchestrator.prediction_files, trainables.config\n"
         "heavy = {'numpy', 'pandas', 'torch', 'pymatgen', 'chgnet', 'ray', 'optuna', 'matplotlib', 'scipy'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from orchestrator.page import breakable, code, figure_with_axes, svg
-from orchestrator.page_colours import INK, PALETTE, css_variables, following_page, scale_colour
+from orchestrator.report.colours import INK, PALETTE, css_variables, following_page, scale_colour
+from orchestrator.report.document import breakable, code, figure_with_axes, svg
 
 PAPER = ("line", "grid", "page", "code", "shade")  # never the colour of words
 BOTH = pytest.mark.parametrize("dark", [False, True])

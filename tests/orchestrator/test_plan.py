@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from small_data import tiny_dataset
 
-from orchestrator.execute import Resources as ExecuteResources
-from orchestrator.execute import Runs, _job
-from orchestrator.ladder import Rung, build_ladder, parse_experiments
-from orchestrator.material import Material
-from orchestrator.plan import ModelRun, recipe, teachers_of, waves
+from orchestrator.ablation.ladder import Rung, build_ladder, parse_experiments
+from orchestrator.execution.scheduler import Resources as ExecuteResources
+from orchestrator.execution.scheduler import Runs, _job
+from orchestrator.inputs.context import Material
+from orchestrator.inputs.recipe import ModelRun, recipe, teachers_of, waves
 from search_spaces.experiments import EXPERIMENTS, LADDER, Experiment, configuration, lineage, with_parents
 from trainables.config import RunConfig
 from trainables.data.tasks import TASKS, custom_task

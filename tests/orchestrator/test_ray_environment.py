@@ -14,9 +14,9 @@ import pytest
 from said import Said
 
 from orchestrator import ray_environment
-from orchestrator.mirror import Mirror
 from orchestrator.ray_environment import asked_address, check_address, temporary_folder
-from orchestrator.study_record import TrialRecord
+from orchestrator.study.journal import TrialRecord
+from orchestrator.study.optuna_export import Mirror
 from trainables.errors import UserError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.source import Source
+from orchestrator.inputs.source import Source
 from orchestrator.train import TrainOptions, baseline_run, train
 
 pytestmark = pytest.mark.slow

@@ -12,9 +12,9 @@ import pytest
 from matbench.bench import MatbenchBenchmark
 from record_data import ABOUT, PARAMS, TASK, table, write_finished_run
 
-from orchestrator import record
-from orchestrator.record import INSTALL_MATBENCH, MatbenchRecord
-from orchestrator.submission import _check_targets, record_run
+from orchestrator.record import matbench as record
+from orchestrator.record.matbench import INSTALL_MATBENCH, MatbenchRecord
+from orchestrator.record.submission import _check_targets, record_run
 from orchestrator.train import _record
 from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import SAMPLE_TASK, TASKS, custom_task
@@ -280,8 +280,8 @@ def test_a_record_is_made_without_matbench_matminer_or_scikit_learn() -> None:
     code = (
         "import sys\n"
         "for name in ('matbench', 'matminer', 'sklearn'): sys.modules[name] = None\n"
-        "import orchestrator.submission, trainables.data.locate\n"
-        "assert orchestrator.submission.matbench_version() is None\n"
+        "import orchestrator.record.submission, trainables.data.locate\n"
+        "assert orchestrator.record.submission.matbench_version() is None\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -12,7 +12,7 @@ from matbench.bench import MatbenchBenchmark
 from matbench.data_ops import score_array
 from record_data import ABOUT, PARAMS, TASK, in_official_order, table
 
-from orchestrator.results_file import (
+from orchestrator.record.results_file import (
     DATESTAMP,
     digest,
     official_test_ids,
@@ -21,7 +21,7 @@ from orchestrator.results_file import (
     verify_file,
     write_document,
 )
-from orchestrator.submission import OFFICIAL_MAD
+from orchestrator.record.submission import OFFICIAL_MAD
 from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import TASKS
 

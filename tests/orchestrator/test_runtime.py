@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import ray
 
-from orchestrator.runtime import ray_session
+from orchestrator.ray_session import ray_session
 from trainables.errors import UserError
 
 

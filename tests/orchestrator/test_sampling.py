@@ -17,10 +17,10 @@ import pytest
 from said import Said
 from test_study_driver import BASE, FAULTS, SHAPES, SPACE, Runner, cost, driver_of, events_of, searched, trials_in
 
-from orchestrator.mirror import Mirror
-from orchestrator.sampling import Sampling, distributions_of, frozen, study_of
-from orchestrator.study_options import SamplerName
-from orchestrator.study_record import Journal, TrialRecord, trial_event, trials_of
+from orchestrator.study.journal import Journal, TrialRecord, trial_event, trials_of
+from orchestrator.study.options import SamplerName
+from orchestrator.study.optuna_export import Mirror
+from orchestrator.study.sampler import Sampling, distributions_of, frozen, study_of
 from search_spaces import ssa
 from search_spaces.optim import SPACE as OPTIM
 from trainables.config import RunConfig
@@ -32,8 +32,8 @@ EVERY_SAMPLER = pytest.mark.parametrize("sampler", get_args(SamplerName))
 ASKED_IN_A_PROCESS = """
 import json, sys
 from pathlib import Path
-from orchestrator.sampling import Sampling
-from orchestrator.study_record import Journal, trials_of
+from orchestrator.study.sampler import Sampling
+from orchestrator.study.journal import Journal, trials_of
 from search_spaces.ssa import SPACE
 from trainables.config import RunConfig
 trials = list(trials_of(Journal(Path(sys.argv[1])).read()).values())

@@ -15,18 +15,19 @@ import pandas as pd
 import pytest
 from small_data import tiny_dataset
 
-from orchestrator import runtime, study_material
-from orchestrator import study as study_module
-from orchestrator.cli_search import loggers, parse_budget_seconds
-from orchestrator.material import Material
-from orchestrator.resources import Resources
-from orchestrator.runtime import Capacity, ray_session
-from orchestrator.source import Source
-from orchestrator.study import planned_checks, report, search
-from orchestrator.study_analysis import Analysis
-from orchestrator.study_material import refuse_full_disk, stores_wanted, trial_data
-from orchestrator.study_options import Place, SearchOptions
-from orchestrator.study_record import Journal, TrialRecord, trials_of
+from orchestrator import ray_session as runtime
+from orchestrator.cli.search import loggers, parse_budget_seconds
+from orchestrator.execution.resources import Resources
+from orchestrator.inputs.context import Material
+from orchestrator.inputs.source import Source
+from orchestrator.ray_session import Capacity, ray_session
+from orchestrator.study import run as study_module
+from orchestrator.study import trial_data as study_material
+from orchestrator.study.journal import Journal, TrialRecord, trials_of
+from orchestrator.study.options import Place, SearchOptions
+from orchestrator.study.report.analysis import Analysis
+from orchestrator.study.run import planned_checks, report, search
+from orchestrator.study.trial_data import refuse_full_disk, stores_wanted, trial_data
 from orchestrator.train import TrainOptions, train
 from search_spaces.spaces import SPACES
 from trainables.config import RunConfig, load_config
@@ -207,7 +208,7 @@ def test_other_data_or_another_version_is_not_gone_on_with(
     rows.to_csv(tmp_path / "table.csv", index=False)
     with pytest.raises(UserError, match="data was"):
         search(source(tmp_path / "table.csv"), studied.folder, replace(OPTIONS, resume=True), settings=SETTINGS)
-    monkeypatch.setattr("orchestrator.study_identity.versions", lambda: {"chgnet": "9.9"})
+    monkeypatch.setattr("orchestrator.study.manifest.versions", lambda: {"chgnet": "9.9"})
     with pytest.raises(UserError, match=r"versions\.chgnet was .*, is 9\.9"):
         search(source(studied.table), studied.folder, replace(OPTIONS, resume=True), settings=SETTINGS)
 

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 from said import refusal
 
-from orchestrator.source import Source, auxiliary_sources, check_folder, check_source, default_folder, parse_folds
+from orchestrator.inputs.source import (
+    Source,
+    auxiliary_sources,
+    check_folder,
+    check_source,
+    default_folder,
+    parse_folds,
+)
 from trainables.errors import UserError
 
 

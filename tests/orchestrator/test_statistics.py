@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from orchestrator import statistics
-from orchestrator.statistics import (
+from orchestrator.evaluation import statistics
+from orchestrator.evaluation.statistics import (
     Bootstrap,
     Contrast,
     chemical_system,

@@ -10,8 +10,8 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
-from orchestrator.stopping import Stopping
-from orchestrator.study_options import Rule
+from orchestrator.study.options import Rule
+from orchestrator.study.pruner import Stopping
 from trainables.training.result import StepResult
 
 SEEDS = pytest.mark.parametrize("seed", range(6))

@@ -10,10 +10,10 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from study_report_data import ABOUT, BASE, FULL, Maker, changes_of, checked, curve, distributions, searched
 
-from orchestrator.study_analysis import Analysis, analyse, best_config, failures_of, pareto_front
-from orchestrator.study_importances import importances
-from orchestrator.study_record import TrialRecord
-from orchestrator.study_verdict import Checked, paired_margin
+from orchestrator.study.journal import TrialRecord
+from orchestrator.study.report.analysis import Analysis, analyse, best_config, failures_of, pareto_front
+from orchestrator.study.report.importances import importances
+from orchestrator.study.report.verdict import Checked, paired_margin
 from trainables.config import RunConfig
 from trainables.errors import UserError
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator import study_driver
-from orchestrator.sampling import Sampling
-from orchestrator.stopping import Stopping
-from orchestrator.study_driver import MOST_TRIES, StudyDriver
-from orchestrator.study_options import Rule
-from orchestrator.study_record import Journal, TrialRecord, trials_of
-from orchestrator.study_watch import StudyWatch
+from orchestrator.study import driver as study_driver
+from orchestrator.study.callbacks import StudyWatch
+from orchestrator.study.driver import MOST_TRIES, StudyDriver
+from orchestrator.study.journal import Journal, TrialRecord, trials_of
+from orchestrator.study.options import Rule
+from orchestrator.study.pruner import Stopping
+from orchestrator.study.sampler import Sampling
 from search_spaces.space import Dimension, Point, Space
 from trainables.config import RunConfig
 from trainables.training.result import StepResult

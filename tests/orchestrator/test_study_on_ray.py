@@ -15,13 +15,13 @@ import ray
 from fake_trainable import N_STEPS
 from fake_trials import run_fakes
 
-from orchestrator import tuning
 from orchestrator.ray_environment import check_address
-from orchestrator.runtime import Capacity, Share, ray_session, share_for
-from orchestrator.stopping import Stopping
-from orchestrator.study_driver import MOST_TRIES, StudyDriver
-from orchestrator.study_options import Place
-from orchestrator.study_record import Journal, TrialRecord, trials_of
+from orchestrator.ray_session import Capacity, Share, ray_session, share_for
+from orchestrator.study import ray_tune as tuning
+from orchestrator.study.driver import MOST_TRIES, StudyDriver
+from orchestrator.study.journal import Journal, TrialRecord, trials_of
+from orchestrator.study.options import Place
+from orchestrator.study.pruner import Stopping
 from trainables.errors import UserError
 
 pytestmark = pytest.mark.trains

@@ -25,10 +25,10 @@ from study_report_data import (
     with_crashes,
 )
 
-from orchestrator.study_analysis import Analysis, analyse
-from orchestrator.study_page import html as study_page
-from orchestrator.study_page import markdown, sections
-from orchestrator.study_report import study_table, write_study_reports
+from orchestrator.study.report.analysis import Analysis, analyse
+from orchestrator.study.report.files import study_table, write_study_reports
+from orchestrator.study.report.sections import html as study_page
+from orchestrator.study.report.sections import markdown, sections
 from trainables.config import load_config, parse_config
 
 SECTIONS = [

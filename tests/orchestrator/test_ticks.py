@@ -8,9 +8,9 @@ import pytest
 from matplotlib.text import Text
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from orchestrator.page import figure_with_axes
-from orchestrator.study_axes import Dimension, dimension, parameter_axis, set_log, set_scale
-from orchestrator.ticks import set_ticks, tick_texts, tick_values
+from orchestrator.report.document import figure_with_axes
+from orchestrator.report.ticks import set_ticks, tick_texts, tick_values
+from orchestrator.study.report.axes import Dimension, dimension, parameter_axis, set_log, set_scale
 
 
 def ranges() -> list[tuple[float, float]]:

@@ -17,13 +17,13 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from small_data import tiny_dataset
 
-from orchestrator import execute as execute_module
 from orchestrator import train as train_module
-from orchestrator.jobs import Job
+from orchestrator.execution import scheduler as execute_module
+from orchestrator.execution.job import Job
+from orchestrator.execution.resources import Resources
+from orchestrator.inputs.source import Source
 from orchestrator.predict import predict_file
-from orchestrator.resources import Resources
-from orchestrator.source import Source
-from orchestrator.submission import record_run
+from orchestrator.record.submission import record_run
 from orchestrator.train import TrainOptions, baseline_run, train
 from trainables.errors import UserError
 from trainables.files import read_json

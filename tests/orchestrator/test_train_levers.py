@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 from small_data import rocksalts, tiny_dataset
 
-from orchestrator import execute as execute_module
-from orchestrator.datasets import load_auxiliary
-from orchestrator.execute import _all_jobs
-from orchestrator.material import Material
-from orchestrator.plan import recipe, waves
+from orchestrator.evaluation.published import check_published
+from orchestrator.execution import scheduler as execute_module
+from orchestrator.execution.pool import WorkerKilled
+from orchestrator.execution.resources import Resources
+from orchestrator.execution.scheduler import _all_jobs
+from orchestrator.inputs.context import Material
+from orchestrator.inputs.datasets import load_auxiliary
+from orchestrator.inputs.recipe import recipe, waves
+from orchestrator.inputs.source import Source
 from orchestrator.predict import predict_file
-from orchestrator.published import check_published
-from orchestrator.resources import Resources
-from orchestrator.source import Source
 from orchestrator.train import TrainOptions, _folder, train
-from orchestrator.workers import WorkerKilled
 from trainables.config import RunConfig
 from trainables.errors import UserError
 from trainables.files import read_json

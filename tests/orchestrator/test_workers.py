@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from orchestrator import workers
-from orchestrator.workers import Plan, plan
+from orchestrator.execution import pool as workers
+from orchestrator.execution.pool import Plan, plan
 
 
 def test_a_cpu_gets_a_process_a_core_and_few_jobs_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

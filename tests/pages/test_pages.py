@@ -10,9 +10,9 @@ from ladder_data import ABOUT as LADDER
 from ladder_data import full_ladder
 from study_report_data import ABOUT, checked, distributions, with_crashes
 
-from orchestrator.ablation_report import html as ablation_html
-from orchestrator.study_analysis import analyse
-from orchestrator.study_page import html, sections
+from orchestrator.ablation.report import html as ablation_html
+from orchestrator.study.report.analysis import analyse
+from orchestrator.study.report.sections import html, sections
 
 MEASURE = Path(__file__).with_name("measure.js").read_text(encoding="utf-8")
 LONG = "/home/someone/" + 40 * "unbroken" + "/table.json.gz"

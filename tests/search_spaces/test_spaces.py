@@ -8,7 +8,7 @@ import optuna
 import pytest
 import yaml
 
-from orchestrator.plan import teachers_of
+from orchestrator.inputs.recipe import teachers_of
 from search_spaces import full, multitask, optim, ssa
 from search_spaces.experiments import EXPERIMENTS
 from search_spaces.presets import preset

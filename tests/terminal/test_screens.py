@@ -17,7 +17,7 @@ LONG = ("sample", "--limit", "60", "--set", "optim.epochs=3000")
 COMMAND = (
     sys.executable,
     "-c",
-    "import sys; from orchestrator.cli import main; sys.argv[0] = 'crystaltune'; main()",
+    "import sys; from orchestrator.cli.main import main; sys.argv[0] = 'crystaltune'; main()",
 )
 ROOT = Path(__file__).resolve().parents[2]
 _COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")

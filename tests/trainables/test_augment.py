@@ -13,7 +13,7 @@ from pymatgen.core import Structure
 from scipy.spatial.transform import Rotation
 
 from trainables.config import RunConfig
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.data.tasks import TASKS
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.perturb import SkinTooThin, project_displacement, project_strain

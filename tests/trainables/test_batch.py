@@ -13,7 +13,7 @@ import pytest
 import torch
 from pymatgen.core import Structure
 
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.graphs.batch import Batch, collate, prediction_batches, training_batches
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.store import GraphStore, open_or_build

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 from torch import Tensor
 
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.data.tasks import TASKS, Task
 from trainables.graphs.batch import Batch, collate
 from trainables.graphs.convert import Cutoffs

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from trainables.crystals import SYMBOLS
 from trainables.data.composition import CompositionModel
-from trainables.data.crystals import SYMBOLS
 from trainables.data.folds import N_FOLDS, official_test_folds
 
 NUMBER_OF = {symbol: z for z, symbol in enumerate(SYMBOLS)}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 from scipy.spatial.transform import Rotation
 
-from trainables.data.crystals import Crystal
+from trainables.crystals import Crystal
 from trainables.graphs.convert import ConversionError, Cutoffs, Graph, _pair_directions, convert, ragged_ranges
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from trainables.data.crystals import SYMBOLS, Crystal, CrystalTable
+from trainables.crystals import SYMBOLS, Crystal, CrystalTable
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from table_data import BAD_STRUCTURES, CUBE, OWN, assert_holds, records, refusal, saved
 
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.data.dataset import read_structures, read_table
 from trainables.data.structures import BadStructure, read_crystal
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.data.dataset import Dataset
 from trainables.data.folds import N_FOLDS, FoldSplit, Part, fold_of_rows, make_split, official_test_folds
 from trainables.data.tasks import TASKS, Task, custom_task

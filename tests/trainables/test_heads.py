@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 from scipy.spatial.transform import Rotation
 
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.data.tasks import TASKS
 from trainables.graphs.batch import Batch, collate
 from trainables.graphs.store import open_or_build

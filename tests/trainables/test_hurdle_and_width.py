@@ -12,7 +12,7 @@ from chgnet.model import CHGNet
 from pymatgen.core import Structure
 from small_data import lever_run
 
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.data.tasks import TASKS
 from trainables.graphs.batch import Batch, collate
 from trainables.graphs.convert import Cutoffs

@@ -22,7 +22,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from scipy.spatial.transform import Rotation
 
 import trainables.data.overlap as overlap_module
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.data.dataset import read_matbench
 from trainables.data.folds import N_FOLDS, official_test_folds
 from trainables.data.overlap import Overlap, find_overlap, key, space_group

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pymatgen.core import Structure
 
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.data.tasks import TASKS
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.perturb import SkinTooThin, needed_skin, perturbed

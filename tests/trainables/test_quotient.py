@@ -8,7 +8,7 @@ import pytest
 import torch
 from pymatgen.core import Structure
 
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.data.tasks import TASKS
 from trainables.graphs import quotient as quotient_module
 from trainables.graphs.batch import Batch, collate

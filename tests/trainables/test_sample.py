@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainables.data import sample as sample_module
-from trainables.data.crystals import SYMBOLS
+from trainables import sample as sample_module
+from trainables.crystals import SYMBOLS
 from trainables.data.dataset import Dataset
-from trainables.data.sample import FAMILIES, LABEL_RANGE, build_sample, load_sample
 from trainables.data.structures import checked
 from trainables.data.tasks import SAMPLE_TASK
 from trainables.errors import UserError
 from trainables.graphs.convert import Cutoffs, convert
+from trainables.sample import FAMILIES, LABEL_RANGE, build_sample, load_sample
 
 N_CRYSTALS = 40
 
@@ -51,7 +51,7 @@ def sample(recorder: _Recorder) -> Dataset:
 
 
 def test_another_process_that_wants_fewer_rows_makes_the_same_bytes(sample: Dataset) -> None:
-    code = "from trainables.data.sample import build_sample; print(build_sample(7).digest)"
+    code = "from trainables.sample import build_sample; print(build_sample(7).digest)"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-W", "ignore", "-c", code]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

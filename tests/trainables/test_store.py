@@ -11,7 +11,7 @@ import pytest
 import torch
 from pymatgen.core import Structure
 
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.errors import UserError
 from trainables.graphs import quotient as quotient_module
 from trainables.graphs import store as store_module

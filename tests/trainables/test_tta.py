@@ -14,7 +14,7 @@ from pymatgen.core import Structure
 from scipy.stats import trim_mean
 
 from trainables.config import RunConfig
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.data.tasks import TASKS, Task
 from trainables.errors import UserError
 from trainables.graphs.convert import Cutoffs

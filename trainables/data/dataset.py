@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.data.matbench_file import is_matbench_layout, open_text, read_matbench_file
 from trainables.data.structures import BadStructure, read_crystal
 from trainables.data.tasks import Task, custom_task

@@ -26,7 +26,7 @@ import spglib
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.errors import UserError
 from trainables.files import write_atomically
 from trainables.processes import n_cores, spawned_pool

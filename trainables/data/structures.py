@@ -9,7 +9,7 @@ import numpy as np
 from pymatgen.core import DummySpecies, Element, Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
-from trainables.data.crystals import MAX_ATOMIC_NUMBER, Crystal
+from trainables.crystals import MAX_ATOMIC_NUMBER, Crystal
 
 OVERLAP_ANGSTROM = 0.5  # pymatgen's own Structure.DISTANCE_TOLERANCE
 

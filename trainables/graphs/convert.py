@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
-from trainables.data.crystals import Crystal
+from trainables.crystals import Crystal
 
 _PERIODIC = np.ones(3, dtype=np.int64)
 _NUMERICAL_TOL = 1e-8  # what chgnet passes to the neighbour search

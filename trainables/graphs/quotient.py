@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.data.crystals import Crystal
+from trainables.crystals import Crystal
 from trainables.graphs.convert import Graph
 
 # Measured on 600 crystals each of mp_e_form and jdft2d: with 1e-4 folded energies are up to 6e-5 eV/atom from the full

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.data.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
 from trainables.graphs.convert import ConversionError, Cutoffs, Graph, convert, ragged_ranges

@@ -11,7 +11,7 @@ import numpy as np
 import spglib
 from numpy.typing import NDArray
 
-from trainables.data.crystals import Crystal
+from trainables.crystals import Crystal
 
 SYMPREC = 0.01  # A, spglib's tolerance; folds don't depend on it, as they compare distances themselves
 _PROBE_STRAIN = 0.05

@@ -1,0 +1,1 @@
+"""A ladder of experiments, and what each lever did."""

@@ -1,0 +1,247 @@
+"""The ablation's files (ablation.json, .parquet, .md and .html), and its table for the terminal."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.ablation.analysis import Analysis
+from orchestrator.ablation.figures import Sheet, page, shown_name
+from orchestrator.ablation.verdicts import Row, p_text
+from orchestrator.report.document import pipes
+from orchestrator.report.terminal import title_of
+from trainables.files import write_json, write_parquet, write_text
+
+DEFINITIONS = (
+    "Difference: MAE of the experiment minus that of what it is compared with, on the same test rows, mean over folds; "
+    "negative speaks for the experiment. +-: population standard deviation over folds.",
+    "Replicates: how often an experiment was trained with other seeds; its errors are means over them, and +- seeds is "
+    "their standard deviation. An ensemble takes its seeds in groups, so it has fewer, and replicates of two "
+    "experiments are not paired by seed.",
+    "95 % interval: bootstrap over chemical systems, with the trained models taken as given. p: Nadeau and Bengio's "
+    "corrected t-test over folds (of a single fold: the bootstrap's). Corrected p: Holm's, over all comparisons with a "
+    "parent; those with a control of equal cost, or with E0 where it is not the parent, are a second family.",
+    "Detectable: the smallest difference that this many folds with this spread could have called significant in a "
+    "single comparison. Better or worse: corrected p below 0.05 and an interval on one side of zero.",
+    "Cost of training: structures processed by all of an experiment's models, teachers included. Cost of use: "
+    "predictions of a crystal at test time, models x views. A control has one of them in common with its experiment: "
+    "training for E3 and L3; use for E4 and E0, or B1 and E0 (one model predicts; training costs more).",
+)
+_STUDENTS = (
+    "Students of a fold share their teachers, so their spread over seeds leaves out the teachers'.",
+    "E4's teachers are out-of-fold models of their own (each training row is labelled only by models that did not see "
+    "it), so E3's seeds serve E0 and E3 but not E4.",
+)
+
+
+def write_reports(folder: Path, analysis: Analysis, about: Mapping[str, Any]) -> None:
+    """Write the four files, each of them whole or not at all.
+
+    Args:
+        about: title_parts, or what `report.terminal.title_of` makes a title of; and, to be printed as they are,
+            command, versions, data, auxiliary, seeds, folds and device; and
+            base, the configuration that all experiments start from.
+    """
+    content = {"about": dict(about), "experiments": analysis.rows, "sentences": analysis.sentences}
+    write_json(folder / "ablation.json", content | {"published": analysis.published})
+    write_parquet(folder / "ablation.parquet", flat_table(analysis))
+    write_text(folder / "ablation.md", markdown(analysis, about))
+    write_text(folder / "ablation.html", html(analysis, about))
+
+
+def flat_table(analysis: Analysis) -> pd.DataFrame:
+    """One line an experiment; nested values have joined names: cost_seconds, interval_low, mae_fold_0, control_p."""
+    table = pd.DataFrame([_flat(row) for row in analysis.rows])
+    for column in table.columns[table.isna().any()]:
+        if not table[column].map(lambda value: isinstance(value, str)).any():
+            table[column] = table[column].astype(float)  # None alone would have no type in the file
+    return table
+
+
+def _flat(row: Mapping[str, Any]) -> Row:
+    nested = ("per_fold", "per_fold_difference", "interval", "control", "cost", "curve", "marks")
+    flat = {name: value for name, value in row.items() if name not in nested}
+    flat |= dict(zip(("interval_low", "interval_high"), row["interval"] or (None, None), strict=True))
+    flat |= {f"difference_fold_{fold}": value for fold, value in row["per_fold_difference"].items()}
+    if "cost" in row:  # a control has none of its own
+        flat |= {"marks": "; ".join(row["marks"])} | {f"cost_{name}": value for name, value in row["cost"].items()}
+        flat |= {f"mae_fold_{fold}": value for fold, value in row["per_fold"].items()}
+        flat |= {f"control_{name}": value for name, value in _flat(row["control"]).items()} if row["control"] else {}
+    return flat
+
+
+def summary_table(analysis: Analysis) -> Table:
+    """The experiments for the terminal, in 80 columns; p is the corrected one."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    table.add_column("", no_wrap=True, max_width=12)
+    for column in ("MAE", "+-", "difference", "95 % interval", "p"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("decision")
+    for row in analysis.rows:
+        cells = _cells(row, analysis.decimals)
+        values = [cells[name] for name in ("MAE", "+-", "difference", "95 % interval", "corrected p")]
+        decision = row["decision"].replace("no difference seen", "none seen")  # else a line has more than 80 columns
+        table.add_row(cells["experiment"], *values, decision, style="bold" if row["decision"] == "better" else None)
+    table.caption = Text("\n".join(["p: corrected for the number of comparisons", *_notes(analysis.rows)]))
+    return table
+
+
+def _sheets(analysis: Analysis) -> list[Sheet]:
+    unit = f" ({analysis.unit})" if analysis.unit else ""
+    makers = (_against_parent, _equal_cost, _by_fold, _published, _experiments)
+    return [sheet for make in makers if (sheet := make(analysis, unit)).rows]
+
+
+def _against_parent(analysis: Analysis, unit: str) -> Sheet:
+    first = ("experiment", "MAE", "+-", "against", "difference", "95 % interval", "corrected p", "decision")
+    columns = (*first, "p", "detectable", "+- seeds", "replicates")
+    found = [_cells(row, analysis.decimals) for row in analysis.rows]
+    rows = [[cells[column] for column in columns] for cells in found]
+    return Sheet(f"Against the parent{unit}", columns, rows, _notes(analysis.rows))
+
+
+def _equal_cost(analysis: Analysis, unit: str) -> Sheet:
+    costs = ("structures", "its structures", "predictions", "its predictions")
+    numbers = ("difference", "95 % interval", "corrected p", "decision")
+    named = {row["name"]: row for row in analysis.rows}
+    rows, notes = [], []
+    for row in (row for row in analysis.rows if row["control"]):
+        control = row["control"]
+        cells = _cells(row | control | {"name": row["name"]}, analysis.decimals)
+        both = [named[name]["cost"] if name in named else {} for name in (row["name"], control["name"])]
+        shown = [_number(cost.get(kind), 0) for kind in ("structures", "predictions") for cost in both]
+        about = [shown_name(row), control["name"], control["equal_in"]]
+        rows.append([*about, *shown, *(cells[column] for column in numbers)])
+        notes += [f"{row['name']}: {control['reason']}"] if control["reason"] else []
+    notes.append("structures: processed in training; predictions: of a crystal at test time; its: the control's")
+    title = f"Against a control of equal cost, in training or in use{unit}"
+    return Sheet(title, ("experiment", "control", "equal in", *costs, *numbers), rows, notes)
+
+
+def _by_fold(analysis: Analysis, unit: str) -> Sheet:
+    folds = sorted({fold for row in analysis.rows for fold in row["per_fold"]}, key=int)
+    rows, d = [], analysis.decimals
+    for row in analysis.rows:
+        cells = [_number(row["per_fold"].get(fold), d) for fold in folds]
+        differences = [row["per_fold_difference"].get(fold) for fold in folds]
+        cells = [
+            cell + (f" ({x:+z.{d}f})" if x is not None else "") for cell, x in zip(cells, differences, strict=True)
+        ]
+        rows.append([shown_name(row), *cells, _number(row["p95_error"], d), _number(row["max_error"], d)])
+    columns = ("experiment", *(f"fold {fold}" for fold in folds), "95th percentile", "largest error")
+    notes = ["95th percentile and largest error: of each replicate's own errors, then their mean"]
+    return Sheet(f"MAE by fold, with the difference to the parent{unit}", columns, rows if folds else [], notes)
+
+
+def _published(analysis: Analysis, unit: str) -> Sheet:
+    ordered = sorted(analysis.published.items(), key=lambda item: item[1])
+    limit = [] if analysis.comparable else ["These rows are not the whole official task: no leaderboard scores."]
+    rows = [[name, _number(mae, analysis.decimals)] for name, mae in ordered]
+    return Sheet(f"Published algorithms on the same test rows{unit}", ("algorithm", "MAE"), rows, limit)
+
+
+def _experiments(analysis: Analysis, _unit: str) -> Sheet:
+    about = ("experiment", "what it is", "tier", "rows", "folds", "replicates")
+    columns = (*about, "models", "structures", "seconds", "predictions", "device")
+    rows = []
+    for row in analysis.rows:
+        counts = [_number(row[name], 0) for name in ("n_rows", "folds", "replicates")]
+        cost = [_number(row["cost"][name], 0) for name in ("models", "structures", "seconds")]
+        rows.append(
+            [
+                shown_name(row),
+                row["says"],
+                row["tier"],
+                *counts,
+                *cost,
+                _predictions(row["cost"]),
+                row["cost"]["device"],
+            ]
+        )
+    notes = [f"{row['name']} changes {row['change']}" for row in analysis.rows if row["change"]]
+    notes.append("models: trained, a fold and replicate; structures and seconds: in training, all folds, a replicate")
+    notes.append("predictions: of a crystal at test time, models x views")
+    return Sheet("The experiments", columns, rows, notes)
+
+
+def _predictions(cost: Mapping[str, Any]) -> str:
+    """As "3 x 4 = 12"; a single one is just that."""
+    product = f"{cost['members']} x {cost['views']} = "
+    return f"{product if cost['predictions'] > 1 else ''}{cost['predictions']:,}"
+
+
+def _cells(row: Mapping[str, Any], decimals: int) -> dict[str, str]:
+    interval = row["interval"] and " ".join(f"{value:+z.{decimals}f}" for value in row["interval"])
+    return {
+        "experiment": shown_name(row),
+        "MAE": _number(row["mae_mean"], decimals),
+        "+-": _number(row["mae_std"], decimals),
+        "+- seeds": _number(row["mae_seed_std"], decimals),
+        "replicates": _number(row["replicates"], 0),
+        "against": row["parent"] or "",
+        "difference": "" if row["difference"] is None else f"{row['difference']:+z.{decimals}f}",
+        "95 % interval": interval or "",
+        "p": p_text(row["p"]),
+        "corrected p": p_text(row["p_corrected"]),
+        "detectable": _number(row["detectable"], decimals),
+        "decision": row["decision"],
+    }
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:,.{decimals}f}"
+
+
+def _notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What must be read beside the numbers; a note that several experiments share is said once."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        why = f"failed ({row['failed']})" if row["failed"] else row["reason"] and f"not compared ({row['reason']})"
+        for note in filter(None, (why, row["note"], *row["marks"])):
+            names.setdefault(note, []).append(shown_name(row))
+    return [f"{', '.join(who)}: {note}" for note, who in names.items()]
+
+
+def _title(about: Mapping[str, Any]) -> str:
+    return ", ".join(about["title_parts"]) if about.get("title_parts") else title_of(dict(about))
+
+
+def _definitions(analysis: Analysis, about: Mapping[str, Any]) -> tuple[str, ...]:
+    """How to read it; of students only where there are any, of out-of-fold teachers only where they are such."""
+    if not {"E4", "E6", "B1"} & {row["name"].partition("-")[0] for row in analysis.rows}:
+        return DEFINITIONS
+    in_sample = about.get("base", {}).get("distil", {}).get("teachers") == "in_sample"
+    return DEFINITIONS + (_STUDENTS[:1] if in_sample else _STUDENTS)
+
+
+def _origin(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where the numbers come from, as names and words."""
+    names = ("folds", "seeds", "device", "data", "auxiliary", "versions")
+    return [(name, _words(about[name])) for name in names if about.get(name)]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_words(one)}" for name, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def markdown(analysis: Analysis, about: Mapping[str, Any]) -> str:
+    parts = [f"# Ablation: {_title(about)}"]
+    for sheet in _sheets(analysis):
+        parts += [f"## {sheet.title}", pipes(sheet), "\n".join(f"- {note}" for note in sheet.notes)]
+    parts += ["## What follows", "\n".join(f"- {sentence}" for sentence in analysis.sentences)]
+    parts += ["## How to read it", "\n".join(f"- {definition}" for definition in _definitions(analysis, about))]
+    parts += ["## How to repeat it", f"```\n{_words(about.get('command', ''))}\n```"]
+    parts += ["\n".join(f"- {name}: {words}" for name, words in _origin(about))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def html(analysis: Analysis, about: Mapping[str, Any]) -> str:
+    """One page without any link outwards."""
+    command, definitions = _words(about.get("command", "")), _definitions(analysis, about)
+    return page(analysis, _sheets(analysis), _title(about), command, _origin(about), definitions)

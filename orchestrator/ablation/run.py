@@ -1,0 +1,362 @@
+"""`crystaltune ablate`: plan the ladder, run it, and say what each lever did."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.ablation.analysis import Analysis, Outcome, analyse
+from orchestrator.ablation.ladder import Rung, build_ladder
+from orchestrator.ablation.report import write_reports
+from orchestrator.evaluation.ensemble import error_curve
+from orchestrator.evaluation.published import published_scores
+from orchestrator.evaluation.scores import errors
+from orchestrator.evaluation.statistics import chemical_system
+from orchestrator.execution.combine import combined
+from orchestrator.execution.estimate import readable, seconds_of, structures_of, structures_per_second
+from orchestrator.execution.job import finished
+from orchestrator.execution.resources import Resources
+from orchestrator.execution.scheduler import Runs, execute
+from orchestrator.inputs.context import Material
+from orchestrator.inputs.recipe import ModelRun, Recipe
+from orchestrator.inputs.source import Source
+from orchestrator.provenance import device_name, versions
+from orchestrator.train import description, marks, only_process, read_rows, task_config, with_named
+from trainables.config import refuse_for_task
+from trainables.data.folds import N_FOLDS
+from trainables.data.tasks import custom_task
+from trainables.errors import UserError
+from trainables.files import write_json, write_parquet
+from trainables.progress import Progress, silent
+
+RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """Which experiments, how often, and where.
+
+    Attributes:
+        starts: the weights that all experiments start from; further ones give twins.
+        equal_steps: joint training is taken from the target's own epochs.
+        command: what repeats this, for the report.
+        plan_only: stop once the plan is shown.
+    """
+
+    experiments: tuple[str, ...]
+    folds: tuple[int, ...] = tuple(range(N_FOLDS))
+    seeds: int = 3
+    starts: tuple[str, ...] = ()
+    equal_steps: bool = False
+    published: Path | None = None
+    resources: Resources = field(default_factory=Resources)
+    command: str = ""
+    plan_only: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """What will be done: a line an experiment, and the whole."""
+
+    lines: list[dict[str, Any]]
+    n_runs: int
+    n_finished: int
+    processes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        done = f", {self.n_finished} of them finished already" if self.n_finished else ""
+        left = f"about {readable(self.seconds)} on {self.processes} process{'es' if self.processes > 1 else ''}"
+        return f"{self.n_runs} models{done}; {left if self.seconds else 'nothing is left to train'}"
+
+
+def ablate(
+    source: Source,
+    out: Path,
+    options: AblationOptions,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    auxiliary: Sequence[str] = (),
+    progress: Progress = silent,
+    show_plan: Callable[[Planned], None] = lambda planned: None,
+) -> Analysis | None:
+    """Run every experiment on every fold, resuming what `out` holds, and write ablation.json, .md, .html and .parquet.
+
+    Args:
+        settings: keys of RunConfig that hold for all experiments.
+        auxiliary: tasks for joint training, as NAME or NAME=FILE.
+
+    Raises:
+        UserError: a mistake in what was asked, or no experiment that finished (what is done is kept).
+    """
+    options.resources.check(progress)
+    _check_before_reading(source, options, settings or {}, auxiliary)
+    dataset, others = read_rows(source, auxiliary, options.published, options.folds, progress)
+    base = task_config(dataset, settings or {})
+    material = Material(dataset, with_named(others, base, progress), progress)
+    rungs = build_ladder(
+        options.experiments,
+        dataset.task,
+        base.model_dump(mode="json"),
+        folds=options.folds,
+        seeds=options.seeds,
+        starts=options.starts,
+        auxiliary=tuple(others),
+        equal_steps=options.equal_steps,
+    )
+    for rung in rungs:
+        refuse_for_task(rung.config, dataset.task)
+    with only_process(out):
+        runs = Runs(material, [one for rung in rungs for one in rung.recipes.values()], _folders(out, material))
+        planned = plan_ablation(rungs, runs, options)
+        show_plan(planned)
+        if options.plan_only:
+            return None
+        _run(runs, options, progress)
+        outcomes = [_outcome(rung, runs, options) for rung in rungs]
+        analysis = _analysed(outcomes, material, options, progress)
+        about = _about(material, rungs[0], options)
+        write_reports(out, analysis, about)
+        _write_predictions(out, outcomes)
+    if all(outcome.failed for outcome in outcomes):
+        raise UserError(f"every experiment failed, the first with: {outcomes[0].failed}")
+    return analysis
+
+
+def _check_before_reading(
+    source: Source, options: AblationOptions, settings: Mapping[str, Any], auxiliary: Sequence[str]
+) -> None:
+    """Let mistakes in names and settings be told before minutes of reading; what the task allows is checked later."""
+    anything = custom_task(source.task, "", "", "energy_per_atom" if source.energy else "property")
+    build_ladder(
+        options.experiments,
+        anything,
+        settings,
+        folds=(0,),
+        seeds=1,
+        starts=options.starts,
+        auxiliary=tuple(text.partition("=")[0] for text in auxiliary),
+        equal_steps=options.equal_steps,
+    )
+
+
+def _folders(out: Path, material: Material) -> Callable[[ModelRun], Path]:
+    return lambda run: out / "runs" / run.name(material.digest(run.config))
+
+
+def plan_ablation(rungs: Sequence[Rung], runs: Runs, options: AblationOptions) -> Planned:
+    """Which models each experiment needs, which of them another one has made by then, and how long all will take."""
+    material, lines = runs.material, []
+    known: dict[str, set[str]] = {}
+    for rung in rungs:
+        needed = _keys(runs, rung.recipes.values())
+        new = needed - set().union(*known.values())
+        shared = [name for name, keys in known.items() if keys & needed]
+        says = rung.experiment.says
+        lines.append({"name": rung.name, "says": says, "models": len(needed), "new": len(new), "shared": shared})
+        known[rung.name] = needed
+    waves = runs.waves()
+    every = [run for wave in waves for run in wave]
+    done = {material.key(run) for run in every if finished(runs.folder_of(run)) is not None}
+    where = options.resources.plan(len(every) - len(done))
+    seconds = 0.0
+    if len(done) < len(every):
+        speed = structures_per_second(material, every[0], where)
+        seconds = seconds_of(material, waves, where, done, speed)
+    return Planned(lines, len(every), len(done), where.processes, seconds)
+
+
+def _keys(runs: Runs, recipes: Iterable[Recipe]) -> set[str]:
+    """Every run that some recipes need, by key."""
+    alone = Runs(runs.material, list(recipes), runs.folder_of)
+    return {runs.material.key(run) for wave in alone.waves() for run in wave}
+
+
+def _run(runs: Runs, options: AblationOptions, progress: Progress) -> None:
+    work = {runs.material.key(run): structures_of(runs.material, run) for wave in runs.waves() for run in wave}
+    with progress.stage("all runs", sum(work.values()), "structures") as bar:
+        execute(
+            runs,
+            options.resources,
+            bar=bar,
+            work=work,
+            ended=lambda run, summary: _record(runs, run, summary, progress),
+        )
+
+
+def _record(runs: Runs, run: ModelRun, summary: dict[str, Any], progress: Progress) -> None:
+    """Keep what a run was and became; test scores are computed here, where the test targets are."""
+    material, folder = runs.material, runs.folder_of(run)
+    digest = material.digest(run.config)
+    name = run.name(digest)
+    if summary["status"] == "failed":
+        progress.message(f"{name} failed: {summary['reason']}")
+    content = {
+        "name": name,
+        "status": summary["status"],
+        "reason": summary["reason"],
+        "config": run.config.model_dump(mode="json"),
+        "held_out_part": [run.inner, run.n_inner] if run.n_inner else None,
+        "teachers": [runs.folder_of(teacher).name for teacher in run.teachers],
+        "soup_of": [runs.folder_of(member).name for member in run.soup_of],
+        "fingerprint": run.config.fingerprint(digest),
+        "data": digest,
+        **{name: summary.get(name) for name in ("device", "versions", "threads", "tf32", "compiled")},
+        "seconds": summary.get("seconds"),
+        "structures": summary.get("structures"),
+        "val_mae": summary.get("best_val_mae"),
+        "test": _test_scores(runs, run) if summary["status"] == "finished" else None,
+    }
+    if run.config.multitask.tasks:
+        rows = material.auxiliary_rows(run.config)
+        content["auxiliary"] = [
+            {
+                "task": each.task.name,
+                "rows": len(each.part),
+                "removed": each.n_removed,
+                "kept_overlap": each.n_kept_overlap,
+            }
+            for each in rows
+        ]
+    write_json(folder / RECORD, content)
+
+
+def _test_scores(runs: Runs, run: ModelRun) -> dict[str, dict[str, float]]:
+    """By file of predictions; a teacher predicts no test rows."""
+    test = runs.material.test(run.config.fold)
+    target = pd.Series(test.targets, index=list(test.ids))
+    found = {}
+    for file in sorted(runs.folder_of(run).glob("predicted*.parquet")):
+        table = pd.read_parquet(file)
+        table = table[table["part"] == "test"]
+        if len(table):
+            found[file.stem] = errors(
+                np.asarray(target.loc[table["id"]]), np.asarray(table["prediction"], dtype=np.float64)
+            )
+    return found
+
+
+def _outcome(rung: Rung, runs: Runs, options: AblationOptions) -> Outcome:
+    """Gather what the recipes of an experiment predicted; replicates of which a model failed are left out."""
+    replicates = sorted({replicate for _, replicate in rung.recipes})
+    why = {replicate: _failure(rung, runs, replicate) for replicate in replicates}
+    good = [replicate for replicate in replicates if not why[replicate]]
+    first = next((reason for reason in why.values() if reason), "")
+    told = marks(runs.material, rung.config, options.folds) if good else []
+    if good and len(good) < len(replicates):
+        told.append(f"{len(replicates) - len(good)} of {len(replicates)} seeds failed and are left out: {first}")
+    tables, members = [], []
+    for (fold, replicate), one in sorted(rung.recipes.items()):
+        if replicate in good:
+            found = combined(runs, one)
+            tables.append(_with_targets(found.table, runs.material, fold, replicate))
+            if replicate == good[0] and len(found.members) > 1:
+                members.append((found.members, tables[-1]))
+    cost = [_cost(rung, runs, replicate) for replicate in good]
+    return Outcome(
+        name=rung.name,
+        says=rung.experiment.says,
+        parent=rung.parent,
+        control=rung.control,
+        change=rung.change,
+        predictions=pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=_COLUMNS),
+        structures=round(float(np.mean([each[0] for each in cost]))) if cost else 0,
+        seconds=float(np.mean([each[1] for each in cost])) if cost else 0.0,
+        device=_devices(rung, runs),
+        views=rung.config.tta.views,
+        n_members=len(next(iter(rung.recipes.values())).members),
+        n_models=len(_keys(runs, [next(iter(rung.recipes.values()))])),
+        tier=runs.material.dataset.task.tier(rung.config.uses_pretrained),
+        marks=tuple(told),
+        failed="" if good else first,
+        curve=_curve(members),
+    )
+
+
+def _devices(rung: Rung, runs: Runs) -> str:
+    """Where the models of an experiment were made."""
+    summaries = [runs.summaries.get(key, {}) for key in _keys(runs, rung.recipes.values())]
+    names = sorted({str(summary["device"]) for summary in summaries if "device" in summary})
+    return names[0] if len(names) == 1 else f"mixed: {', '.join(names)}" if names else ""
+
+
+_COLUMNS = ["id", "fold", "replicate", "target", "prediction", "std", "fallback"]
+
+
+def _with_targets(table: pd.DataFrame, material: Material, fold: int, replicate: int) -> pd.DataFrame:
+    test = material.test(fold)
+    target = pd.Series(test.targets, index=list(test.ids))
+    found = table.assign(fold=fold, replicate=replicate, target=target.loc[table["id"]].to_numpy())
+    return found[_COLUMNS]
+
+
+def _failure(rung: Rung, runs: Runs, replicate: int) -> str:
+    """The first reason why a replicate has no predictions, or nothing."""
+    for (fold, number), one in sorted(rung.recipes.items()):
+        if number == replicate:
+            for run in one.members:
+                reason = runs.failed(run)
+                if reason:
+                    return f"fold {fold}: {reason}"
+    return ""
+
+
+def _cost(rung: Rung, runs: Runs, replicate: int) -> tuple[int, float]:
+    """Structures and seconds of all the models of a replicate, teachers included."""
+    keys = _keys(runs, [one for (_, number), one in rung.recipes.items() if number == replicate])
+    told = [runs.summaries[key] for key in keys]
+    return sum(int(each["structures"]) for each in told), sum(float(each["seconds"]) for each in told)
+
+
+def _curve(members: list[tuple[np.ndarray, pd.DataFrame]]) -> tuple[dict[str, Any], ...]:
+    """Error against the number of members, over all folds of the first replicate."""
+    if not members:
+        return ()
+    predictions = np.concatenate([each for each, _ in members], axis=1)
+    table = pd.concat([each for _, each in members], ignore_index=True)
+    return tuple(error_curve(predictions, table["target"].to_numpy(float), table["fold"].to_numpy(int)))
+
+
+def _analysed(
+    outcomes: Sequence[Outcome], material: Material, options: AblationOptions, progress: Progress
+) -> Analysis:
+    dataset = material.dataset
+    formulas = dataset.structures.reduced_formulas
+    systems = {row_id: chemical_system(formula) for row_id, formula in zip(dataset.ids, formulas, strict=True)}
+    known = next((outcome.predictions for outcome in outcomes if len(outcome.predictions)), None)
+    published = None
+    if options.published is not None and known is not None:
+        rows = known[known["replicate"] == known["replicate"].min()]
+        published = {name: each["mean"]["mae"] for name, each in published_scores(options.published, rows).items()}
+    return analyse(
+        outcomes,
+        systems,
+        published=published,
+        unit=dataset.task.unit,
+        progress=progress,
+        comparable=dataset.task.is_matbench and not dataset.partial and len(options.folds) == N_FOLDS,
+    )
+
+
+def _about(material: Material, rung: Rung, options: AblationOptions) -> dict[str, Any]:
+    """What the report says of where its numbers come from."""
+    return description(material.dataset, rung.config) | {
+        "command": options.command,
+        "versions": versions(),
+        "data": material.dataset.digest,
+        "auxiliary": {name: dataset.digest for name, dataset in material.auxiliary.items()},
+        "folds": list(options.folds),
+        "seeds": options.seeds,
+        "device": device_name(options.resources.plan(1).devices[0]),
+        "base": rung.config.model_dump(mode="json"),
+    }
+
+
+def _write_predictions(out: Path, outcomes: Sequence[Outcome]) -> None:
+    """Every test prediction of every experiment, for whoever wants to look closer."""
+    tables = [outcome.predictions.assign(experiment=outcome.name) for outcome in outcomes if len(outcome.predictions)]
+    if tables:
+        write_parquet(out / "ablation_predictions.parquet", pd.concat(tables, ignore_index=True))

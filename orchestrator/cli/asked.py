@@ -1,0 +1,88 @@
+"""What a command was asked for, checked as far as it can be with nothing heavy imported."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.ablation.ladder import build_ladder
+from orchestrator.inputs.source import Source, auxiliary_sources, check_source, known_task
+from orchestrator.ray_environment import check_address
+from orchestrator.study.options import SearchOptions, refuse_folder
+from search_spaces.presets import preset
+from trainables.config import merged, parse_config, refuse_for_task
+from trainables.data.tasks import Quantity, Task, custom_task
+from trainables.errors import UserError
+
+
+def check_asked(
+    source: Source,
+    settings: Mapping[str, Any],
+    auxiliary: Sequence[str] = (),
+    published: Path | None = None,
+) -> None:
+    """Tell every mistake in what was asked that names, keys and the heads of files show.
+
+    Args:
+        settings: keys of RunConfig, nested or dotted, over the task's preset.
+        auxiliary: NAME or NAME=FILE.
+
+    Raises:
+        UserError: with what came, what was expected, and what to do.
+    """
+    check_source(source)
+    task = expected_task(source)
+    config = parse_config(merged(preset(task), {"task": task.name}, settings), "configuration")
+    refuse_for_task(config, task)
+    auxiliary_sources(auxiliary)
+    if published is not None and not published.is_file():
+        raise UserError(f"--published {published}: there is no such file")
+
+
+def check_ladder(
+    source: Source,
+    experiments: Sequence[str],
+    starts: Sequence[str],
+    settings: Mapping[str, Any],
+    auxiliary: Sequence[str] = (),
+    *,
+    equal_steps: bool = False,
+) -> None:
+    """Tell whether the experiments of an ablation can be run on a task with these settings.
+
+    Raises:
+        UserError: as build_ladder.
+    """
+    names = tuple(auxiliary_sources(auxiliary))
+    build_ladder(
+        experiments,
+        expected_task(source),
+        settings,
+        folds=(0,),
+        seeds=1,
+        starts=starts,
+        auxiliary=names,
+        equal_steps=equal_steps,
+    )
+
+
+def check_study(folder: Path, options: SearchOptions) -> None:
+    """Tell whether a search can be begun or continued in `folder`, on the cluster that was asked for.
+
+    Raises:
+        UserError: as refuse_folder and check_address.
+    """
+    refuse_folder(folder, resume=options.resume)
+    check_address(options.place.address)
+
+
+def expected_task(source: Source) -> Task:
+    """The task that a command is about; of a table of one's own what is known before it is read."""
+    kind: Quantity = "energy_per_atom" if source.energy else "property"
+    return known_task(source.task) or custom_task(source.task, source.target or "", source.unit, kind)
+
+
+def task_words(source: Source) -> list[str]:
+    """The words of a command line that name the same rows."""
+    named = {"--data": source.file, "--target": source.target, "--unit": source.unit, "--limit": source.limit}
+    words = [source.task, *(str(word) for name, value in named.items() if value for word in (name, value))]
+    return words + (["--energy"] if source.energy else [])

@@ -1,0 +1,36 @@
+"""How the command ends where it does not succeed: mistakes in one line, and what Ctrl-C left."""
+
+import sys
+from typing import Any, NoReturn
+
+from orchestrator.cli.interrupts import INTERRUPTED, told_interrupted
+
+
+def explained(error: Any) -> str:
+    """What typer says of a mistyped line, with the option that was meant and the value that came."""
+    from orchestrator.cli.option_hints import option_hint, typed_value
+
+    message, context, words = error.format_message().strip(), getattr(error, "ctx", None), sys.argv[1:]
+    if not message:  # no arguments: the help has been shown
+        sys.exit(2)
+    missing_value = "requires an argument" in message
+    unknown = None if missing_value else getattr(error, "option_name", None)
+    if hint := option_hint(str(unknown), words) if unknown else None:
+        return f"no such option {unknown}: {hint}"
+    option = next(iter(getattr(getattr(error, "param", None), "opts", [])), "")
+    reason = str(error.message).removeprefix("Value error, ").rstrip(".")
+    if option.startswith("--") and (value := typed_value(option, words)):
+        message = f"{option} {value}: {reason[:1].lower()}{reason[1:]}"
+    return f"{message} (see `{context.command_path if context else 'crystaltune'} --help`)"
+
+
+def end(message: str) -> NoReturn:
+    """Tell a mistake in one line."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def end_interrupted() -> NoReturn:
+    """Say how to continue what Ctrl-C has stopped."""
+    told_interrupted()
+    sys.exit(INTERRUPTED)

@@ -1,0 +1,390 @@
+"""The crystaltune command. Each command is one path: check what was asked, call what does it, show the result.
+
+What a command needs is imported when it runs: torch takes seconds, and a mistake should be told before that.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+# Set before anything imports ray: under `uv run` its workers never start otherwise.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+from orchestrator.cli.errors import end, end_interrupted, explained
+from orchestrator.cli.interrupts import INTERRUPTED, handle_interrupts, interruptible
+from orchestrator.cli.options import (
+    Auxiliary,
+    Budget,
+    CompileOption,
+    ConfigFile,
+    DataFile,
+    Device,
+    Energy,
+    Folds,
+    Limit,
+    PerGpu,
+    Processes,
+    Published,
+    Settings,
+    Target,
+    TaskName,
+    Tf32,
+    Unit,
+    begin,
+    chosen_settings,
+    out_console,
+    say,
+    say_next,
+)
+from orchestrator.cli.search import report, search, spaces
+from orchestrator.execution.resources import Resources
+from orchestrator.inputs.source import Source, check_folder, check_source, default_folder, parse_folds
+from orchestrator.report.progress import display
+from trainables.errors import UserError
+
+app = typer.Typer(
+    help="Fine-tune CHGNet on crystal-property benchmarks and get an honest Matbench record.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"crystaltune {version('crystaltune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version_asked: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Fine-tune CHGNet on crystal-property benchmarks and get an honest Matbench record."""
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks that can be named."""
+    from orchestrator.report.terminal import task_table
+
+    out_console.print(task_table())
+    say("Also: synthetic_sample (embedded, no download), and any table of yours with --data FILE.")
+
+
+@app.command()
+def prepare(
+    task: TaskName,
+    data: DataFile = None,
+    target: Target = None,
+    limit: Limit = None,
+    start: Annotated[
+        Literal["0.3.0", "r2scan", "0.2.0", "scratch"],
+        typer.Option(help="Weights the graphs are for: 0.3.0, r2scan, scratch (6 A) or 0.2.0 (5 A)."),
+    ] = "0.3.0",
+) -> None:
+    """Fetch and check a task's data and build its graphs, so that training starts at once."""
+    source = Source(task, data, target, limit=limit)
+    check_source(source)
+    begin(f"prepare {task}")
+    from orchestrator.cli.asked import task_words
+    from orchestrator.inputs.datasets import prepare_data
+
+    with interruptible(), display() as shown:
+        summary = prepare_data(source, start, shown)
+    say(summary)
+    say_next(("train on it", shlex.join(["crystaltune", "train", *task_words(source)])))
+
+
+@app.command()
+def train(
+    task: TaskName,
+    data: DataFile = None,
+    target: Target = None,
+    unit: Unit = "",
+    energy: Energy = False,
+    limit: Limit = None,
+    folds: Folds = "0-4",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    aux: Auxiliary = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; resumed if it exists. Default: runs/TASK.")
+    ] = None,
+    device: Device = "auto",
+    processes: Processes = None,
+    per_gpu: PerGpu = 1,
+    compiled: CompileOption = "auto",
+    tf32: Tf32 = False,
+    published: Published = None,
+) -> None:
+    """Train and test the folds of a task, resuming what is there; write scores, predictions and the record.
+
+    Leaves scores.json, predictions.parquet and one folder a fold in the run's folder; all five folds of a whole
+    Matbench task also give a submission folder.
+    """
+    from orchestrator.cli.asked import check_asked
+
+    source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
+    chosen = chosen_settings(config, settings, task)
+    check_asked(source, chosen, aux or [], published)
+    folder = out or default_folder("", task)
+    check_folder(folder, marker="run.json")
+    where = Resources(device, processes, per_gpu, compiled, tf32)
+    begin(f"train {task}, fold{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted))}, in {folder}")
+    from orchestrator.train import TrainOptions
+    from orchestrator.train import train as run_training
+
+    with interruptible(), display() as shown:
+        scores = run_training(
+            source,
+            folder,
+            settings=chosen,
+            options=TrainOptions(wanted, where, published),
+            auxiliary=aux or [],
+            progress=shown,
+        )
+    _show(scores, folder, source, config, settings or [])
+
+
+@app.command()
+def ablate(
+    task: TaskName,
+    experiments: Annotated[
+        str | None, typer.Option(help="E0,E1,...; parents and controls come along. Default: the whole ladder.")
+    ] = None,
+    data: DataFile = None,
+    target: Target = None,
+    unit: Unit = "",
+    energy: Energy = False,
+    limit: Limit = None,
+    folds: Folds = "0-4",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every experiment.")] = 3,
+    start: Annotated[
+        list[str] | None, typer.Option(help="Weights to start from; given again, a twin of every experiment.")
+    ] = None,
+    budget: Annotated[Budget, typer.Option(help="equal-steps: joint training is taken from the epochs.")] = "own",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    aux: Auxiliary = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study; resumed if it exists. Default: runs/ablation-TASK.")
+    ] = None,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Show what would be run, and stop.")] = False,
+    device: Device = "auto",
+    processes: Processes = None,
+    per_gpu: PerGpu = 1,
+    compiled: CompileOption = "auto",
+    tf32: Tf32 = False,
+    published: Published = None,
+) -> None:
+    """Run the ladder of experiments and say what each lever did, resuming what is there.
+
+    Leaves ablation.html, .md, .json and .parquet, every prediction, and one folder a model.
+    """
+    from orchestrator.ablation.ladder import parse_experiments, parse_starts
+    from orchestrator.cli.asked import check_asked, check_ladder
+
+    source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
+    names, starts = parse_experiments(experiments, with_auxiliary=bool(aux)), parse_starts(start or [])
+    chosen = chosen_settings(config, settings, task)
+    check_asked(source, chosen, aux or [], published)
+    check_ladder(source, names, starts, chosen, aux or [], equal_steps=budget == "equal-steps")
+    folder = out or default_folder("ablation-", task)
+    check_folder(folder, marker="ablation.json")
+    where = Resources(device, processes, per_gpu, compiled, tf32)
+    begin(f"ablate {task}: {', '.join(names)}, in {folder}")
+    from orchestrator.ablation.report import summary_table
+    from orchestrator.ablation.run import AblationOptions, Planned
+    from orchestrator.ablation.run import ablate as run_ablation
+    from orchestrator.report.terminal import plan_shown
+
+    command = shlex.join(["crystaltune", *sys.argv[1:]])
+    plans: list[Planned] = []
+    with interruptible(), display() as shown:
+        analysis = run_ablation(
+            source,
+            folder,
+            AblationOptions(
+                names, wanted, seeds, starts, budget == "equal-steps", published, where, command, plan_only
+            ),
+            settings=chosen,
+            auxiliary=aux or [],
+            progress=shown,
+            show_plan=plans.append if plan_only else lambda planned: shown.message(plan_shown(planned)),
+        )
+    for planned in plans:
+        out_console.print(plan_shown(planned))
+    if analysis is None:
+        say_next(("run it", command.replace(" --plan", "")))
+        return
+    out_console.print(summary_table(analysis))
+    for sentence in analysis.sentences:
+        say(f"- {sentence}")
+    say(f"Everything is in {folder} (ablation.html, ablation.md, ablation.json).")
+    say_next(*_after_training(source, folder)[:1])
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
+    file: Annotated[Path, typer.Argument(help="A table of structures (CSV, JSON, Matbench json.gz) or a CIF file.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write: .parquet, .csv, .csv.gz, .json, .jsonl, .xlsx. Default: in DIR, as Parquet."),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Predict new structures with the mean of a run's folds."""
+    from orchestrator.prediction_files import check_predictions_path
+
+    _check_run(run)
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "is no regular file" if file.exists() else "does not exist"
+        raise UserError(f"{file} {what}; a table of structures or a CIF file was expected")
+    check_predictions_path(out, file, run)
+    begin(f"predict {file} with {run}")
+    from orchestrator.predict import predict_file
+
+    with interruptible(), display() as shown:
+        table, path = predict_file(run, file, out, device=device, progress=shown)
+    out_console.print(table.head(10).to_string(index=False), soft_wrap=True)
+    say(f"{len(table):,} prediction{'s' * (len(table) != 1)} in {path}")
+
+
+def _check_run(run: Path) -> None:
+    if run.is_dir() and (run / "run.json").is_file():
+        return
+    if run.is_dir() and any(run.glob("fold_*/fold.json")):
+        raise UserError(f"{run / 'run.json'} is missing: run its `crystaltune train` again, which writes it")
+    what = "is no folder of a run" if run.is_dir() else "is a file" if run.exists() else "does not exist"
+    raise UserError(f"{run} {what}: it holds no trained fold; `crystaltune train TASK --out {run}` makes them")
+
+
+@app.command()
+def record(run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run with all five folds.")]) -> None:
+    """Write the Matbench record of a finished run, validated by matbench where it is installed."""
+    if not (run / "scores.json").is_file():
+        raise UserError(f"{run} holds no finished run; `crystaltune train TASK --out {run}` makes one")
+    from orchestrator.record.submission import record_run
+
+    with interruptible():
+        written = record_run(run)
+    say(written.sentence)
+
+
+@app.command()
+def baseline(
+    task: TaskName,
+    data: DataFile = None,
+    target: Target = None,
+    unit: Unit = "",
+    energy: Energy = False,
+    limit: Limit = None,
+    folds: Folds = "0-4",
+    published: Published = None,
+) -> None:
+    """Score the mean, the composition alone and the untouched CHGNet on the same folds."""
+    from orchestrator.cli.asked import check_asked, task_words
+
+    source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
+    check_asked(source, {}, (), published)
+    begin(f"baseline {task}")
+    from orchestrator.report.terminal import baseline_table
+    from orchestrator.train import baseline_run
+
+    with interruptible(), display() as shown:
+        scores = baseline_run(source, wanted, published, shown)
+    out_console.print(baseline_table(scores))
+    say_next(("beat them", shlex.join(["crystaltune", "train", *task_words(source)])))
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder of the run; resumed if it exists.")] = Path("runs/quickstart"),
+    limit: Limit = None,
+    settings: Settings = None,
+) -> None:
+    """Run the main job on the embedded synthetic sample: five folds in a few minutes on a laptop."""
+    from orchestrator.cli.asked import check_asked
+    from orchestrator.inputs.quickstart import SETTINGS, SOURCE
+
+    chosen, source = {**SETTINGS, **chosen_settings(None, settings, SOURCE.task)}, replace(SOURCE, limit=limit)
+    check_asked(source, chosen)
+    check_folder(out, marker="run.json")
+    begin(f"quickstart: five folds on the synthetic sample, a few minutes, in {out}")
+    from orchestrator.train import train as run_training
+
+    with interruptible(), display() as shown:
+        scores = run_training(source, out, settings=chosen, progress=shown)
+    _show(scores, out, None)
+
+
+app.command()(search)
+app.command()(report)
+app.command()(spaces)
+
+
+def _show(
+    scores: dict[str, Any],
+    folder: Path,
+    source: Source | None,
+    config: Path | None = None,
+    settings: Sequence[str] = (),
+) -> None:
+    from orchestrator.record.matbench import MatbenchRecord
+    from orchestrator.report.terminal import score_table
+
+    out_console.print(score_table(scores))
+    if scores["record"]:
+        say(MatbenchRecord(folder / str(scores["record"]), scores.get("record_validated_by")).sentence)
+    elif scores["official_rows"] is not None:  # whoever trains on a table of their own expects none
+        say(f"No Matbench record: {scores['no_record_because']}")
+    say(f"Everything is in {folder} (scores.json, predictions.parquet).")
+    say_next(*_after_training(source, folder, config, settings))
+
+
+def _after_training(
+    source: Source | None, folder: Path, config: Path | None = None, settings: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """What to do with a finished run, as (what it is for, command)."""
+    from orchestrator.cli.asked import task_words
+
+    if source is None:
+        return [
+            ("a real benchmark", "crystaltune train jdft2d"),
+            ("a table", "crystaltune train my_gaps --data table.csv --target gap --unit eV"),
+        ]
+    words = ["crystaltune", "search", *task_words(source), "--space", "optim"]
+    words += ["--config", str(config)] if config else []
+    words += [word for setting in settings for word in ("--set", setting)]
+    predict_line = shlex.join(["crystaltune", "predict", str(folder), "structures.csv"])
+    return [("search better settings", shlex.join(words)), ("predict your structures", predict_line)]
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on stderr and exit code 2."""
+    handle_interrupts()
+    code: object = 0
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        end(str(error))
+    except typer.TyperException as error:
+        end(explained(error))
+    except OSError as error:
+        end(f"{error.filename or 'a file'}: {error.strerror or error}; fix this and rerun the command")
+    except (KeyboardInterrupt, typer.Abort):
+        end_interrupted()
+    if code == INTERRUPTED:  # typer turns KeyboardInterrupt into this code
+        end_interrupted()
+    sys.exit(code if isinstance(code, int) else 0)

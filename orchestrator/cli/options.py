@@ -1,0 +1,118 @@
+"""Options that several commands share, and how commands speak."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from orchestrator.report.progress import console
+from trainables.choices import Compile
+from trainables.choices import Device as DeviceName
+from trainables.data.cache import cache_home, cache_note
+from trainables.errors import UserError
+
+out_console = Console(highlight=False, markup=False)
+
+_DATA, _TRAINING, _WHERE = "Data", "Training", "Where it runs"
+
+TaskName = Annotated[
+    str, typer.Argument(metavar="TASK", help="A Matbench task (see `crystaltune tasks`), or a name for your own table.")
+]
+DataFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Your own CSV/JSON table, or a partial Matbench table (json.gz).", rich_help_panel=_DATA
+    ),
+]
+Target = Annotated[str | None, typer.Option(help="Target column of your own table.", rich_help_panel=_DATA)]
+Unit = Annotated[str, typer.Option(help="Unit of that target, for the tables.", rich_help_panel=_DATA)]
+Energy = Annotated[
+    bool,
+    typer.Option(
+        "--energy", help="The target is an energy in eV/atom: use CHGNet's energy head.", rich_help_panel=_DATA
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Keep this many rows, chosen at random with a fixed seed.", rich_help_panel=_DATA),
+]
+Folds = Annotated[str, typer.Option(help="Folds to train: 0-4, 0, or 0,2.", rich_help_panel=_DATA)]
+Published = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV of published test predictions (mbid, fold, target, one column an algorithm).", rich_help_panel=_DATA
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="YAML with settings, over the task's defaults.", rich_help_panel=_TRAINING),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="One setting, for example optim.lr=3e-4; may be repeated.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Auxiliary = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--aux",
+        metavar="NAME[=FILE]",
+        help="A task to train on jointly first; may be repeated.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Device = Annotated[DeviceName, typer.Option(help="Processor to run on.", rich_help_panel=_WHERE)]
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="Runs at once. Default: one a core, or one a GPU.", rich_help_panel=_WHERE)
+]
+PerGpu = Annotated[
+    int, typer.Option(min=1, help="Runs that share a GPU, each in a process of its own.", rich_help_panel=_WHERE)
+]
+CompileOption = Annotated[
+    Compile, typer.Option("--compile", help="torch.compile: auto is for long runs.", rich_help_panel=_WHERE)
+]
+Tf32 = Annotated[
+    bool, typer.Option("--tf32", help="TF32 products on a GPU, if exact enough on a sample.", rich_help_panel=_WHERE)
+]
+Budget = Literal["own", "equal-steps"]
+
+
+def chosen_settings(config: Path | None, settings: Sequence[str] | None, task: str) -> dict[str, Any]:
+    """The settings of a file, and those of the command over it; what they were made for is told."""
+    from trainables.config import for_task, load_config, merged, parse_assignments
+
+    content, note = for_task(load_config(config), task, str(config)) if config else ({}, None)
+    if note:
+        console.print(note, soft_wrap=not console.is_terminal)
+    changes = parse_assignments(settings or [])
+    for key, chosen_by in (("task", "the command's first argument"), ("fold", "--folds or --fold")):
+        if key in changes:
+            raise UserError(f"--set {key}={changes[key]}: it is chosen by {chosen_by}, not by a setting")
+    return merged({}, content, changes)
+
+
+def begin(what: str) -> None:
+    """A long command's first line, before it loads anything that takes long."""
+    console.print(what, soft_wrap=not console.is_terminal)
+    if note := cache_note():
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_home() / "matplotlib"))  # it would make a home, or complain
+        console.print(note, soft_wrap=not console.is_terminal)
+
+
+def say(text: str) -> None:
+    """A sentence: between words in lines on a terminal, in one line elsewhere."""
+    out_console.print(text, soft_wrap=not out_console.is_terminal)
+
+
+def say_next(*commands: tuple[str, str]) -> None:
+    """What to do next, as (what it is for, command); a command is one line that can be copied."""
+    out_console.print("Next:")
+    for purpose, command in commands:
+        out_console.print(f"  {command}  # {purpose}", soft_wrap=True)

@@ -1,0 +1,245 @@
+"""The commands of a search."""
+
+import math
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.interrupts import continued_by, interruptible
+from orchestrator.cli.options import (
+    Auxiliary,
+    CompileOption,
+    ConfigFile,
+    DataFile,
+    Device,
+    Energy,
+    Limit,
+    Settings,
+    Target,
+    TaskName,
+    Tf32,
+    Unit,
+    begin,
+    chosen_settings,
+    out_console,
+    say,
+    say_next,
+)
+from orchestrator.inputs.source import Source, check_folder, default_folder
+from orchestrator.report.progress import display
+from orchestrator.study.options import JOURNAL, Place, Rule, SamplerName, SearchOptions, refuse_options
+from trainables.errors import UserError
+
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SEARCH, _CHECKS, _WHERE, _LOGS = "Search", "Confirmation", "Where it runs", "Logging"
+
+
+def _option(*names: str, help: str, panel: str = _SEARCH, **others: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **others)
+
+
+def search(
+    task: TaskName,
+    space: Annotated[
+        str, _option(help="A search space (see `crystaltune spaces`), or a YAML or Python file of your own.")
+    ],
+    trials: Annotated[int, _option(min=1, help="Number of trials, not counting the confirmation runs.")] = 32,
+    fold: Annotated[int, _option(min=0, max=4, help="Outer fold whose training part is searched on.")] = 0,
+    data: DataFile = None,
+    target: Target = None,
+    unit: Unit = "",
+    energy: Energy = False,
+    limit: Limit = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    aux: Auxiliary = None,
+    seed: Annotated[int, _option(min=0, help="Random seed for the sampler and all trials.")] = 0,
+    sampler: Annotated[SamplerName, _option(help="Optuna's sampler.")] = "tpe",
+    scheduler: Annotated[Rule, _option(help="Early stopping of trials.")] = "asha",
+    grace: Annotated[int, _option(min=1, help="Minimum number of steps before a trial can be stopped.")] = 1,
+    factor: Annotated[
+        int, _option(min=2, help="Reduction factor: the best 1/N of the trials continue at each rung.")
+    ] = 3,
+    steps_per_epoch: Annotated[int, _option(min=1, help="Validations and checkpoints an epoch.")] = 1,
+    objectives: Annotated[
+        str, _option(metavar="mae[,cost]", help="What is minimised; cost needs --scheduler none.")
+    ] = "mae",
+    probes: Annotated[
+        int, _option(min=0, help="Run N cheap trials on a frozen trunk first, and begin with the best of them.")
+    ] = 0,
+    top: Annotated[
+        int,
+        _option(
+            "--check-top",
+            min=0,
+            help="Retrain the best N trials (and the baseline) with new seeds.",
+            panel=_CHECKS,
+        ),
+    ] = 3,
+    check_seeds: Annotated[int, _option(min=2, help="New seeds for each of them.", panel=_CHECKS)] = 3,
+    gpus_per_trial: Annotated[
+        float | None,
+        _option(help="Share of a GPU, for example 0.25. Default: one where there is any.", panel=_WHERE),
+    ] = None,
+    cpus_per_trial: Annotated[float, _option(help="Cores for each trial.", panel=_WHERE)] = 1.0,
+    max_concurrent: Annotated[
+        int | None, _option(min=1, help="Trials at once. Default: as many as fit.", panel=_WHERE)
+    ] = None,
+    time_budget: Annotated[
+        str | None,
+        _option(help="Stop this session after, for example, 30min or 2h; continue later with --resume.", panel=_WHERE),
+    ] = None,
+    resume: Annotated[bool, _option("--resume", help="Continue the study in --out.", panel=_WHERE)] = False,
+    out: Annotated[
+        Path | None, _option(help="Folder of the study. Default: runs/search-TASK-SPACE.", panel=_WHERE)
+    ] = None,
+    address: Annotated[
+        str | None,
+        _option(
+            help="Ray cluster to join, as HOST:PORT; auto: the one of this machine. Default: a Ray of its own.",
+            panel=_WHERE,
+        ),
+    ] = None,
+    device: Device = "auto",
+    compiled: CompileOption = "auto",
+    tf32: Tf32 = False,
+    mlflow: Annotated[
+        str | None, _option(metavar="URI", help="Log trials to an MLflow server, too.", panel=_LOGS)
+    ] = None,
+    wandb: Annotated[
+        str | None, _option(metavar="PROJECT", help="Log trials to Weights & Biases, too.", panel=_LOGS)
+    ] = None,
+) -> None:
+    """Search the hyperparameters of a task, confirm the best, and write best.yaml and report.html."""
+    from orchestrator.cli.asked import check_asked, check_study, task_words
+    from orchestrator.execution.resources import Resources
+
+    options = SearchOptions(
+        space=space,
+        trials=trials,
+        fold=fold,
+        seed=seed,
+        sampler=sampler,
+        scheduler=scheduler,
+        grace=grace,
+        factor=factor,
+        objectives=tuple(name.strip() for name in objectives.split(",")),
+        shares=steps_per_epoch,
+        probes=probes,
+        top=top,
+        check_seeds=check_seeds,
+        budget=math.inf if time_budget is None else parse_budget_seconds(time_budget),
+        resume=resume,
+        place=Place(address, cpus_per_trial, gpus_per_trial, max_concurrent),
+        resources=Resources(device, compiled=compiled, tf32=tf32),
+        loggers=loggers(mlflow, wandb),
+        command=shlex.join(["crystaltune", *(word for word in sys.argv[1:] if word != "--resume")]),
+    )
+    refuse_options(options)
+    source, chosen = Source(task, data, target, unit, energy, limit), chosen_settings(config, settings, task)
+    check_asked(source, chosen, aux or [])
+    folder = out or default_folder("search-", task).with_name(
+        f"{default_folder('search-', task).name}-{Path(space).stem}"
+    )
+    check_folder(folder, marker="study.json")
+    check_study(folder, options)
+    from search_spaces.reading import load_space
+
+    load_space(space)  # its mistakes are told before anything begins
+    begin(f"search {task}: {trials} trials in space {Path(space).stem}, in {folder}")
+    with continued_by(lambda: _continuation(folder)):
+        from orchestrator.study.report.files import study_table
+        from orchestrator.study.run import search as run_search
+
+        with interruptible(), display() as shown:
+            analysis = run_search(
+                source, folder, options, settings=chosen, auxiliary=aux or [], progress=shown, show=shown.above
+            )
+    out_console.print(study_table(analysis))
+    for sentence in analysis.sentences:
+        say(f"- {sentence}")
+    say(f"Everything is in {folder} (report.html, best.yaml, trials.parquet).")
+    if analysis.best is not None:
+        words = ["crystaltune", "train", *task_words(source), "--config", str(folder / "best.yaml")]
+        say_next(("score the best configuration on the test rows", shlex.join(words)))
+
+
+def _continuation(folder: Path) -> list[str]:
+    """The command that continues a search: with --resume once there is a study."""
+    words = ["crystaltune", *sys.argv[1:]]
+    return words + (["--resume"] if (folder / JOURNAL).exists() and "--resume" not in words else [])
+
+
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a search.")]) -> None:
+    """Write the report of a search anew, also while it runs."""
+    if not (folder / "study.json").is_file():
+        raise UserError(f"{folder} holds no study (study.json is missing): name the --out of a search")
+    from orchestrator.study.report.files import study_table
+    from orchestrator.study.run import report as write_report
+
+    with interruptible():
+        analysis = write_report(folder)
+    out_console.print(study_table(analysis))
+    for sentence in analysis.sentences:
+        say(f"- {sentence}")
+    say(f"Written: {folder / 'report.html'}")
+
+
+def spaces(
+    name: Annotated[str | None, typer.Argument(help="A space, or a file with one: its dimensions.")] = None,
+) -> None:
+    """List the search spaces, or the dimensions of one."""
+    from orchestrator.report.terminal import space_table, spaces_table
+    from search_spaces.reading import load_space
+    from search_spaces.spaces import SPACES
+
+    out_console.print(spaces_table(SPACES.values()) if name is None else space_table(load_space(name)))
+
+
+def parse_budget_seconds(text: str) -> float:
+    """Read a time such as 90, 30min or 2h, in seconds.
+
+    Raises:
+        UserError: anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(\w*)", text.strip())
+    if found is None or found[2] not in _SECONDS or float(found[1]) <= 0:
+        raise UserError(f"--time-budget {text}: a time such as 90s, 30min or 2h was expected")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def loggers(mlflow: str | None, wandb: str | None) -> Callable[[], Sequence[Any]]:
+    """Ray Tune's callbacks for TensorBoard and for what was asked for.
+
+    Raises:
+        UserError: a package that is not installed.
+    """
+    from importlib.util import find_spec
+
+    for option, package in (("--mlflow", "mlflow" if mlflow else None), ("--wandb", "wandb" if wandb else None)):
+        if package is not None and find_spec(package) is None:
+            raise UserError(
+                f"{option} wants the package {package}: install crystaltune[{package}], for example by "
+                f"`uv sync --extra {package}`"
+            )
+
+    def make() -> list[Any]:
+        from ray.tune.logger import TBXLoggerCallback
+
+        found: list[Any] = [TBXLoggerCallback()]
+        if mlflow:
+            from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+            found.append(MLflowLoggerCallback(tracking_uri=mlflow, experiment_name="crystaltune"))
+        if wandb:
+            from ray.air.integrations.wandb import WandbLoggerCallback
+
+            found.append(WandbLoggerCallback(project=wandb))
+        return found
+
+    return make

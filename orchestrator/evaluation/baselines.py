@@ -1,0 +1,99 @@
+"""What a fine-tuned model has to beat: the mean, the composition alone, and CHGNet untouched."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from orchestrator.evaluation.scores import fold_scores
+from trainables.config import RunConfig
+from trainables.data.composition import CompositionModel
+from trainables.data.dataset import Dataset
+from trainables.data.folds import fold_of_rows
+from trainables.errors import UserError
+from trainables.graphs.store import GraphStore
+from trainables.model.chgnet import SCRATCH_ARCHITECTURE, build_model
+from trainables.model.reference import fit_reference
+from trainables.progress import Progress
+from trainables.training.predict import predict, with_graph
+
+Predictor = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]  # (train rows, test rows) -> values
+
+
+def baseline_predictions(
+    dataset: Dataset, folds: Sequence[int], store: GraphStore | None, progress: Progress, config: RunConfig
+) -> dict[str, pd.DataFrame]:
+    """Predictions of every baseline that the task allows, by name; columns id, fold, target, prediction.
+
+    Each is fitted on the whole training fold (there is nothing to validate). `zero-shot` is the untouched
+    pretrained CHGNet with a per-element reference fitted to the training fold, for energies only; it needs
+    `store`.
+    """
+    predictors: dict[str, Predictor] = {"dummy": _dummy(dataset), "linear": _linear(dataset)}
+    if dataset.task.is_energy and store is not None:
+        predictors["zero-shot"] = _zero_shot(dataset, store, config, progress)
+    tables = {name: _over_folds(dataset, folds, predictor) for name, predictor in predictors.items()}
+    if store is not None and "zero-shot" in tables:
+        usable = dict(zip(dataset.ids, with_graph(store, np.arange(len(dataset)), config), strict=True))
+        tables["zero-shot"]["fallback"] = [not usable[row_id] for row_id in tables["zero-shot"]["id"]]
+    return tables
+
+
+def baseline_scores(predictions: dict[str, pd.DataFrame]) -> dict[str, dict[str, object]]:
+    return {name: fold_scores(table) for name, table in predictions.items()}
+
+
+def _over_folds(dataset: Dataset, folds: Sequence[int], predictor: Predictor) -> pd.DataFrame:
+    fold_of = fold_of_rows(dataset)
+    tables = []
+    for fold in folds:
+        train, test = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        if min(len(train), len(test)) == 0:
+            raise UserError(f"fold {fold} of {dataset.task.name} has {len(train)} training and {len(test)} test rows")
+        tables.append(
+            pd.DataFrame(
+                {
+                    "id": [dataset.ids[row] for row in test],
+                    "fold": fold,
+                    "target": dataset.targets[test],
+                    "prediction": predictor(train, test),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _dummy(dataset: Dataset) -> Predictor:
+    return lambda train, test: np.full(len(test), dataset.targets[train].mean())
+
+
+def _linear(dataset: Dataset) -> Predictor:
+    composition = dataset.structures.composition
+
+    def predictor(train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.float64]:
+        return CompositionModel.fit(composition[train], dataset.targets[train]).predict(composition[test])
+
+    return predictor
+
+
+def _zero_shot(dataset: Dataset, store: GraphStore, config: RunConfig, progress: Progress) -> Predictor:
+    start = config.model.start
+    model = build_model(SCRATCH_ARCHITECTURE if start == "scratch" else start, dataset.task)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    rows = np.arange(len(dataset))
+    progress.message("zero-shot baseline: energies of the untouched CHGNet")
+    graph_energy = predict(model, store, rows, output="graph_energy", progress=progress)
+    usable = with_graph(store, rows, config)
+    composition, linear = dataset.structures.composition, _linear(dataset)
+    n_atoms = dataset.structures.n_atoms if dataset.task.quantity == "energy_per_cell" else np.ones(len(dataset))
+
+    def predictor(train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.float64]:
+        known = train[usable[train]]
+        energy = dataset.targets[known] / n_atoms[known]
+        reference = fit_reference(composition[known], graph_energy[known], energy)
+        values = (graph_energy[test] + composition[test] @ reference) * n_atoms[test]
+        return np.where(usable[test], values, linear(train, test))
+
+    return predictor

@@ -1,0 +1,1 @@
+"""Runs as jobs over processes, and what becomes of them."""

@@ -1,0 +1,48 @@
+"""Where jobs run. What looks at the machine loads torch, so it is imported only when it is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trainables.choices import Compile
+from trainables.errors import UserError
+from trainables.progress import Progress
+
+if TYPE_CHECKING:
+    from orchestrator.execution.pool import Plan
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where jobs run.
+
+    On a CPU, processes and threads change nothing but whether a long run is compiled, in its last digits.
+
+    Raises:
+        UserError: TF32 on a CPU.
+    """
+
+    device: str = "auto"
+    processes: int | None = None
+    per_gpu: int = 1
+    compiled: Compile = "auto"
+    tf32: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tf32 and self.device == "cpu":  # what else does not fit, only the machine says: check
+            raise UserError("TF32 is a number format of NVIDIA GPUs, this run is on the cpu: leave out --tf32")
+
+    def plan(self, n_jobs: int) -> Plan:
+        """How that many jobs run here."""
+        from orchestrator.execution.pool import plan
+
+        return plan(n_jobs, self.device, self.processes, self.per_gpu)
+
+    def check(self, progress: Progress) -> None:
+        """Raise a UserError where a choice makes no sense on this machine, and tell of a GPU that is passed over."""
+        from orchestrator.execution.gpu_check import tell_unused_gpu
+        from trainables.training.compute import Compute
+
+        Compute(self.plan(1).devices[0], self.compiled, self.tf32).check()
+        tell_unused_gpu(self.device, progress)

@@ -1,0 +1,1 @@
+"""The Matbench record and its submission folder."""

@@ -1,0 +1,1 @@
+"""The kit of all reports: document, tables, numbers, progress."""

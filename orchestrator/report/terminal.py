@@ -1,0 +1,142 @@
+"""Scores as tables for the terminal."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from search_spaces.space import Space
+from trainables.data.tasks import TASKS
+
+if TYPE_CHECKING:
+    from orchestrator.ablation.run import Planned
+
+
+def score_table(scores: dict[str, Any]) -> Table:
+    """One line a fold, then the mean; baselines and published algorithms below on the same rows."""
+    table = _empty_table(scores)
+    for fold, values in scores["folds"].items():
+        table.add_row(f"fold {fold}", *_cells(values))
+    table.add_section()
+    _add_mean(table, "crystaltune", scores, bold=True)
+    _add_others(table, scores)
+    return table
+
+
+def baseline_table(scores: dict[str, Any]) -> Table:
+    """Baselines and published algorithms alone."""
+    table = _empty_table(scores)
+    _add_others(table, scores)
+    return table
+
+
+def _empty_table(scores: dict[str, Any]) -> Table:
+    table = Table(
+        title=title_of(scores),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption_justify="left",
+    )
+    table.add_column("", no_wrap=True, max_width=24)
+    for column in ("MAE", "+-", "RMSE", "max error", "rows", "fallback"):
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _add_others(table: Table, scores: dict[str, Any]) -> None:
+    for name, other in scores.get("baselines", {}).items():
+        _add_mean(table, name, other)
+    published = sorted(scores.get("published", {}).items(), key=lambda item: item[1]["mean"]["mae"])
+    if published:
+        table.add_section()
+        table.caption = "* published predictions, on the same test rows"
+    for name, other in published:
+        _add_mean(table, f"{name} *", other)
+
+
+def title_of(scores: dict[str, Any]) -> str:
+    """What was scored, with everything that limits what it may be compared with."""
+    parts = [f"{scores['task']} ({scores['unit']})" if scores["unit"] else scores["task"]]
+    if scores["synthetic"]:
+        parts.append("SYNTHETIC sample: never to be compared with Matbench")
+    if scores["partial"]:
+        parts.append(f"PARTIAL: {scores['n_rows']:,} of {scores['official_rows']:,} rows, no leaderboard score")
+    parts.append(f"tier {scores['tier']}")
+    parts += [f"also trained on {rows:,} rows of {name}" for name, rows in scores.get("trained_also_on", {}).items()]
+    parts += scores.get("marks", [])
+    return ", ".join(parts)
+
+
+def _add_mean(table: Table, name: str, scores: dict[str, Any], bold: bool = False) -> None:
+    deviation = f"{scores['std']['mae']:.2g}" if len(scores["folds"]) > 1 else ""
+    table.add_row(name, *_cells(scores["mean"], deviation), style="bold" if bold else None)
+
+
+def _cells(values: dict[str, Any], deviation: str = "") -> list[str]:
+    mae, rmse, largest = (f"{values[metric]:.4g}" for metric in ("mae", "rmse", "max_error"))
+    return [mae, deviation, rmse, largest, f"{values['n']:,}", str(values["n_fallback"])]
+
+
+def task_table() -> Table:
+    """The tasks that can be named."""
+    table = Table(
+        title="Matbench v0.1 structure regression tasks",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,  # in 80 columns
+        padding=(0, 1, 0, 0),
+        caption_justify="left",
+    )
+    for column in ("task", "target", "unit", "rows", "tier"):
+        table.add_column(column, justify="right" if column == "rows" else "left", no_wrap=True)
+    for task in TASKS.values():
+        table.add_row(
+            task.name, task.target, task.unit, f"{task.official_rows:,}", task.overlap.removeprefix("pretrained-")
+        )
+    table.caption = "tier: how the pretraining data of CHGNet (MPtrj) overlap; start=scratch has its own tier"
+    return table
+
+
+def spaces_table(spaces: Iterable[Space]) -> Table:
+    """The search spaces that can be named."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    table.add_column("space", no_wrap=True)
+    table.add_column("dimensions", justify="right", no_wrap=True)
+    table.add_column("what")
+    for space in spaces:
+        table.add_row(space.name, str(len(space.dimensions)), space.says)
+    table.caption = "one's own: --space FILE (YAML or Python); `crystaltune spaces NAME` shows dimensions"
+    return table
+
+
+def space_table(space: Space) -> Table:
+    """The dimensions of a space."""
+    table = Table(title=f"{space.name}: {space.says}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("key", "range", "what"):
+        table.add_column(column, no_wrap=column == "key")
+    for row in space.table():
+        table.add_row(*row)
+    return table
+
+
+def plan_shown(planned: "Planned") -> RenderableType:
+    """The plan of an ablation, and how long it takes."""
+    return Group(plan_table(planned.lines), Text(str(planned)))
+
+
+def plan_table(lines: list[dict[str, Any]]) -> Table:
+    """The experiments of an ablation: what each changes, the models it needs, and how many no other has made."""
+    table = Table(title="Experiments", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("", "what", "models", "new", "shared with"):
+        fixed = column not in ("what", "shared with")
+        table.add_column(column, justify="right" if column in ("models", "new") else "left", no_wrap=fixed)
+    for line in lines:
+        numbers = f"{line['models']:,}", f"{line['new']:,}"
+        table.add_row(line["name"], line["says"], *numbers, ", ".join(line["shared"]))
+    return table

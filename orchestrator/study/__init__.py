@@ -1,0 +1,1 @@
+"""A search: trials, their journal, what stops them, and the reports."""

@@ -1,0 +1,104 @@
+"""What a search is asked for."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.execution.resources import Resources
+from trainables.errors import UserError
+
+ABOUT, JOURNAL = "study.json", "journal.jsonl"  # of a study's folder
+SamplerName = Literal["tpe", "gp", "random"]
+Rule = Literal["asha", "hyperband", "median", "none"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where trials run.
+
+    Attributes:
+        address: of a Ray cluster ("auto": the one this machine belongs to); None: a Ray of one's own.
+        cpus, gpus: a trial's; gpus by default one where there are any.
+        max_concurrent: trials at once; by default as many as fit.
+
+    Raises:
+        UserError: numbers that make no sense on any machine.
+    """
+
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: float | None = None
+    max_concurrent: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.cpus) and self.cpus > 0):
+            raise UserError(f"--cpus-per-trial {self.cpus:g}: a number above 0 was expected")
+        gpus = 0.0 if self.gpus is None else self.gpus
+        if not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
+            raise UserError(f"--gpus-per-trial {gpus:g}: a fraction up to 1 or a whole number was expected")
+        if self.max_concurrent is not None and self.max_concurrent < 1:
+            raise UserError(f"--max-concurrent {self.max_concurrent}: at least 1 was expected")
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is searched, how, and how long.
+
+    Attributes:
+        trials: of the search, without the checks.
+        budget: seconds after which no trial goes on in this session.
+        top: so many of the best are trained again at full length, with check_seeds fresh seeds; 0: none.
+        probes: trials on a frozen trunk before the search; 0: none.
+        shares: steps an epoch.
+        loggers: Ray Tune callbacks beside TensorBoard's, made when they are wanted.
+    """
+
+    space: str
+    trials: int = 32
+    fold: int = 0
+    seed: int = 0
+    sampler: SamplerName = "tpe"
+    scheduler: Rule = "asha"
+    grace: int = 1
+    factor: int = 3
+    objectives: tuple[str, ...] = ("mae",)
+    probes: int = 0
+    shares: int = 1
+    top: int = 3
+    check_seeds: int = 3
+    budget: float = math.inf
+    resume: bool = False
+    place: Place = field(default_factory=Place)
+    resources: Resources = field(default_factory=Resources)
+    loggers: Callable[[], Sequence[Any]] = tuple
+    command: str = ""
+
+
+def refuse_folder(out: Path, *, resume: bool) -> None:
+    """Require --resume for an existing study, and an existing study for --resume.
+
+    Raises:
+        UserError: only one of them is there.
+    """
+    there = (out / JOURNAL).exists()
+    if there and not resume:
+        raise UserError(f"{out} holds a study already: give --resume to go on with it, or another --out")
+    if resume and not there:
+        raise UserError(f"--resume: {out} holds no study; leave it out to begin one, or name the --out of the study")
+
+
+def refuse_options(options: SearchOptions) -> None:
+    """Raise a UserError for what cannot be asked for, before anything is read."""
+    if options.trials < 1:
+        raise UserError(f"--trials {options.trials}: at least 1 was expected")
+    if not set(options.objectives) <= {"mae", "cost"} or "mae" not in options.objectives:
+        raise UserError(f"--objectives {','.join(options.objectives)}: mae, or mae,cost was wanted")
+    if len(options.objectives) > 1 and options.scheduler != "none":
+        raise UserError(
+            f"--scheduler {options.scheduler} stops trials by their MAE alone: with several objectives give "
+            "--scheduler none"
+        )
+    if options.sampler == "gp" and len(options.objectives) > 1:
+        raise UserError("--sampler gp is for one objective here: give --sampler tpe")

@@ -1,0 +1,1 @@
+"""What a study says: verdict, importances, figures, files."""

@@ -1,0 +1,352 @@
+"""A study's report as sections of sentences, tables and pictures, and these as HTML and Markdown."""
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from orchestrator.report.document import Sheet, environment, pipes, svg
+from orchestrator.report.terminal import title_of
+from orchestrator.study.report.analysis import Analysis, best_config, milestones_of
+from orchestrator.study.report.figures import (
+    WORDS,
+    Picture,
+    curves_picture,
+    history_picture,
+    importance_pictures,
+    parallel_picture,
+    pareto_picture,
+    seeds_picture,
+    slices_picture,
+)
+from orchestrator.study.report.importances import NOTES
+from orchestrator.study.report.verdict import BASELINE, Checked, four_digits, name_of, number_text, paired_margin
+from trainables.config import RunConfig
+from trainables.errors import listed
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the report; empty parts are not shown, and a section without any says why in its sentences.
+
+    Attributes:
+        drawn: tables of what the pictures show, for Markdown, which has no pictures.
+    """
+
+    title: str
+    sentences: list[str] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    sheets: list[Sheet] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    drawn: list[Sheet] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+
+
+def title_line(about: Mapping[str, Any]) -> str:
+    return f"{about['space']['name']} on {title_of(dict(about['title']))}"
+
+
+def sections(analysis: Analysis, folder: Path) -> list[Section]:
+    """The report in its order: first what is to be known, then what it rests on.
+
+    Args:
+        folder: of the study, as the commands shall name it.
+    """
+    return [
+        Section("What follows", analysis.sentences),
+        _best(analysis),
+        _searched(analysis),
+        _pictured("Optimisation history", [history_picture(analysis)], "No trial has a value."),
+        _curves(analysis),
+        _importances(analysis),
+        _pictured(
+            "Parallel coordinates", [parallel_picture(analysis)], "It takes two complete trials with parameters."
+        ),
+        _pictured("Slices", [slices_picture(analysis)], "No trial with parameters has a value."),
+        _pictured("MAE against cost", [pareto_picture(analysis)], "No trial completed."),
+        _failures(analysis),
+        _repeat(analysis, folder),
+    ]
+
+
+def _pictured(title: str, pictures: list[Picture | None], otherwise: str) -> Section:
+    there = [picture for picture in pictures if picture]
+    return Section(title, [] if there else [otherwise], pictures=there)
+
+
+def _best(analysis: Analysis) -> Section:
+    title = "Best configuration against E0"
+    if analysis.verdict is None or analysis.best is None:
+        return Section(title, ["No trial completed."])
+    best = name_of(analysis.verdict.winner)
+    changed = differences(best_config(analysis.about, analysis.searched[BASELINE], analysis.best.seed), analysis.best)
+    keys = Sheet("Keys that differ", ("key", "E0", best), changed, text=frozenset(("key", "E0", best)))
+    said = [] if changed else ["The best configuration is E0's."]
+    sheets = [sheet for sheet in (keys, _checks_sheet(analysis)) if sheet.rows]
+    picture = seeds_picture(analysis)
+    return Section(title, said, sheets=sheets, pictures=[picture] if picture else [])
+
+
+def differences(one: RunConfig, other: RunConfig) -> list[list[str]]:
+    """Dotted keys with the values of both, where these differ."""
+    first, second = (_flat(config.model_dump(mode="json")) for config in (one, other))
+    return [[key, _value(first[key]), _value(second[key])] for key in first if first[key] != second[key]]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    if isinstance(value, list):
+        return ", ".join(map(_value, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _checks_sheet(analysis: Analysis) -> Sheet:
+    unit = f" ({analysis.unit})" if analysis.unit else ""
+    columns = ("trial", f"search MAE{unit}", f"check MAE{unit}", "+- seeds", "seeds", "below E0", "95 % interval")
+    ordered = sorted((one for one in analysis.checks.values() if one.maes), key=lambda one: (not one.full, one.mean))
+    rows = [check_cells(analysis, one) for one in ordered]
+    notes = [
+        "Search MAE: of one seed. Check: mean over fresh seeds at full length, +- their sample standard deviation.",
+        "Interval: Student's, of differences paired by seed. It does not know that the lowest of several means "
+        "was chosen.",
+    ]
+    return Sheet("Checks", columns, rows, notes, frozenset(("trial",)))
+
+
+def check_cells(analysis: Analysis, one: Checked) -> list[str]:
+    """Trial, search MAE, mean of its checks, their spread and number, the margin over E0 and its interval."""
+    decimals, trial = four_digits(one.mean), analysis.searched[one.number]
+    e0 = analysis.checks.get(BASELINE)
+    margin = paired_margin(one, e0) if e0 and e0.full and one.number != BASELINE else None
+    low, high = (margin.low, margin.high) if margin else (None, None)
+    return [
+        name_of(one.number),
+        number_text(trial.values[0], decimals) if trial.values else "",
+        number_text(one.mean, decimals),
+        "" if one.sd is None else number_text(one.sd, decimals),
+        str(len(one.maes)) if one.full else f"{len(one.maes)} of {one.wanted}",
+        f"{margin.difference:+.{decimals}f}" if margin else "",
+        "" if low is None or high is None else f"{low:+.{decimals}f} to {high:+.{decimals}f}",
+    ]
+
+
+def _searched(analysis: Analysis) -> Section:
+    about = analysis.about
+    rows = [[_value(cell) for cell in row] for row in about["space_table"]]
+    columns = ("key", "range", "what it is")
+    space = Sheet(f"Space {about['space']['name']}", columns, rows, text=frozenset(columns))
+    states = ", ".join(f"{count} {WORDS[state]}" for state, count in analysis.states.items())
+    facts = [
+        ("space", f"{about['space']['name']}: {about['space'].get('says', '')}".rstrip(": ")),
+        ("data", f"{about['n_train']:,} training and {about['n_val']:,} validation rows of fold {about['fold']}"),
+        ("objectives", " and ".join(about["objectives"])),
+        ("sampler", f"{about['sampler']}, seed {about['seed']}"),
+        ("scheduler", _scheduler(analysis)),
+        ("probes", f"{about['probes']} on a frozen trunk, whose best were tried early" if about["probes"] else "none"),
+        ("trials", f"{states or 'none'} (asked: {about['n_trials']})"),
+        ("checks", _checks_asked(about)),
+    ]
+    return Section("What was searched, and on which data", facts=facts, sheets=[space] if rows else [])
+
+
+def _scheduler(analysis: Analysis) -> str:
+    about = analysis.about
+    if analysis.predicts_only:
+        return "none: a trial only predicts in another way with one trained model"
+    steps = listed((f"{step:,}" for step in milestones_of(about)), 12)
+    length = f"full length {about['n_steps']:,} steps, {about['steps_per_epoch']:g} an epoch"
+    factor = about["scheduler"].get("factor")
+    words = f", rungs at step {steps}{f', factor {factor}' if factor else ''}" if steps else ""
+    return f"{about['scheduler']['name']}{words}; {length}"
+
+
+def _checks_asked(about: Mapping[str, Any]) -> str:
+    top, seeds = about["checks"]["top"], about["checks"]["seeds"]
+    if not top:
+        return "none"
+    return f"the best {top} and E0 at full length, seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"
+
+
+def _curves(analysis: Analysis) -> Section:
+    title = "Learning curves and rungs"
+    if analysis.predicts_only:
+        return Section(title, ["The trials only predict, so there are none."])
+    section = _pictured(title, [curves_picture(analysis)], "No trial has finished a step.")
+    unit = f" ({analysis.unit})" if analysis.unit else ""
+    columns = ("rung at step", "epochs", "reached", "stopped there", f"best MAE{unit}", f"median MAE{unit}")
+    per_epoch = analysis.about["steps_per_epoch"]
+    rows = [
+        [
+            f"{rung.step:,}" if place < len(analysis.rungs) - 1 else f"{rung.step:,} (end)",
+            f"{rung.step / per_epoch:.3g}",
+            str(rung.reached),
+            str(rung.stopped) if place < len(analysis.rungs) - 1 else "",
+            number_text(rung.best) if math.isfinite(rung.best) else "",
+            number_text(rung.median) if math.isfinite(rung.median) else "",
+        ]
+        for place, rung in enumerate(analysis.rungs)
+    ]
+    section.sheets.append(Sheet("Rungs", columns, rows))
+    return section
+
+
+def _importances(analysis: Analysis) -> Section:
+    pictures = importance_pictures(analysis)
+    said = [f"{one.what[0].upper()}{one.what[1:]}: {reason}." for one in analysis.importances for reason in one.reasons]
+    rows = [
+        [name, one.what, _share(one.fanova.get(name)), _share(one.ped_anova.get(name))]
+        for one in analysis.importances
+        for name in dict.fromkeys([*one.fanova, *one.ped_anova])
+    ]
+    columns = ("parameter", "for the", "fANOVA", "PED-ANOVA")
+    stopped = analysis.states.get("PRUNED", 0)
+    notes = list(NOTES) if rows else []
+    if rows and stopped:
+        notes.append(
+            f"The {stopped} stopped trials have values of earlier steps: they count only where all are compared at one."
+        )
+    drawn = [Sheet("Importances", columns, rows, text=frozenset(columns[:2]))] if rows else []
+    return Section("Parameter importances", said, pictures=pictures, drawn=drawn, notes=notes)
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+def _failures(analysis: Analysis) -> Section:
+    sheets = [sheet for sheet in (_failed_trials(analysis), _crashes(analysis)) if sheet.rows]
+    return Section("Failures", [] if sheets else ["None."], sheets=sheets)
+
+
+def _failed_trials(analysis: Analysis) -> Sheet:
+    columns = ("how many", "trials", "reason", "the first")
+    rows = [
+        [
+            str(len(failure.numbers)),
+            listed(failure.numbers, 12),
+            failure.reason,
+            failure.example if failure.example != failure.reason else "",
+        ]
+        for failure in analysis.failures
+    ]
+    notes = ["N: a number that differs; checks are counted too."]
+    return Sheet("Failed trials", columns, rows, notes, frozenset(columns[1:]))
+
+
+def _crashes(analysis: Analysis) -> Sheet:
+    """What ended a session of the search, though no trial failed."""
+    columns = ("when (UTC)", "phase", "reason")
+    rows = [
+        [f"{datetime.fromtimestamp(crash.time, UTC):%Y-%m-%d %H:%M:%S}", crash.phase, crash.reason]
+        for crash in getattr(analysis, "crashes", ())
+    ]
+    return Sheet("Crashes of the engine", columns, rows, text=frozenset(columns))
+
+
+def _repeat(analysis: Analysis, folder: Path) -> Section:
+    about = analysis.about
+    commands, facts = [about["command"]], [("seed", str(about["seed"]))]
+    if analysis.best is not None and analysis.repeated is not None:
+        words = [*about["train"], "--config", str(folder / "best.yaml"), "--folds", str(about["fold"])]
+        commands.append(shlex.join(words))
+        value = number_text(analysis.repeated.values[0])
+        facts.append(("best.yaml", f"seed {analysis.best.seed}: validation MAE {value} {about['unit']}".rstrip()))
+    facts += [(name, _words(about[name])) for name in ("device", "data", "auxiliary", "versions") if about.get(name)]
+    return Section("How to repeat it", facts=facts, commands=commands)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
+    return str(value)
+
+
+def html(analysis: Analysis, parts: list[Section]) -> str:
+    """The page; nothing in it is fetched from elsewhere."""
+    drawn = [
+        (
+            section,
+            [
+                (caption, Markup(svg(figure, f"s{i}p{k}-", caption)))
+                for k, (caption, figure) in enumerate(section.pictures)
+            ],
+        )
+        for i, section in enumerate(parts)
+    ]
+    return environment().from_string(_PAGE).render(title=f"Study: {title_line(analysis.about)}", sections=drawn)
+
+
+def markdown(analysis: Analysis, parts: list[Section]) -> str:
+    """The same without the pictures; sections that would hold nothing else are left out."""
+    lines = [f"# Study: {title_line(analysis.about)}"]
+    for part in parts:
+        written = ["\n".join(f"- {sentence}" for sentence in part.sentences)]
+        written.append("\n".join(f"- {name}: {words}" for name, words in part.facts))
+        for sheet in (*part.sheets, *part.drawn):
+            title = f"### {sheet.title}" if sheet.title != part.title else ""
+            written += [title, pipes(sheet), "\n".join(f"- {note}" for note in sheet.notes)]
+        written.append("\n".join(f"- {note}" for note in part.notes))
+        if part.commands:
+            written.append("```\n" + "\n".join(part.commands) + "\n```")
+        if any(written):
+            lines += [f"## {part.title}", *filter(None, written)]
+    return "\n\n".join(lines) + "\n"
+
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+{% include "head" %}
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% for section, pictures in sections %}
+<h2>{{ section.title }}</h2>
+{% if section.sentences %}
+<ul>
+{% for sentence in section.sentences %}
+{% set head, colon, rest = sentence.partition(": ") %}
+{% set bold = colon and head | length < 40 %}
+<li>{% if bold %}<b>{{ head }}:</b> {{ rest | code }}{% else %}{{ sentence | code }}{% endif %}</li>
+{% endfor %}
+</ul>
+{% endif %}
+{% if section.facts %}
+<dl>{% for name, words in section.facts %}<dt>{{ name }}</dt><dd>{{ words }}</dd>{% endfor %}</dl>
+{% endif %}
+{% for sheet in section.sheets %}
+{% if sheet.title != section.title %}
+<h3>{{ sheet.title }}</h3>
+{% endif %}
+{% include "sheet" %}
+{% endfor %}
+{% for caption, picture in pictures %}
+{% include "picture" %}
+{% endfor %}
+{% if section.notes %}
+<ul class="notes">{% for note in section.notes %}<li>{{ note }}</li>{% endfor %}</ul>
+{% endif %}
+{% if section.commands %}
+{% for command in section.commands %}
+<pre>{{ command }}</pre>
+{% endfor %}
+{% endif %}
+{% endfor %}
+</body>
+</html>
+"""

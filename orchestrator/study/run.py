@@ -1,0 +1,294 @@
+"""A search: from a task's name and a space to a best configuration and an honest report of it."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from orchestrator.inputs.context import Material
+from orchestrator.inputs.source import Source
+from orchestrator.study.callbacks import Housekeeper, StudyWatch
+from orchestrator.study.driver import StudyDriver, Watcher
+from orchestrator.study.journal import Journal, TrialRecord, crashes_of, trials_of
+from orchestrator.study.manifest import begin, refuse_another, study_about, train_words
+from orchestrator.study.options import ABOUT, JOURNAL, SearchOptions, refuse_folder, refuse_options
+from orchestrator.study.optuna_export import Mirror
+from orchestrator.study.pruner import Stopping, stopping_of
+from orchestrator.study.report.analysis import Analysis
+from orchestrator.study.report.files import write_study_reports
+from orchestrator.study.sampler import Sampling, distributions_of
+from orchestrator.study.trial_data import refuse_full_disk, trial_data, with_models
+from orchestrator.study.warm_start import PROBES, begin_journal, best_probes, refuse_probes
+from orchestrator.train import only_process, read_rows, task_config, with_named
+from search_spaces.reading import load_space
+from search_spaces.space import Space
+from trainables.config import merged, parse_config
+from trainables.errors import UserError
+from trainables.files import read_json
+from trainables.progress import Progress, silent
+from trainables.training.trial import TrialData
+
+
+@dataclass(eq=False)
+class _Study:
+    """What the phases of a search share."""
+
+    folder: Path
+    options: SearchOptions
+    about: dict[str, Any]
+    space: Space
+    data: TrialData
+    material: Material
+    show: Callable[[RenderableType], None] | None
+    deadline: float
+
+    @property
+    def journal(self) -> Journal:
+        return Journal(self.folder / JOURNAL)
+
+    @property
+    def progress(self) -> Progress:
+        return self.material.progress
+
+
+def search(
+    source: Source,
+    out: Path,
+    options: SearchOptions,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    auxiliary: Sequence[str] = (),
+    progress: Progress = silent,
+    show: Callable[[RenderableType], None] | None = None,
+) -> Analysis:
+    """Search, check the best, and write best.yaml, report.html, report.md and trials.parquet into `out`.
+
+    Args:
+        settings: keys of RunConfig over the task's preset: what the space changes, and E0.
+        show: puts a table above the progress bars, where there is a terminal.
+
+    Raises:
+        UserError: a mistake in what was asked; another study, or none to go on with, in `out`; or a study whose
+            trials all failed (what is done is kept).
+    """
+    deadline = time.monotonic() + options.budget
+    space = load_space(options.space)
+    refuse_options(options)
+    options.resources.check(progress)
+    if options.probes:
+        refuse_probes(space)
+    parse_config(merged({"task": source.task}, settings or {}), "configuration")  # before minutes of reading
+    with only_process(out):
+        refuse_folder(out, resume=options.resume)
+        dataset, others = read_rows(source, auxiliary, None, (), progress)
+        config = task_config(dataset, settings or {}, others).changed({"fold": options.fold, "seed": options.seed})
+        space.check(config, dataset.task, options.space)
+        space = space.for_task(dataset.task, config.multitask.tasks)
+        material = Material(dataset, with_named(others, config, progress), progress)
+        about = study_about(material, space, config, options, train_words(source, auxiliary))
+        if options.resume:
+            refuse_another(out, about, progress)
+        with _ray(options) as (capacity, share):
+            at_once = min(options.place.max_concurrent or capacity, capacity)
+            refuse_full_disk(out, at_once)
+            begin(out, about, options)
+            study = _prepared(material, space, out, options, about, show, deadline)
+            try:
+                finished = (
+                    _probe(study, share, at_once) and _search(study, share, at_once) and _check(study, share, at_once)
+                )
+            except Exception as error:
+                _note_crash(study, error)
+                raise
+            finally:
+                analysis = report(out)
+    _refuse_if_all_failed(analysis, out)
+    if not finished:
+        progress.message("the time budget has ended before the study: the same command with --resume goes on")
+    return analysis
+
+
+def _note_crash(study: _Study, error: Exception) -> None:
+    """Let the report tell of what nobody expected; the mistakes that are meant for people are told already."""
+    if not isinstance(error, UserError):
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        study.journal.append("crash", time=round(time.time(), 3), phase="study", reason=reason[:500])
+
+
+def _prepared(
+    material: Material,
+    space: Space,
+    out: Path,
+    options: SearchOptions,
+    about: dict[str, Any],
+    show: Callable[[RenderableType], None] | None,
+    deadline: float,
+) -> _Study:
+    """Make what trials share."""
+    base = parse_config(about["base"], ABOUT)
+    data = trial_data(material, space, base, out, shares=options.shares, resources=options.resources)
+    return _Study(out, options, about, space, data, material, show, deadline)
+
+
+def report(folder: Path) -> Analysis:
+    """Write a study's reports anew from its journal.
+
+    Raises:
+        UserError: no study is there, or its files are damaged.
+    """
+    try:
+        about = read_json(folder / ABOUT)
+    except (OSError, ValueError):
+        raise UserError(
+            f"{folder} holds no study ({ABOUT} is missing or damaged): name the --out of a search"
+        ) from None
+    events = Journal(folder / JOURNAL).read()
+    return write_study_reports(folder, about, trials_of(events), distributions_of, crashes_of(events))
+
+
+@contextmanager
+def _ray(options: SearchOptions) -> Iterator[tuple[int, Any]]:
+    """Ray with what a trial asks for checked: (trials at once, a trial's share)."""
+    from orchestrator.ray_session import ray_session, share_for  # ray takes seconds to import
+
+    with ray_session(options.place.address) as capacity:
+        gpus = 0.0 if options.resources.device == "cpu" else options.place.gpus
+        share = share_for(capacity, options.place.cpus, gpus)
+        yield capacity.at_once(share), share
+
+
+def _probe(study: _Study, share: Any, at_once: int) -> bool:
+    """Cheap trials on a frozen trunk, whose best the search begins with; True where all have ended."""
+    if not study.options.probes:
+        return True
+    probing = replace(study, folder=study.folder / PROBES, data=replace(study.data, probes=True), show=None)
+    begin_journal(probing.folder)
+    stopping = Stopping("none", study.data.n_steps(study.data.base))
+    return _phase(probing, "probe", _sampling(study).ask, stopping, study.options.probes, share, at_once)
+
+
+def _sampling(study: _Study, starts: Sequence[TrialRecord] = ()) -> Sampling:
+    options = study.options
+    n_objectives = len(options.objectives)
+    return Sampling(study.space, study.data.base, options.sampler, options.seed, n_objectives, tuple(starts))
+
+
+def _search(study: _Study, share: Any, at_once: int) -> bool:
+    """The search itself; True where all its trials have ended."""
+    options = study.options
+    stopping = stopping_of(options, study.space, study.data.n_steps(study.data.base))
+    sampling = _sampling(study, best_probes(study.folder, options))
+    return _phase(study, "search", sampling.ask, stopping, options.trials, share, at_once)
+
+
+def _check(study: _Study, share: Any, at_once: int) -> bool:
+    """The best and E0 again, at full length and with fresh seeds; True where all have ended."""
+    trials = trials_of(study.journal.read())
+    planned = planned_checks(trials.values(), study.about["checks"], study.options.top)
+    if not planned:
+        return True
+    if study.space.runs == "prediction":
+        seeds = study.about["checks"]["seeds"]
+        study.data = with_models(study.data, seeds, study.folder, study.material, study.options.resources)
+    begun = sum(trial.of is not None for trial in trials.values())
+    left = iter(planned[begun:])
+
+    def ask(number: int, before: Sequence[TrialRecord]) -> TrialRecord | None:
+        check = next(left, None)
+        return None if check is None else replace(check, number=number)
+
+    stopping = Stopping("none", study.data.n_steps(study.data.base))
+    return _phase(study, "check", ask, stopping, len(planned), share, at_once)
+
+
+def planned_checks(trials: Iterable[TrialRecord], checks: Mapping[str, Any], top: int) -> list[TrialRecord]:
+    """What is trained again: E0 and the best trials, one seed of all after the other.
+
+    The best are the complete ones, by their MAE, then those that were stopped last: early stopping judges by one seed
+    and part of the way, so they are given the whole of it. A study that was searched on after its checks keeps those
+    it has, and adds those of new best ones.
+    """
+    trials = list(trials)
+    searched = [trial for trial in trials if trial.of is None]
+    candidates = sorted((t for t in searched if t.state in ("COMPLETE", "PRUNED")), key=_rank)
+    if not top or not candidates:
+        return []
+    known = [trial for trial in trials if trial.of is not None]
+    baseline = [trial for trial in candidates if trial.number == 0]
+    others = [trial for trial in candidates if trial.number != 0]
+    done = {(trial.of, trial.seed) for trial in known}
+    new = [
+        TrialRecord(0, dict(trial.changes), {}, "check", seed, of=trial.number)
+        for seed in checks["seeds"]
+        for trial in [*baseline, *others[:top]]
+        if (trial.number, seed) not in done
+    ]
+    return [*known, *new]
+
+
+def _rank(trial: TrialRecord) -> tuple[bool, int, float, int]:
+    pruned = trial.state == "PRUNED"
+    return pruned, -trial.last if pruned else 0, trial.values[0], trial.number
+
+
+def _phase(
+    study: _Study,
+    name: str,
+    ask: Callable[[int, Sequence[TrialRecord]], TrialRecord | None],
+    stopping: Stopping,
+    n_trials: int,
+    share: Any,
+    at_once: int,
+) -> bool:
+    from ray import tune
+
+    from orchestrator.study.ray_tune import run_phase
+    from trainables.ray_trainable import FineTune
+
+    searching = name != "check"
+    events = study.journal.read(study.progress, mend=True)
+    records = [trial for trial in trials_of(events).values() if (trial.of is None) == searching]
+    costs = _cost(study) if searching and len(study.options.objectives) > 1 else None
+    with study.progress.stage(name, n_trials, "trials") as bar:
+        watchers: list[Watcher] = [
+            StudyWatch(name, study.about["unit"], stopping, records, bar, study.show, study.progress.message),
+            Housekeeper(study.folder / "trials", records),
+        ]
+        if searching:
+            file, objectives = study.folder / "optuna.db", len(study.options.objectives)
+            watchers.append(Mirror(file, study.folder.name, records, objectives, study.progress))
+        driver = StudyDriver(
+            study.journal,
+            events,
+            ask,
+            stopping,
+            n_trials,
+            mine=lambda trial: (trial.of is None) == searching,
+            cost=costs,
+            watchers=watchers,
+            deadline=study.deadline,
+        )
+        trainable = tune.with_parameters(FineTune, data=study.data)
+        run_phase(
+            driver, trainable, share, study.folder, max_concurrent=at_once, callbacks=study.options.loggers(), name=name
+        )
+    return driver.finished
+
+
+def _cost(study: _Study) -> Callable[[TrialRecord], float]:
+    """The second objective: structures processed in training, or predictions a crystal."""
+    if study.space.runs == "prediction":
+        return lambda trial: float(study.data.config(trial.changes).tta.views)
+    return lambda trial: float(trial.structures)
+
+
+def _refuse_if_all_failed(analysis: Analysis, out: Path) -> None:
+    """A study in which nothing came to an end is no success."""
+    ended = [trial for trial in analysis.searched.values() if trial.state != "RUNNING"]
+    if ended and all(trial.state == "FAIL" for trial in ended):
+        reasons = "; ".join(f"{failure.reason} ({len(failure.numbers)} times)" for failure in analysis.failures)
+        raise UserError(f"all {len(ended)} trials failed: {reasons}; see {out / 'report.html'}")

@@ -1,4 +1,9 @@
-"""The one exception type whose message is meant for the person at the keyboard."""
+"""The one exception type whose message is meant for the person at the keyboard.
+
+Messages name a parameter in backticks, with its value where that matters: "`folds=7`: folds are 0 to 4", "use another
+`out`". A caller in Python reads them as they are; the command line shows the option instead ("--folds 7", "--out"), so
+no message outside orchestrator/cli names one.
+"""
 
 from collections.abc import Iterable
 

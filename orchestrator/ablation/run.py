@@ -24,7 +24,7 @@ from orchestrator.inputs.context import Material
 from orchestrator.inputs.recipe import ModelRun, Recipe
 from orchestrator.inputs.source import Source
 from orchestrator.provenance import device_name, versions
-from orchestrator.train import description, marks, only_process, read_rows, task_config, with_named
+from orchestrator.train.run import description, marks, only_process, read_rows, task_config, with_named
 from trainables.config import refuse_for_task
 from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import custom_task

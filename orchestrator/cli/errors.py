@@ -1,9 +1,30 @@
 """How the command ends where it does not succeed: mistakes in one line, and what Ctrl-C left."""
 
+import re
 import sys
 from typing import Any, NoReturn
 
 from orchestrator.cli.interrupts import INTERRUPTED, told_interrupted
+
+_PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
+# Options that are not named as the parameter is.
+_NAMED = {"auxiliary": "--aux", "compiled": "--compile", "settings": "--set", "cpus": "--cpus-per-trial"}
+_NAMED |= {"gpus": "--gpus-per-trial", "top": "--check-top"}
+
+
+def as_options(text: str) -> str:
+    """Return a message with the parameters that it names (see trainables.errors) spelled as options.
+
+    For example "`folds=7`: folds are 0 to 4" becomes "--folds 7: folds are 0 to 4", and "use `resume=True`" becomes
+    "use --resume".
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        spelled = _NAMED.get(name, f"--{name.replace('_', '-')}")
+        return spelled if value in (None, "True") else f"{spelled} {value}"
+
+    return _PARAMETER.sub(option, text)
 
 
 def explained(error: Any) -> str:
@@ -26,7 +47,7 @@ def explained(error: Any) -> str:
 
 def end(message: str) -> NoReturn:
     """Tell a mistake in one line."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {' '.join(as_options(message).split())}", file=sys.stderr)
     sys.exit(2)
 
 

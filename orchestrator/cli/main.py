@@ -141,8 +141,8 @@ def train(
     check_folder(folder, marker="run.json")
     where = Resources(device, processes, per_gpu, compiled, tf32)
     begin(f"train {task}, fold{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted))}, in {folder}")
-    from orchestrator.train import TrainOptions
-    from orchestrator.train import train as run_training
+    from orchestrator.train.run import TrainOptions
+    from orchestrator.train.run import train as run_training
 
     with interruptible(), display() as shown:
         scores = run_training(
@@ -245,7 +245,7 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Predict new structures with the mean of a run's folds."""
-    from orchestrator.prediction_files import check_predictions_path
+    from orchestrator.predict.files import check_predictions_path
 
     _check_run(run)
     if not file.is_file():
@@ -253,7 +253,7 @@ def predict(
         raise UserError(f"{file} {what}; a table of structures or a CIF file was expected")
     check_predictions_path(out, file, run)
     begin(f"predict {file} with {run}")
-    from orchestrator.predict import predict_file
+    from orchestrator.predict.run import predict_file
 
     with interruptible(), display() as shown:
         table, path = predict_file(run, file, out, device=device, progress=shown)
@@ -300,7 +300,7 @@ def baseline(
     check_asked(source, {}, (), published)
     begin(f"baseline {task}")
     from orchestrator.report.terminal import baseline_table
-    from orchestrator.train import baseline_run
+    from orchestrator.train.run import baseline_run
 
     with interruptible(), display() as shown:
         scores = baseline_run(source, wanted, published, shown)
@@ -322,7 +322,7 @@ def quickstart(
     check_asked(source, chosen)
     check_folder(out, marker="run.json")
     begin(f"quickstart: five folds on the synthetic sample, a few minutes, in {out}")
-    from orchestrator.train import train as run_training
+    from orchestrator.train.run import train as run_training
 
     with interruptible(), display() as shown:
         scores = run_training(source, out, settings=chosen, progress=shown)

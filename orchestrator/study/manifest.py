@@ -15,7 +15,7 @@ from orchestrator.provenance import device_name, versions
 from orchestrator.study.journal import Journal
 from orchestrator.study.options import ABOUT, JOURNAL, SearchOptions
 from orchestrator.study.pruner import stopping_of
-from orchestrator.train import description
+from orchestrator.train.run import description
 from search_spaces.space import Space
 from trainables.config import RunConfig
 from trainables.errors import UserError

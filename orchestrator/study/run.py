@@ -23,7 +23,7 @@ from orchestrator.study.report.files import write_study_reports
 from orchestrator.study.sampler import Sampling, distributions_of
 from orchestrator.study.trial_data import refuse_full_disk, trial_data, with_models
 from orchestrator.study.warm_start import PROBES, begin_journal, best_probes, refuse_probes
-from orchestrator.train import only_process, read_rows, task_config, with_named
+from orchestrator.train.run import only_process, read_rows, task_config, with_named
 from search_spaces.reading import load_space
 from search_spaces.space import Space
 from trainables.config import merged, parse_config

@@ -17,7 +17,7 @@ from orchestrator.inputs.context import Material
 from orchestrator.inputs.datasets import load_dataset
 from orchestrator.inputs.recipe import ModelRun, Recipe, teachers_of
 from orchestrator.inputs.source import Source
-from orchestrator.train import task_config
+from orchestrator.train.run import task_config
 from search_spaces.dimension import Draws
 from search_spaces.reading import load_space
 from search_spaces.space import Space

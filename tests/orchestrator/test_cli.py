@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.errors import as_options
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "pandas", "pymatgen", "chgnet", "ray", "matplotlib", "scipy", "sqlalchemy", "optuna", "numpy")
 # Says at its end which heavy packages it has loaded.
@@ -40,6 +42,20 @@ def test_help_names_every_command_without_loading_torch() -> None:
     for command in ("tasks", "prepare", "train", "ablate", "predict", "record", "baseline", "quickstart"):
         assert command in told.stdout
     assert told.stderr.strip() == "loaded:"
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("`folds=7`: folds are 0 to 4", "--folds 7: folds are 0 to 4"),
+        ("resume it with `resume=True`, or use another `out`", "resume it with --resume, or use another --out"),
+        ("`auxiliary=mp_gap=a b.csv`: no such file", "--aux mp_gap=a b.csv: no such file"),
+        ("`check_seeds=0`, `compiled=on`", "--check-seeds 0, --compile on"),
+        ("set `optim.lr` lower", "set `optim.lr` lower"),
+    ],
+)
+def test_parameters_in_messages_are_spelled_as_options(message: str, shown: str) -> None:
+    assert as_options(message) == shown
 
 
 def test_the_version_is_told() -> None:

@@ -15,8 +15,8 @@ from orchestrator.execution import job as jobs_module
 from orchestrator.execution.job import damage
 from orchestrator.execution.resources import Resources
 from orchestrator.inputs.source import Source
-from orchestrator.predict import predict_file
-from orchestrator.train import TrainOptions, train
+from orchestrator.predict.run import predict_file
+from orchestrator.train.run import TrainOptions, train
 from trainables.errors import UserError
 from trainables.files import read_json
 

@@ -20,10 +20,10 @@ from said import Said
 from orchestrator.ablation.run import AblationOptions, ablate
 from orchestrator.execution.resources import Resources
 from orchestrator.inputs.source import Source
-from orchestrator.predict import predict_file
+from orchestrator.predict.run import predict_file
 from orchestrator.study.options import Place, SearchOptions
 from orchestrator.study.run import report, search
-from orchestrator.train import TrainOptions, train
+from orchestrator.train.run import TrainOptions, train
 from trainables.errors import UserError
 from trainables.files import read_json
 

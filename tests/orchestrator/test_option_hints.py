@@ -66,7 +66,7 @@ def test_what_is_checked_first_loads_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "import orchestrator.inputs.source, orchestrator.cli.option_hints\n"
-        "import orchestrator.prediction_files, trainables.config\n"
+        "import orchestrator.predict.files, trainables.config\n"
         "heavy = {'numpy', 'pandas', 'torch', 'pymatgen', 'chgnet', 'ray', 'optuna', 'matplotlib', 'scipy'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )

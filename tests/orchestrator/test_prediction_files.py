@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orchestrator import prediction_files
-from orchestrator.prediction_files import check_predictions_path, predictions_path, write_predictions
+from orchestrator.predict import files as prediction_files
+from orchestrator.predict.files import check_predictions_path, predictions_path, write_predictions
 from trainables.errors import UserError
 
 TABLE = pd.DataFrame(

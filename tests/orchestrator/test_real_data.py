@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.inputs.source import Source
-from orchestrator.train import TrainOptions, baseline_run, train
+from orchestrator.train.run import TrainOptions, baseline_run, train
 
 pytestmark = pytest.mark.slow
 

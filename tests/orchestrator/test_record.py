@@ -15,7 +15,7 @@ from record_data import ABOUT, PARAMS, TASK, table, write_finished_run
 from orchestrator.record import matbench as record
 from orchestrator.record.matbench import INSTALL_MATBENCH, MatbenchRecord
 from orchestrator.record.submission import _check_targets, record_run
-from orchestrator.train import _record
+from orchestrator.train.run import _record
 from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import SAMPLE_TASK, TASKS, custom_task
 from trainables.errors import UserError

@@ -28,7 +28,7 @@ from orchestrator.study.options import Place, SearchOptions
 from orchestrator.study.report.analysis import Analysis
 from orchestrator.study.run import planned_checks, report, search
 from orchestrator.study.trial_data import refuse_full_disk, stores_wanted, trial_data
-from orchestrator.train import TrainOptions, train
+from orchestrator.train.run import TrainOptions, train
 from search_spaces.spaces import SPACES
 from trainables.config import RunConfig, load_config
 from trainables.errors import UserError

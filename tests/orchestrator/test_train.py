@@ -17,14 +17,14 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from small_data import tiny_dataset
 
-from orchestrator import train as train_module
 from orchestrator.execution import scheduler as execute_module
 from orchestrator.execution.job import Job
 from orchestrator.execution.resources import Resources
 from orchestrator.inputs.source import Source
-from orchestrator.predict import predict_file
+from orchestrator.predict.run import predict_file
 from orchestrator.record.submission import record_run
-from orchestrator.train import TrainOptions, baseline_run, train
+from orchestrator.train import run as train_module
+from orchestrator.train.run import TrainOptions, baseline_run, train
 from trainables.errors import UserError
 from trainables.files import read_json
 

@@ -18,8 +18,8 @@ from orchestrator.inputs.context import Material
 from orchestrator.inputs.datasets import load_auxiliary
 from orchestrator.inputs.recipe import recipe, waves
 from orchestrator.inputs.source import Source
-from orchestrator.predict import predict_file
-from orchestrator.train import TrainOptions, _folder, train
+from orchestrator.predict.run import predict_file
+from orchestrator.train.run import TrainOptions, _folder, train
 from trainables.config import RunConfig
 from trainables.errors import UserError
 from trainables.files import read_json

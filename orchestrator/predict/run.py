@@ -8,7 +8,7 @@ import pandas as pd
 from orchestrator.execution.fold import FOLD, LoadedFold, read_fold
 from orchestrator.execution.pool import plan
 from orchestrator.inputs.datasets import graph_store
-from orchestrator.prediction_files import predictions_path, write_predictions
+from orchestrator.predict.files import predictions_path, write_predictions
 from trainables.data.dataset import read_structures
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError

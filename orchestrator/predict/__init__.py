@@ -1,0 +1,1 @@
+"""Predictions of new structures with the folds of a run."""

@@ -1,0 +1,1 @@
+"""A run: every fold of a task trained, tested and scored."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from orchestrator.evaluation.scores import score_folds
 from orchestrator.record.results_file import official_test_ids
 from orchestrator.record.submission import OFFICIAL_MAD
 from trainables.data.folds import N_FOLDS, official_test_folds
@@ -17,7 +18,7 @@ ABOUT: dict[str, Any] = {
     "name": "crystaltune test",
     "authors": "A. Tester",
     "tier": "pretrained-disjoint",
-    "command": "crystaltune run jdft2d --out 'a folder'",
+    "settings": {"optim.lr": 1e-3, "model.freeze": ["embedding"], "multitask.tasks": []},
     "versions": {"crystaltune": "0.1.0", "torch": "2.15.0"},
     "n_fallback": 3,
 }
@@ -59,9 +60,14 @@ def write_finished_run(folder: Path) -> None:
         "synthetic": False,
         "partial": False,
         "n_rows": TASK.official_rows,
-        "folds": {str(fold): {} for fold in range(N_FOLDS)},
-        "mean": {"n_fallback": 0},
+        "official_rows": TASK.official_rows,
+        "fingerprint": "0123456789abcdef",
+        **score_folds(predictions).model_dump(),
     }
     (folder / "scores.json").write_text(json.dumps(scores))
-    settings = {"config": {"task": TASK.name, "fold": 0, "optim": {"lr": 0.001}}, "versions": {"crystaltune": "0.1.0"}}
+    settings = {
+        "fingerprint": "0123456789abcdef",
+        "config": {"task": TASK.name, "fold": 0, "optim": {"lr": 0.001}},
+        "versions": {"crystaltune": "0.1.0"},
+    }
     (folder / "run.json").write_text(json.dumps(settings))

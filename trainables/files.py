@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # importing it takes seconds in every worker
+if TYPE_CHECKING:  # importing them takes seconds in every worker
+    import numpy as np
     import pandas as pd
 
 
@@ -74,6 +75,18 @@ def read_json(path: Path) -> Any:
 
 def write_parquet(path: Path, table: "pd.DataFrame") -> None:
     write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
+
+
+def write_array(path: Path, array: "np.ndarray[Any, Any]") -> None:
+    """Write an array as a .npy file."""
+
+    def save(temporary: Path) -> None:
+        import numpy as np
+
+        with temporary.open("wb") as handle:
+            np.save(handle, array, allow_pickle=False)
+
+    write_atomically(path, save)
 
 
 def sha256_of_file(path: Path) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from orchestrator.inputs.recipe import Recipe, recipe
+from orchestrator.inputs.recipe import FoldRecipe, fold_recipe
 from search_spaces.experiments import EXPERIMENTS, LADDER, Experiment, configuration, with_parents
 from trainables.config import RunConfig, merged
 from trainables.data.tasks import Task
@@ -26,7 +26,7 @@ class Rung:
     parent: str | None
     control: str | None
     config: RunConfig
-    recipes: dict[tuple[int, int], Recipe]
+    recipes: dict[tuple[int, int], FoldRecipe]
 
     @property
     def change(self) -> str:
@@ -66,7 +66,7 @@ def build_ladder(
             experiment = EXPERIMENTS[name]
             config = configuration(name, task, own, auxiliary=auxiliary, equal_steps=equal_steps)
             recipes = {
-                (fold, replicate): recipe(config.changed({"fold": fold, "seed": seed}))
+                (fold, replicate): fold_recipe(config.changed({"fold": fold, "seed": seed}))
                 for fold in folds
                 for replicate, seed in enumerate(_first_seeds(config, seeds))
             }

@@ -12,6 +12,7 @@ from rich.text import Text
 from orchestrator.ablation.analysis import Analysis
 from orchestrator.ablation.figures import Sheet, page, shown_name
 from orchestrator.ablation.verdicts import Row, p_text
+from orchestrator.evaluation.scores import TaskSummary
 from orchestrator.report.document import pipes
 from orchestrator.report.terminal import title_of
 from trainables.files import write_json, write_parquet, write_text
@@ -207,7 +208,7 @@ def _notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _title(about: Mapping[str, Any]) -> str:
-    return ", ".join(about["title_parts"]) if about.get("title_parts") else title_of(dict(about))
+    return ", ".join(about["title_parts"]) if about.get("title_parts") else title_of(TaskSummary.model_validate(about))
 
 
 def _definitions(analysis: Analysis, about: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`crystaltune ablate`: plan the ladder, run it, and say what each lever did."""
+"""An ablation: plan the ladder, run it, and say what each lever did."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,18 +13,19 @@ from orchestrator.ablation.ladder import Rung, build_ladder
 from orchestrator.ablation.report import write_reports
 from orchestrator.evaluation.ensemble import error_curve
 from orchestrator.evaluation.published import published_scores
-from orchestrator.evaluation.scores import errors
+from orchestrator.evaluation.scores import TaskSummary, errors
 from orchestrator.evaluation.statistics import chemical_system
 from orchestrator.execution.combine import combined
 from orchestrator.execution.estimate import readable, seconds_of, structures_of, structures_per_second
+from orchestrator.execution.folders import only_process
 from orchestrator.execution.job import finished
 from orchestrator.execution.resources import Resources
-from orchestrator.execution.scheduler import Runs, execute
-from orchestrator.inputs.context import Material
-from orchestrator.inputs.recipe import ModelRun, Recipe
-from orchestrator.inputs.source import Source
+from orchestrator.execution.scheduler import ModelGraph, run_all
+from orchestrator.execution.summary import RunSummary
+from orchestrator.inputs.context import TaskContext, caveats, open_context, task_config
+from orchestrator.inputs.recipe import FoldRecipe, ModelSpec
+from orchestrator.inputs.source import Source, auxiliary_sources
 from orchestrator.provenance import device_name, versions
-from orchestrator.train.run import description, marks, only_process, read_rows, task_config, with_named
 from trainables.config import refuse_for_task
 from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import custom_task
@@ -94,31 +95,33 @@ def ablate(
     """
     options.resources.check(progress)
     _check_before_reading(source, options, settings or {}, auxiliary)
-    dataset, others = read_rows(source, auxiliary, options.published, options.folds, progress)
-    base = task_config(dataset, settings or {})
-    material = Material(dataset, with_named(others, base, progress), progress)
+    context = open_context(
+        source, settings or {}, auxiliary, published=options.published, folds=options.folds, progress=progress
+    )
+    base = task_config(context.dataset, settings or {})  # joint training is an experiment's own
     rungs = build_ladder(
         options.experiments,
-        dataset.task,
+        context.task,
         base.model_dump(mode="json"),
         folds=options.folds,
         seeds=options.seeds,
         starts=options.starts,
-        auxiliary=tuple(others),
+        auxiliary=tuple(auxiliary_sources(auxiliary)),
         equal_steps=options.equal_steps,
     )
     for rung in rungs:
-        refuse_for_task(rung.config, dataset.task)
+        refuse_for_task(rung.config, context.task)
     with only_process(out):
-        runs = Runs(material, [one for rung in rungs for one in rung.recipes.values()], _folders(out, material))
+        recipes = [recipe for rung in rungs for recipe in rung.recipes.values()]
+        runs = ModelGraph(context, recipes, _folders(out, context))
         planned = plan_ablation(rungs, runs, options)
         show_plan(planned)
         if options.plan_only:
             return None
         _run(runs, options, progress)
         outcomes = [_outcome(rung, runs, options) for rung in rungs]
-        analysis = _analysed(outcomes, material, options, progress)
-        about = _about(material, rungs[0], options)
+        analysis = _analysed(outcomes, context, options, progress)
+        about = _about(context, rungs[0], options)
         write_reports(out, analysis, about)
         _write_predictions(out, outcomes)
     if all(outcome.failed for outcome in outcomes):
@@ -143,13 +146,13 @@ def _check_before_reading(
     )
 
 
-def _folders(out: Path, material: Material) -> Callable[[ModelRun], Path]:
-    return lambda run: out / "runs" / run.name(material.digest(run.config))
+def _folders(out: Path, context: TaskContext) -> Callable[[ModelSpec], Path]:
+    return lambda run: out / "runs" / run.name(context.digest(run.config))
 
 
-def plan_ablation(rungs: Sequence[Rung], runs: Runs, options: AblationOptions) -> Planned:
+def plan_ablation(rungs: Sequence[Rung], runs: ModelGraph, options: AblationOptions) -> Planned:
     """Which models each experiment needs, which of them another one has made by then, and how long all will take."""
-    material, lines = runs.material, []
+    context, lines = runs.context, []
     known: dict[str, set[str]] = {}
     for rung in rungs:
         needed = _keys(runs, rung.recipes.values())
@@ -158,27 +161,27 @@ def plan_ablation(rungs: Sequence[Rung], runs: Runs, options: AblationOptions) -
         says = rung.experiment.says
         lines.append({"name": rung.name, "says": says, "models": len(needed), "new": len(new), "shared": shared})
         known[rung.name] = needed
-    waves = runs.waves()
-    every = [run for wave in waves for run in wave]
-    done = {material.key(run) for run in every if finished(runs.folder_of(run)) is not None}
+    levels = runs.levels()
+    every = [run for level in levels for run in level]
+    done = {context.key(run) for run in every if finished(runs.folder_of(run)) is not None}
     where = options.resources.plan(len(every) - len(done))
     seconds = 0.0
     if len(done) < len(every):
-        speed = structures_per_second(material, every[0], where)
-        seconds = seconds_of(material, waves, where, done, speed)
+        speed = structures_per_second(context, every[0], where)
+        seconds = seconds_of(context, levels, where, done, speed)
     return Planned(lines, len(every), len(done), where.processes, seconds)
 
 
-def _keys(runs: Runs, recipes: Iterable[Recipe]) -> set[str]:
+def _keys(runs: ModelGraph, recipes: Iterable[FoldRecipe]) -> set[str]:
     """Every run that some recipes need, by key."""
-    alone = Runs(runs.material, list(recipes), runs.folder_of)
-    return {runs.material.key(run) for wave in alone.waves() for run in wave}
+    alone = ModelGraph(runs.context, list(recipes), runs.folder_of)
+    return {runs.context.key(run) for level in alone.levels() for run in level}
 
 
-def _run(runs: Runs, options: AblationOptions, progress: Progress) -> None:
-    work = {runs.material.key(run): structures_of(runs.material, run) for wave in runs.waves() for run in wave}
+def _run(runs: ModelGraph, options: AblationOptions, progress: Progress) -> None:
+    work = {runs.context.key(run): structures_of(runs.context, run) for level in runs.levels() for run in level}
     with progress.stage("all runs", sum(work.values()), "structures") as bar:
-        execute(
+        run_all(
             runs,
             options.resources,
             bar=bar,
@@ -187,31 +190,31 @@ def _run(runs: Runs, options: AblationOptions, progress: Progress) -> None:
         )
 
 
-def _record(runs: Runs, run: ModelRun, summary: dict[str, Any], progress: Progress) -> None:
+def _record(runs: ModelGraph, run: ModelSpec, summary: RunSummary, progress: Progress) -> None:
     """Keep what a run was and became; test scores are computed here, where the test targets are."""
-    material, folder = runs.material, runs.folder_of(run)
-    digest = material.digest(run.config)
+    context, folder = runs.context, runs.folder_of(run)
+    digest = context.digest(run.config)
     name = run.name(digest)
-    if summary["status"] == "failed":
-        progress.message(f"{name} failed: {summary['reason']}")
+    if summary.failed:
+        progress.message(f"{name} failed: {summary.reason}")
     content = {
         "name": name,
-        "status": summary["status"],
-        "reason": summary["reason"],
+        "status": summary.status,
+        "reason": summary.reason,
         "config": run.config.model_dump(mode="json"),
         "held_out_part": [run.inner, run.n_inner] if run.n_inner else None,
         "teachers": [runs.folder_of(teacher).name for teacher in run.teachers],
         "soup_of": [runs.folder_of(member).name for member in run.soup_of],
         "fingerprint": run.config.fingerprint(digest),
         "data": digest,
-        **{name: summary.get(name) for name in ("device", "versions", "threads", "tf32", "compiled")},
-        "seconds": summary.get("seconds"),
-        "structures": summary.get("structures"),
-        "val_mae": summary.get("best_val_mae"),
-        "test": _test_scores(runs, run) if summary["status"] == "finished" else None,
+        **{name: getattr(summary, name) for name in ("device", "versions", "threads", "tf32", "compiled")},
+        "seconds": None if summary.failed else summary.seconds,
+        "structures": None if summary.failed else summary.structures,
+        "val_mae": summary.best_val_mae,
+        "test": None if summary.failed else _test_scores(runs, run),
     }
     if run.config.multitask.tasks:
-        rows = material.auxiliary_rows(run.config)
+        rows = context.auxiliary_rows(run.config)
         content["auxiliary"] = [
             {
                 "task": each.task.name,
@@ -224,35 +227,34 @@ def _record(runs: Runs, run: ModelRun, summary: dict[str, Any], progress: Progre
     write_json(folder / RECORD, content)
 
 
-def _test_scores(runs: Runs, run: ModelRun) -> dict[str, dict[str, float]]:
+def _test_scores(runs: ModelGraph, run: ModelSpec) -> dict[str, dict[str, Any]]:
     """By file of predictions; a teacher predicts no test rows."""
-    test = runs.material.test(run.config.fold)
+    test = runs.context.test(run.config.fold)
     target = pd.Series(test.targets, index=list(test.ids))
     found = {}
     for file in sorted(runs.folder_of(run).glob("predicted*.parquet")):
         table = pd.read_parquet(file)
         table = table[table["part"] == "test"]
         if len(table):
-            found[file.stem] = errors(
-                np.asarray(target.loc[table["id"]]), np.asarray(table["prediction"], dtype=np.float64)
-            )
+            prediction = np.asarray(table["prediction"], dtype=np.float64)
+            found[file.stem] = errors(np.asarray(target.loc[table["id"]]), prediction).model_dump()
     return found
 
 
-def _outcome(rung: Rung, runs: Runs, options: AblationOptions) -> Outcome:
+def _outcome(rung: Rung, runs: ModelGraph, options: AblationOptions) -> Outcome:
     """Gather what the recipes of an experiment predicted; replicates of which a model failed are left out."""
     replicates = sorted({replicate for _, replicate in rung.recipes})
     why = {replicate: _failure(rung, runs, replicate) for replicate in replicates}
     good = [replicate for replicate in replicates if not why[replicate]]
     first = next((reason for reason in why.values() if reason), "")
-    told = marks(runs.material, rung.config, options.folds) if good else []
+    told = caveats(runs.context, rung.config, options.folds) if good else []
     if good and len(good) < len(replicates):
         told.append(f"{len(replicates) - len(good)} of {len(replicates)} seeds failed and are left out: {first}")
     tables, members = [], []
     for (fold, replicate), one in sorted(rung.recipes.items()):
         if replicate in good:
             found = combined(runs, one)
-            tables.append(_with_targets(found.table, runs.material, fold, replicate))
+            tables.append(_with_targets(found.table, runs.context, fold, replicate))
             if replicate == good[0] and len(found.members) > 1:
                 members.append((found.members, tables[-1]))
     cost = [_cost(rung, runs, replicate) for replicate in good]
@@ -269,46 +271,46 @@ def _outcome(rung: Rung, runs: Runs, options: AblationOptions) -> Outcome:
         views=rung.config.tta.views,
         n_members=len(next(iter(rung.recipes.values())).members),
         n_models=len(_keys(runs, [next(iter(rung.recipes.values()))])),
-        tier=runs.material.dataset.task.tier(rung.config.uses_pretrained),
+        tier=runs.context.dataset.task.tier(rung.config.uses_pretrained),
         marks=tuple(told),
         failed="" if good else first,
         curve=_curve(members),
     )
 
 
-def _devices(rung: Rung, runs: Runs) -> str:
+def _devices(rung: Rung, runs: ModelGraph) -> str:
     """Where the models of an experiment were made."""
-    summaries = [runs.summaries.get(key, {}) for key in _keys(runs, rung.recipes.values())]
-    names = sorted({str(summary["device"]) for summary in summaries if "device" in summary})
+    summaries = (runs.summaries.get(key) for key in _keys(runs, rung.recipes.values()))
+    names = sorted({summary.device for summary in summaries if summary is not None and summary.device})
     return names[0] if len(names) == 1 else f"mixed: {', '.join(names)}" if names else ""
 
 
 _COLUMNS = ["id", "fold", "replicate", "target", "prediction", "std", "fallback"]
 
 
-def _with_targets(table: pd.DataFrame, material: Material, fold: int, replicate: int) -> pd.DataFrame:
-    test = material.test(fold)
+def _with_targets(table: pd.DataFrame, context: TaskContext, fold: int, replicate: int) -> pd.DataFrame:
+    test = context.test(fold)
     target = pd.Series(test.targets, index=list(test.ids))
     found = table.assign(fold=fold, replicate=replicate, target=target.loc[table["id"]].to_numpy())
     return found[_COLUMNS]
 
 
-def _failure(rung: Rung, runs: Runs, replicate: int) -> str:
+def _failure(rung: Rung, runs: ModelGraph, replicate: int) -> str:
     """The first reason why a replicate has no predictions, or nothing."""
     for (fold, number), one in sorted(rung.recipes.items()):
         if number == replicate:
             for run in one.members:
-                reason = runs.failed(run)
+                reason = runs.failure_of(run)
                 if reason:
                     return f"fold {fold}: {reason}"
     return ""
 
 
-def _cost(rung: Rung, runs: Runs, replicate: int) -> tuple[int, float]:
+def _cost(rung: Rung, runs: ModelGraph, replicate: int) -> tuple[int, float]:
     """Structures and seconds of all the models of a replicate, teachers included."""
     keys = _keys(runs, [one for (_, number), one in rung.recipes.items() if number == replicate])
     told = [runs.summaries[key] for key in keys]
-    return sum(int(each["structures"]) for each in told), sum(float(each["seconds"]) for each in told)
+    return sum(summary.structures for summary in told), sum(summary.seconds for summary in told)
 
 
 def _curve(members: list[tuple[np.ndarray, pd.DataFrame]]) -> tuple[dict[str, Any], ...]:
@@ -321,16 +323,16 @@ def _curve(members: list[tuple[np.ndarray, pd.DataFrame]]) -> tuple[dict[str, An
 
 
 def _analysed(
-    outcomes: Sequence[Outcome], material: Material, options: AblationOptions, progress: Progress
+    outcomes: Sequence[Outcome], context: TaskContext, options: AblationOptions, progress: Progress
 ) -> Analysis:
-    dataset = material.dataset
+    dataset = context.dataset
     formulas = dataset.structures.reduced_formulas
     systems = {row_id: chemical_system(formula) for row_id, formula in zip(dataset.ids, formulas, strict=True)}
     known = next((outcome.predictions for outcome in outcomes if len(outcome.predictions)), None)
     published = None
     if options.published is not None and known is not None:
         rows = known[known["replicate"] == known["replicate"].min()]
-        published = {name: each["mean"]["mae"] for name, each in published_scores(options.published, rows).items()}
+        published = {name: scores.mean.mae for name, scores in published_scores(options.published, rows).items()}
     return analyse(
         outcomes,
         systems,
@@ -341,13 +343,13 @@ def _analysed(
     )
 
 
-def _about(material: Material, rung: Rung, options: AblationOptions) -> dict[str, Any]:
+def _about(context: TaskContext, rung: Rung, options: AblationOptions) -> dict[str, Any]:
     """What the report says of where its numbers come from."""
-    return description(material.dataset, rung.config) | {
+    return TaskSummary.of(context.dataset, rung.config).model_dump(exclude_unset=True) | {
         "command": options.command,
         "versions": versions(),
-        "data": material.dataset.digest,
-        "auxiliary": {name: dataset.digest for name, dataset in material.auxiliary.items()},
+        "data": context.dataset.digest,
+        "auxiliary": {name: dataset.digest for name, dataset in context.auxiliary.items()},
         "folds": list(options.folds),
         "seeds": options.seeds,
         "device": device_name(options.resources.plan(1).devices[0]),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -48,6 +48,9 @@ from orchestrator.execution.resources import Resources
 from orchestrator.inputs.source import Source, check_folder, check_source, default_folder, parse_folds
 from orchestrator.report.progress import display
 from trainables.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrator.evaluation.scores import Scores
 
 app = typer.Typer(
     help="Fine-tune CHGNet on crystal-property benchmarks and get an honest Matbench record.",
@@ -335,7 +338,7 @@ app.command()(spaces)
 
 
 def _show(
-    scores: dict[str, Any],
+    scores: "Scores",
     folder: Path,
     source: Source | None,
     config: Path | None = None,
@@ -345,10 +348,10 @@ def _show(
     from orchestrator.report.terminal import score_table
 
     out_console.print(score_table(scores))
-    if scores["record"]:
-        say(MatbenchRecord(folder / str(scores["record"]), scores.get("record_validated_by")).sentence)
-    elif scores["official_rows"] is not None:  # whoever trains on a table of their own expects none
-        say(f"No Matbench record: {scores['no_record_because']}")
+    if scores.record:
+        say(MatbenchRecord(folder / scores.record, scores.record_validated_by).sentence)
+    elif scores.official_rows is not None:  # whoever trains on a table of their own expects none
+        say(f"No Matbench record: {scores.no_record_because}")
     say(f"Everything is in {folder} (scores.json, predictions.parquet).")
     say_next(*_after_training(source, folder, config, settings))
 

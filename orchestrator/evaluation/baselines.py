@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from orchestrator.evaluation.scores import fold_scores
+from orchestrator.evaluation.scores import PredictorScores, score_folds
 from trainables.config import RunConfig
 from trainables.data.composition import CompositionModel
 from trainables.data.dataset import Dataset
@@ -25,7 +25,7 @@ Predictor = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]
 def baseline_predictions(
     dataset: Dataset, folds: Sequence[int], store: GraphStore | None, progress: Progress, config: RunConfig
 ) -> dict[str, pd.DataFrame]:
-    """Predictions of every baseline that the task allows, by name; columns id, fold, target, prediction.
+    """Predict with every baseline that the task allows, by name: tables with the columns id, fold, target, prediction.
 
     Each is fitted on the whole training fold (there is nothing to validate). `zero-shot` is the untouched
     pretrained CHGNet with a per-element reference fitted to the training fold, for energies only; it needs
@@ -41,8 +41,9 @@ def baseline_predictions(
     return tables
 
 
-def baseline_scores(predictions: dict[str, pd.DataFrame]) -> dict[str, dict[str, object]]:
-    return {name: fold_scores(table) for name, table in predictions.items()}
+def baseline_scores(predictions: dict[str, pd.DataFrame]) -> dict[str, PredictorScores]:
+    """Score the predictions of each baseline, by name."""
+    return {name: score_folds(table) for name, table in predictions.items()}
 
 
 def _over_folds(dataset: Dataset, folds: Sequence[int], predictor: Predictor) -> pd.DataFrame:

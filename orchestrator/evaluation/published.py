@@ -3,12 +3,11 @@
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from orchestrator.evaluation.scores import fold_scores
+from orchestrator.evaluation.scores import PredictorScores, score_folds
 from trainables.data.dataset import Dataset
 from trainables.data.folds import fold_of_rows
 from trainables.errors import UserError, listed
@@ -16,8 +15,8 @@ from trainables.errors import UserError, listed
 _NOT_ALGORITHMS = 3
 
 
-def published_scores(file: Path, predictions: pd.DataFrame) -> dict[str, Any]:
-    """Scores of every algorithm in a table of published test predictions, on the rows predicted here.
+def published_scores(file: Path, predictions: pd.DataFrame) -> dict[str, PredictorScores]:
+    """Score every algorithm in a table of published test predictions, on the rows predicted here.
 
     Args:
         file: CSV with mbid, fold, target, then one column an algorithm.
@@ -32,17 +31,17 @@ def published_scores(file: Path, predictions: pd.DataFrame) -> dict[str, Any]:
     )
     if joined["mbid"].isna().any():
         missing = joined.loc[joined["mbid"].isna(), "id"].iloc[0]
-        raise UserError(f"--published {file} lacks {missing}; is it the table of this task?")
+        raise UserError(f"`published={file}` lacks {missing}; is it the table of this task?")
     algorithms = list(table.columns[_NOT_ALGORITHMS:])  # mbid, fold and target come first
     return {
-        name: fold_scores(joined[["fold", "target"]].assign(prediction=joined[name]))
+        name: score_folds(joined[["fold", "target"]].assign(prediction=joined[name]))
         for name in algorithms
         if joined[name].notna().all()
     }
 
 
 def check_published(file: Path, dataset: Dataset, folds: Sequence[int]) -> None:
-    """Refuse a table of another task before anything is trained.
+    """Reject a table of another task before anything is trained.
 
     Raises:
         UserError: it lacks a test row of these folds, or has another target for it.
@@ -52,25 +51,25 @@ def check_published(file: Path, dataset: Dataset, folds: Sequence[int]) -> None:
     table = read_published(file).set_index("mbid")
     missing = sorted(set(ids) - set(table.index))
     if missing:
-        raise UserError(f"--published {file} lacks {listed(missing, 3)}; is it the table of this task?")
+        raise UserError(f"`published={file}` lacks {listed(missing, 3)}; is it the table of this task?")
     target = pd.to_numeric(table.iloc[:, 1].loc[ids], errors="coerce").to_numpy(np.float64)
     other = ~np.isclose(target, dataset.targets[chosen], rtol=1e-4, atol=1e-4)
     if other.any():
-        raise UserError(f"--published {file} has other targets than the data, for {listed(ids[other], 3)}")
+        raise UserError(f"`published={file}` has other targets than the data for {listed(ids[other], 3)}")
 
 
 def read_published(file: Path) -> pd.DataFrame:
-    """Read such a table.
+    """Read a table of published test predictions.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not such a table.
     """
     try:
         table = pd.read_csv(file)
     except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise UserError(f"--published {file} cannot be read as CSV: {' '.join(str(error).split())[:120]}") from None
+        raise UserError(f"`published={file}` cannot be read as CSV: {' '.join(str(error).split())[:120]}") from None
     if list(table.columns[:2]) != ["mbid", "fold"]:
         raise UserError(
-            f"--published {file} does not begin with the columns mbid and fold but {list(table.columns[:3])}"
+            f"`published={file}` does not begin with the columns mbid and fold but with {list(table.columns[:3])}"
         )
     return table

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from orchestrator.evaluation.ensemble import OutOfFold, choose_weights, combine, disagreement
 from orchestrator.execution.job import predictions_file
-from orchestrator.execution.scheduler import Runs
-from orchestrator.inputs.recipe import Recipe
+from orchestrator.execution.scheduler import ModelGraph
+from orchestrator.inputs.recipe import FoldRecipe
 from trainables.levers import Combine, TtaConfig
 
 
@@ -29,17 +29,17 @@ class Combined:
     weights: NDArray[np.float64] | None
 
 
-def combined(runs: Runs, recipe: Recipe) -> Combined:
-    """The test predictions of a recipe whose members are finished.
+def combined(graph: ModelGraph, recipe: FoldRecipe) -> Combined:
+    """Combine the test predictions of a recipe whose members are finished.
 
     Weights are chosen on the inner validation rows, which the members share and none was trained on.
     """
-    tables = [read_predictions(runs.folder_of(run), recipe.views) for run in recipe.members]
+    tables = [read_predictions(graph.folder_of(member), recipe.views) for member in recipe.members]
     test = [table[table["part"] == "test"].reset_index(drop=True) for table in tables]
     method = method_of(recipe)
     weights = None
     if len(tables) > 1 and method != "median":
-        weights = choose_weights(method, _out_of_fold(runs, recipe, tables), seed=recipe.config.seed)
+        weights = choose_weights(method, _out_of_fold(graph, recipe, tables), seed=recipe.config.seed)
     members = np.stack([table["prediction"].to_numpy(float) for table in test])
     value = combine(method, members, weights) if len(tables) > 1 else members[0]
     spread = disagreement(members) if len(tables) > 1 else test[0]["std"].to_numpy(float)
@@ -48,24 +48,24 @@ def combined(runs: Runs, recipe: Recipe) -> Combined:
     return Combined(table, members, weights)
 
 
-def method_of(recipe: Recipe) -> Combine:
-    """How members' predictions become one; a soup is a single member by then."""
+def method_of(recipe: FoldRecipe) -> Combine:
+    """Return how members' predictions become one; a soup is a single member by then."""
     method = recipe.config.ensemble.combine
     return "mean" if method == "soup" else method
 
 
 def read_predictions(folder: Path, views: TtaConfig) -> pd.DataFrame:
-    """A run's predictions: id, part, prediction, std, fallback."""
+    """Read a model's predictions: id, part, prediction, std, fallback."""
     return pd.read_parquet(predictions_file(folder, views))
 
 
-def _out_of_fold(runs: Runs, recipe: Recipe, tables: list[pd.DataFrame]) -> OutOfFold:
-    """The members' predictions of their shared validation rows.
+def _out_of_fold(graph: ModelGraph, recipe: FoldRecipe, tables: list[pd.DataFrame]) -> OutOfFold:
+    """Return the members' predictions of their shared validation rows.
 
     Of students these are rows that some of their teachers were trained on: their weights are a little optimistic.
     """
-    split, _ = runs.material.split(recipe.members[0])
+    split, _ = graph.context.split(recipe.members[0])
     known = [table[table["part"] == "val"].set_index("id").loc[list(split.val.ids)] for table in tables]
-    formulas = runs.material.dataset.structures.reduced_formulas
+    formulas = graph.context.dataset.structures.reduced_formulas
     group = [formulas[row] for row in split.val.rows]
     return OutOfFold(np.stack([table["prediction"].to_numpy(float) for table in known]), split.val.targets, group)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from orchestrator.execution.pool import Plan
-from orchestrator.inputs.context import Material
-from orchestrator.inputs.recipe import ModelRun
+from orchestrator.inputs.context import TaskContext
+from orchestrator.inputs.recipe import ModelSpec
 from trainables.graphs.batch import collate, cut_by_cost
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import configured_model
@@ -22,43 +22,43 @@ _MEASURED_PARTS = 3
 _START_SECONDS = 4.0  # of a worker process: importing torch and CHGNet
 
 
-def structures_of(material: Material, run: ModelRun) -> float:
-    """Predictions with gradient that a run makes; validation counts by its time. 0 for a soup."""
+def structures_of(context: TaskContext, run: ModelSpec) -> float:
+    """Return how many structures are processed in training a model, validation counted by its time; 0 for a soup."""
     if run.soup_of:
         return 0.0
-    split, _ = material.split(run)
+    split, _ = context.split(run)
     config = run.config
     views = 2 if config.augment.active and config.consistency.weight > 0 else 1
     epochs = config.optim.epochs
-    joint = _joint_structures(material, run, len(split.train)) if config.multitask.tasks else 0.0
+    joint = _joint_structures(context, run, len(split.train)) if config.multitask.tasks else 0.0
     return joint + epochs * (views * len(split.train) + _PREDICTION * len(split.val))
 
 
-def _joint_structures(material: Material, run: ModelRun, n_train: int) -> float:
-    """Structures of the joint training, those of other tasks by what they cost beside the target's."""
+def _joint_structures(context: TaskContext, run: ModelSpec, n_train: int) -> float:
+    """Return the structures of the joint training, those of other tasks by what they cost beside the target's."""
     config, total = run.config, float(n_train)
-    own = float(GraphStore(material.store(config.model.start)).cost.mean())
+    own = float(GraphStore(context.store(config.model.start)).cost.mean())
     size = config.optim.batch_size
-    for rows in material.auxiliary_rows(config):
+    for rows in context.auxiliary_rows(config):
         steps = auxiliary_steps(math.ceil(n_train / size), math.ceil(len(rows.part) / size), config.multitask)
         total += steps * size * float(GraphStore(rows.store).cost[rows.part.rows].mean()) / own
     return config.multitask.epochs * total
 
 
-def cost_factor(material: Material, run: ModelRun) -> float:
-    """What a structure of a run costs, over one of a plain run: full graphs where views break the symmetry."""
+def cost_factor(context: TaskContext, run: ModelSpec) -> float:
+    """Return what a structure of a model costs, over one of a plain run: full graphs where views break the symmetry."""
     augment = run.config.augment
     if not augment.active or augment.keeps_symmetry:
         return 1.0
-    store = GraphStore(material.store(run.config.model.start, augment))
+    store = GraphStore(context.store(run.config.model.start, augment))
     return float(view_cost(augment, store).sum() / store.cost.sum())
 
 
-def structures_per_second(material: Material, run: ModelRun, where: Plan) -> float:
-    """Measured on a few batches of the run's own crystals, in one process."""
-    store = GraphStore(material.store(run.config.model.start))
+def structures_per_second(context: TaskContext, run: ModelSpec, where: Plan) -> float:
+    """Measure the speed of training on a few batches of the model's own crystals, in one process."""
+    store = GraphStore(context.store(run.config.model.start))
     device = torch.device(where.devices[0])
-    model = configured_model(run.config.model, material.dataset.task).to(device)
+    model = configured_model(run.config.model, context.dataset.task).to(device)
     usable = np.flatnonzero(~store.failed & (store.n_isolated == 0))
     rows = np.random.default_rng(0).permutation(usable)
     parts = [rows[part] for part in cut_by_cost(np.arange(len(rows)), store.cost[rows], GRADIENT_COST[device.type])]
@@ -79,13 +79,13 @@ def structures_per_second(material: Material, run: ModelRun, where: Plan) -> flo
 
 
 def seconds_of(
-    material: Material, waves: Iterable[Iterable[ModelRun]], where: Plan, finished: set[str], speed: float
+    context: TaskContext, levels: Iterable[Iterable[ModelSpec]], where: Plan, finished: set[str], speed: float
 ) -> float:
-    """Estimated time of all runs that are not finished (by key): wave after wave, none shorter than its longest run."""
+    """Estimate the time of all models that are not finished (by key): level after level, each at least its longest."""
     total = 0.0
-    for wave in waves:
-        left = [run for run in wave if material.key(run) not in finished]
-        each = [structures_of(material, run) * cost_factor(material, run) / speed for run in left]
+    for level in levels:
+        left = [run for run in level if context.key(run) not in finished]
+        each = [structures_of(context, run) * cost_factor(context, run) / speed for run in left]
         at_once = max(1, min(where.processes, len(left)))
         if each:
             total += max(sum(each) / at_once, max(each)) + _START_SECONDS
@@ -93,7 +93,7 @@ def seconds_of(
 
 
 def readable(seconds: float) -> str:
-    """For example 40 s, 12 min or 3.5 h."""
+    """Return a time such as 40 s, 12 min or 3.5 h."""
     if seconds < 100:
         return f"{max(1, round(seconds))} s"
     return f"{math.ceil(seconds / 60)} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

@@ -7,60 +7,79 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict
 
 from orchestrator.evaluation.ensemble import combine
 from orchestrator.execution.combine import combined, method_of
-from orchestrator.execution.job import LoadedRun
-from orchestrator.execution.scheduler import Runs
-from orchestrator.inputs.recipe import Recipe
+from orchestrator.execution.job import LoadedModel
+from orchestrator.execution.scheduler import ModelGraph
+from orchestrator.inputs.recipe import FoldRecipe
 from trainables.config import RunConfig
 from trainables.data.dataset import Dataset
 from trainables.data.tasks import Task
 from trainables.errors import UserError
 from trainables.files import read_json, sha256_of_file, write_json, write_parquet
+from trainables.levers import Combine
 from trainables.progress import Progress, silent
 
 FOLD = "fold.json"
 PREDICTIONS = "predictions.parquet"
-_KEYS = {"members", "combine", "weights", "config", "structures_per_s"}
 
 
-def write_fold(runs: Runs, recipe: Recipe) -> None:
+class FoldManifest(BaseModel):
+    """How a finished fold is made up: the content of fold.json.
+
+    Attributes:
+        members: folders of the models, within the fold's.
+        combine, weights: how the members' predictions become one; no weights for a median or a single member.
+        config: of the fold, as it was written; another version of crystaltune may not accept it.
+        sha256: of the fold's predictions; folds of older versions have none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    members: tuple[str, ...]
+    combine: Combine
+    weights: tuple[float, ...] | None
+    config: dict[str, Any]
+    structures_per_s: float
+    sha256: str | None = None
+
+
+def write_fold(graph: ModelGraph, recipe: FoldRecipe) -> None:
     """Leave the fold's test predictions, and how its members are combined, in its folder."""
-    folders = [runs.folder_of(run) for run in recipe.members]
+    folders = [graph.folder_of(spec) for spec in recipe.members]
     folder = folders[0] if len(folders) == 1 else folders[0].parent
-    found = combined(runs, recipe)
+    found = combined(graph, recipe)
     table = found.table.copy()
     table.insert(1, "fold", recipe.config.fold)
     write_parquet(folder / PREDICTIONS, table)
-    speeds = [runs.summaries[runs.material.key(run)]["structures_per_s"] for run in recipe.members]
-    about = {
-        "members": [str(each.relative_to(folder)) for each in folders],
-        "combine": method_of(recipe),
-        "weights": None if found.weights is None else found.weights.tolist(),
-        "config": recipe.config.model_dump(mode="json"),
-        "structures_per_s": float(np.mean(speeds)),
-        "sha256": sha256_of_file(folder / PREDICTIONS),
-    }
-    write_json(folder / FOLD, about)
+    speeds = [graph.summary_of(spec).structures_per_s for spec in recipe.members]
+    manifest = FoldManifest(
+        members=tuple(str(member.relative_to(folder)) for member in folders),
+        combine=method_of(recipe),
+        weights=None if found.weights is None else tuple(found.weights.tolist()),
+        config=recipe.config.model_dump(mode="json"),
+        structures_per_s=float(np.mean(speeds)),
+        sha256=sha256_of_file(folder / PREDICTIONS),
+    )
+    write_json(folder / FOLD, manifest.model_dump(mode="json"))
 
 
-def read_fold(folder: Path) -> dict[str, Any] | None:
-    """How a finished fold is made up, or None where its files are not there or not whole."""
+def read_fold(folder: Path) -> FoldManifest | None:
+    """Read how a finished fold is made up; None where its files are not there or not whole."""
     try:
-        about = read_json(folder / FOLD)
-        if not isinstance(about, dict) or not set(about) >= _KEYS:
-            return None
-        if about.get("sha256") not in (None, sha256_of_file(folder / PREDICTIONS)):  # older versions wrote no hash
+        manifest = FoldManifest.model_validate(read_json(folder / FOLD))
+        if manifest.sha256 not in (None, sha256_of_file(folder / PREDICTIONS)):
             return None
         pd.read_parquet(folder / PREDICTIONS, columns=["id"])
     except (OSError, ValueError):
         return None
-    return about
+    return manifest
 
 
 def collect_predictions(dataset: Dataset, folds: Sequence[int], out: Path, progress: Progress = silent) -> pd.DataFrame:
-    """Predictions of all finished folds beside their targets: id, fold, target, prediction, std, fallback.
+    """Return the predictions of all finished folds beside their targets: id, fold, target, prediction, std, fallback.
 
     A finished fold whose files are damaged is left out, which `progress` is told.
     """
@@ -71,7 +90,7 @@ def collect_predictions(dataset: Dataset, folds: Sequence[int], out: Path, progr
         if read_fold(folder) is not None:
             tables.append(pd.read_parquet(folder / PREDICTIONS))
         elif (folder / FOLD).exists():
-            progress.message(f"{folder} is damaged and left out of the scores: train fold {fold} again, which mends it")
+            progress.message(f"{folder} is damaged and left out of the scores: train fold {fold} again to repair it")
     if not tables:
         return pd.DataFrame(columns=["id", "fold", "target", "prediction", "std", "fallback"])
     table = pd.concat(tables, ignore_index=True)
@@ -83,9 +102,9 @@ def collect_predictions(dataset: Dataset, folds: Sequence[int], out: Path, progr
 class LoadedFold:
     """A finished fold's models, and how they predict together."""
 
-    members: list[LoadedRun]
+    members: list[LoadedModel]
     config: RunConfig
-    about: dict[str, Any]
+    manifest: FoldManifest
 
     @classmethod
     def load(cls, folder: Path, device: str) -> "LoadedFold":
@@ -94,24 +113,25 @@ class LoadedFold:
         Raises:
             UserError: it is damaged.
         """
-        about = read_fold(folder)
-        if about is None:
-            raise UserError(f"{folder} is damaged: run its `crystaltune train` again, which mends it")
-        members = [LoadedRun.load(folder / member, device) for member in about["members"]]
+        manifest = read_fold(folder)
+        if manifest is None:
+            raise UserError(f"{folder} is damaged: train again to repair it")
+        members = [LoadedModel.load(folder / member, device) for member in manifest.members]
         try:
-            config = RunConfig.model_validate(about["config"])
+            config = RunConfig.model_validate(manifest.config)
         except ValueError as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{folder / FOLD} is damaged or of another version of crystaltune ({reason})") from None
-        return cls(members, config, about)
+        return cls(members, config, manifest)
 
     @property
     def task(self) -> Task:
+        """Return the task that the models were trained on."""
         return self.members[0].task
 
     def combine(self, predictions: list[np.ndarray]) -> np.ndarray:
-        """The members' predictions, each (n,), as one (n,)."""
+        """Combine the members' predictions, each (n,), into one (n,)."""
         if len(predictions) == 1:
             return predictions[0]
-        weights = self.about["weights"]
-        return combine(self.about["combine"], np.stack(predictions), None if weights is None else np.array(weights))
+        weights = None if self.manifest.weights is None else np.array(self.manifest.weights)
+        return combine(self.manifest.combine, np.stack(predictions), weights)

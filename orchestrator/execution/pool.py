@@ -60,19 +60,19 @@ def run_jobs(
     where: Plan,
     progress: Progress,
     *,
-    apart: bool = False,
+    isolate: bool = False,
 ) -> Iterator[tuple[str, Result]]:
     """Run named jobs and yield (name, result) as each ends.
 
     Args:
-        apart: in worker processes even where one would do, so that this process outlives a job's.
+        isolate: in worker processes even where one would do, so that this process outlives a job's.
 
     Raises:
         UserError: raised by a job; WorkerKilled where a worker process was; results that came before were yielded.
     """
     if where.devices == ("cpu",):
         keep_freed_memory()
-    if not apart and (where.processes == 1 or len(jobs) == 1):
+    if not isolate and (where.processes == 1 or len(jobs) == 1):
         torch.set_num_threads(where.threads)
         for index, (name, job) in enumerate(jobs):
             yield name, work(job, where.devices[index % len(where.devices)], NamedProgress(progress, name))

@@ -1,6 +1,6 @@
 """Which models a configuration needs: members of an ensemble, out-of-fold teachers, students, soups.
 
-Equal models are one run, whoever asks for them: a run's name is made from all that decides its result.
+Equal models are one, whoever asks for them: a model's name is made from all that decides its result.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from trainables.levers import FULL_WIDTH, TtaConfig
 
 
 @dataclass(frozen=True)
-class ModelRun:
+class ModelSpec:
     """One model to be made.
 
     Attributes:
@@ -26,16 +26,16 @@ class ModelRun:
     config: RunConfig
     inner: int = 0
     n_inner: int = 0
-    teachers: tuple["ModelRun", ...] = ()
-    soup_of: tuple["ModelRun", ...] = ()
+    teachers: tuple["ModelSpec", ...] = ()
+    soup_of: tuple["ModelSpec", ...] = ()
 
     @property
-    def needs(self) -> tuple["ModelRun", ...]:
-        """The runs that have to be there first."""
+    def needs(self) -> tuple["ModelSpec", ...]:
+        """Return the models that have to be there first."""
         return self.teachers + self.soup_of
 
     def key(self, data: str) -> str:
-        """A hash of all that decides the model, given the data's digest."""
+        """Return a hash of all that decides the model, given the data's digest."""
         known: dict[str, str] = self.__dict__.setdefault("_keys", {})  # asked for over and over
         if data not in known:
             known[data] = self._new_key(data)
@@ -47,42 +47,43 @@ class ModelRun:
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
     def name(self, data: str) -> str:
-        """Readable, and unique by its key."""
+        """Return a name that is readable, and unique by its key."""
         return self.name_with(self.key(data))
 
     def name_with(self, key: str) -> str:
+        """Return the name for a key that is known already."""
         kind = f"-inner{self.inner}of{self.n_inner}" if self.n_inner else "-soup" if self.soup_of else ""
         return f"fold{self.config.fold}-seed{self.config.seed}{kind}-{key}"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FoldRecipe:
     """What one fold of a configuration is made of: its members, and how they predict together."""
 
     config: RunConfig
-    members: tuple[ModelRun, ...]
+    members: tuple[ModelSpec, ...]
 
     @property
     def views(self) -> TtaConfig:
-        """How each member predicts; the default where it is one view, so that equal predictions are one."""
+        """Return how each member predicts; the default where it is one view, so that equal predictions are one."""
         return self.config.tta if self.config.tta.views > 1 else TtaConfig()
 
 
-def recipe(config: RunConfig) -> Recipe:
-    """The models of a configuration on its fold."""
+def fold_recipe(config: RunConfig) -> FoldRecipe:
+    """Return the models of a configuration on its fold."""
     members = tuple(_member(config, index) for index in range(config.ensemble.members))
     if config.ensemble.combine == "soup" and len(members) > 1:
-        members = (ModelRun(config.member(0), soup_of=members),)
-    return Recipe(config, members)
+        members = (ModelSpec(config.member(0), soup_of=members),)
+    return FoldRecipe(config, members)
 
 
-def _member(config: RunConfig, index: int) -> ModelRun:
+def _member(config: RunConfig, index: int) -> ModelSpec:
     member = config.member(index)
-    return ModelRun(member, teachers=teachers_of(member) if member.distil.weight > 0 else ())
+    return ModelSpec(member, teachers=teachers_of(member) if member.distil.weight > 0 else ())
 
 
-def teachers_of(config: RunConfig) -> tuple[ModelRun, ...]:
-    """The teachers of a student: the same run without teachers, at full width.
+def teachers_of(config: RunConfig) -> tuple[ModelSpec, ...]:
+    """Return the teachers of a student: the same model without teachers, at full width.
 
     They are not trained jointly: an auxiliary row may be a crystal that a teacher has to label unseen.
     Their seeds count from 0, whatever the student's, so that all students of a fold share them.
@@ -99,28 +100,28 @@ def teachers_of(config: RunConfig) -> tuple[ModelRun, ...]:
     for seed in range(config.distil.seeds):
         teacher = config.changed(changes | {"seed": seed})
         if config.distil.teachers == "in_sample":
-            found.append(ModelRun(teacher))
+            found.append(ModelSpec(teacher))
         else:
             n_inner = config.distil.inner_folds
-            found += [ModelRun(teacher, inner, n_inner) for inner in range(n_inner)]
+            found += [ModelSpec(teacher, inner, n_inner) for inner in range(n_inner)]
     return tuple(found)
 
 
-def waves(runs: Iterable[ModelRun], data: str) -> list[list[ModelRun]]:
-    """All runs that are needed, each once, in waves: a wave needs nothing but the waves before it."""
-    level: dict[str, int] = {}
-    known: dict[str, ModelRun] = {}
+def topological_levels(specs: Iterable[ModelSpec], data: str) -> list[list[ModelSpec]]:
+    """Return all models that are needed, each once, in levels: a level needs nothing but the levels before it."""
+    depth: dict[str, int] = {}
+    known: dict[str, ModelSpec] = {}
 
-    def place(run: ModelRun) -> int:
-        key = run.key(data)
-        if key not in level:
-            known[key] = run
-            level[key] = 1 + max((place(other) for other in run.needs), default=-1)
-        return level[key]
+    def depth_of(spec: ModelSpec) -> int:
+        key = spec.key(data)
+        if key not in depth:
+            known[key] = spec
+            depth[key] = 1 + max((depth_of(other) for other in spec.needs), default=-1)
+        return depth[key]
 
-    for run in runs:
-        place(run)
-    found: list[list[ModelRun]] = [[] for _ in range(1 + max(level.values(), default=-1))]
-    for key, run in known.items():
-        found[level[key]].append(run)
-    return found
+    for spec in specs:
+        depth_of(spec)
+    levels: list[list[ModelSpec]] = [[] for _ in range(1 + max(depth.values(), default=-1))]
+    for key, spec in known.items():
+        levels[depth[key]].append(spec)
+    return levels

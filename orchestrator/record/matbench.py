@@ -6,9 +6,10 @@ it, and only then: importing it takes seconds, for it reads 46 MB of splits.
 
 import json
 import logging
+import pprint
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,7 +33,7 @@ from trainables.files import write_atomically, write_json, write_text
 
 RESULTS = "results.json.gz"
 COLUMNS = ("id", "fold", "target", "prediction")
-WANTED_ABOUT = ("name", "authors", "tier", "command", "versions", "n_fallback")
+WANTED_ABOUT = ("name", "authors", "tier", "settings", "versions", "n_fallback")
 # matbench 0.6 pins versions of 2022; without its pins, it runs with current ones.
 INSTALL_MATBENCH = "pip install matminer && pip install --no-deps matbench==0.6"
 
@@ -132,7 +133,7 @@ def write_record(
 
     Args:
         predictions: columns id (mbid), fold, target, prediction; any row order.
-        about: name, authors, tier, command, versions {package: version} and n_fallback; optionally
+        about: name, authors, tier, settings {dotted key: value}, versions {package: version} and n_fallback; optionally
             algorithm_long and notes. Plain JSON types; all of it is kept as the record's metadata.
         params: a fold's settings, plain JSON types.
 
@@ -156,7 +157,7 @@ def write_record(
     path = folder / RESULTS
     write_atomically(path, write)
     write_json(folder / "info.json", info)
-    write_text(folder / "run.py", _run_script(about["command"]))
+    write_text(folder / "run.py", _run_script(task, about["settings"]))
     return MatbenchRecord(path, None if matbench is None else f"matbench {matbench}")
 
 
@@ -275,12 +276,12 @@ def _info(about: dict[str, Any], n_rows: int) -> dict[str, Any]:
     }
 
 
-def _run_script(command: str) -> str:
-    """Matbench wants at least one .py file or notebook that shows how the results were made."""
+def _run_script(task: Task, settings: Mapping[str, Any]) -> str:
+    """Return the .py file that Matbench requires beside every record: how its results were made."""
     return (
         '"""Makes the results again; info.json lists the versions it ran with."""\n\n'
-        "import shlex\nimport subprocess\n\n"
-        f"COMMAND = {command!r}\n\n"
+        "import crystaltune\n\n"
+        f"SETTINGS = {pprint.pformat(dict(settings), sort_dicts=False, width=110)}\n\n"
         'if __name__ == "__main__":\n'
-        "    subprocess.run(shlex.split(COMMAND), check=True)\n"
+        f"    crystaltune.train({task.name!r}, settings=SETTINGS)\n"
     )

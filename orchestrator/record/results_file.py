@@ -42,7 +42,7 @@ def score_fold(rows: pd.DataFrame) -> dict[str, float]:
     target, prediction = (rows[column].to_numpy(dtype=np.float64) for column in ("target", "prediction"))
     large = np.abs(target) > SMALLEST_TARGET
     relative = np.abs(target - prediction)[large] / np.abs(target[large])
-    return errors(target, prediction) | {"mape": float(relative.mean()) if large.any() else math.nan}
+    return errors(target, prediction).model_dump() | {"mape": float(relative.mean()) if large.any() else math.nan}
 
 
 def scores_agree(ours: Mapping[str, float], theirs: Mapping[str, float]) -> bool:

@@ -1,12 +1,12 @@
-"""`crystaltune record`: from a run's folder to the Matbench submission folder in it."""
+"""From a run's folder to the Matbench submission folder in it."""
 
-import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from orchestrator.evaluation.scores import Scores
+from orchestrator.provenance import RunManifest
 from orchestrator.record.matbench import (
     MatbenchRecord,
     matbench_version,
@@ -38,25 +38,25 @@ def record_run(run: Path) -> MatbenchRecord:
     Raises:
         UserError: the folder holds no run, or why there can be no record, in a plain sentence.
     """
-    scores, settings, predictions = _read_run(run)
+    scores, manifest, predictions = _read_run(run)
     refusal = refusal_of(scores)
     if refusal:
         raise UserError(f"no Matbench record of {run}: {refusal}")
-    task = TASKS[scores["task"]]
+    task = TASKS[scores.task]
     matbench = matbench_version()
     _check_targets(task, predictions)
     about = {
         "name": NAME,
         "authors": "crystaltune",
-        "tier": scores["tier"],
-        "command": _command(settings),
-        "versions": settings["versions"] | ({} if matbench is None else {"matbench": matbench}),
-        "n_fallback": scores["mean"]["n_fallback"],
+        "tier": scores.tier,
+        "settings": {key: value for key, value in _flat(manifest.config).items() if key not in ("task", "fold")},
+        "versions": manifest.versions | ({} if matbench is None else {"matbench": matbench}),
+        "n_fallback": 0 if scores.mean is None else scores.mean.n_fallback,
     }
-    others = [f"{rows} rows of {name}" for name, rows in scores.get("trained_also_on", {}).items()]
+    others = [f"{rows} rows of {name}" for name, rows in scores.trained_also_on.items()]
     if others:
         about["notes"] = f"Trained jointly on {', '.join(others)} first; rows that are test crystals were left out."
-    params = {int(fold): _flat(settings["config"] | {"fold": int(fold)}) for fold in scores["folds"]}
+    params = {fold: _flat(manifest.config | {"fold": fold}) for fold in scores.folds}
     return write_record(predictions, task, submission_folder(run, NAME), about=about, params=params)
 
 
@@ -75,36 +75,30 @@ def _check_targets(task: Task, predictions: pd.DataFrame) -> None:
         )
 
 
-def refusal_of(scores: dict[str, Any]) -> str | None:
-    """Why these scores can be no Matbench record, or None."""
-    task = TASKS.get(scores["task"]) or Task(
-        scores["task"], scores["target"], scores["unit"], "property", scores["tier"], synthetic=scores["synthetic"]
+def refusal_of(scores: Scores) -> str | None:
+    """Return why these scores cannot become a Matbench record, or None."""
+    task = TASKS.get(scores.task) or Task(
+        scores.task, scores.target, scores.unit, "property", scores.tier, synthetic=scores.synthetic
     )
-    if scores.get("marks"):
-        return f"{'; '.join(scores['marks'])}: set multitask.keep_overlap=false for an honest record"
-    folds = [int(fold) for fold in scores.get("folds", {})]
-    n_fallback = scores["mean"]["n_fallback"] if folds else 0
-    return why_no_record(task, partial=scores["partial"], n_rows=scores["n_rows"], folds=folds, n_fallback=n_fallback)
+    if scores.marks:
+        return f"{'; '.join(scores.marks)}: set multitask.keep_overlap=false for an honest record"
+    n_fallback = 0 if scores.mean is None else scores.mean.n_fallback
+    return why_no_record(
+        task, partial=scores.partial, n_rows=scores.n_rows, folds=list(scores.folds), n_fallback=n_fallback
+    )
 
 
-def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
+def _read_run(run: Path) -> tuple[Scores, RunManifest, pd.DataFrame]:
     try:
-        scores, settings = read_json(run / "scores.json"), read_json(run / "run.json")
-        if not (isinstance(scores, dict) and isinstance(settings, dict)):
-            raise ValueError("scores.json or run.json is damaged")
-        return scores, settings, pd.read_parquet(run / "predictions.parquet")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        scores = Scores.model_validate(read_json(run / "scores.json"))
+        manifest = RunManifest.model_validate(read_json(run / "run.json"))
+        return scores, manifest, pd.read_parquet(run / "predictions.parquet")
+    except OSError as error:
+        raise UserError(f"{run} does not contain a finished run ({error.strerror or error}); train one first") from None
+    except ValueError:
         raise UserError(
-            f"{run} holds no finished run ({reason}); `crystaltune train TASK --out {run}` makes one"
+            f"{run} does not contain a finished run (one of its files is damaged); train again to repair it"
         ) from None
-
-
-def _command(settings: dict[str, Any]) -> str:
-    """The command that repeats the run."""
-    told = {key: value for key, value in _flat(settings["config"]).items() if key not in ("task", "fold")}
-    chosen = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in told.items())
-    return f"crystaltune train {settings['config']['task']} {chosen}"
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.evaluation.scores import BaselineScores, CountedErrors, PredictorScores, Scores, TaskSummary
 from search_spaces.space import Space
 from trainables.data.tasks import TASKS
 
@@ -15,25 +16,26 @@ if TYPE_CHECKING:
     from orchestrator.ablation.run import Planned
 
 
-def score_table(scores: dict[str, Any]) -> Table:
+def score_table(scores: Scores) -> Table:
     """One line a fold, then the mean; baselines and published algorithms below on the same rows."""
     table = _empty_table(scores)
-    for fold, values in scores["folds"].items():
+    for fold, values in scores.folds.items():
         table.add_row(f"fold {fold}", *_cells(values))
     table.add_section()
-    _add_mean(table, "crystaltune", scores, bold=True)
+    if scores.own is not None:
+        _add_mean(table, "crystaltune", scores.own, bold=True)
     _add_others(table, scores)
     return table
 
 
-def baseline_table(scores: dict[str, Any]) -> Table:
+def baseline_table(scores: BaselineScores) -> Table:
     """Baselines and published algorithms alone."""
     table = _empty_table(scores)
     _add_others(table, scores)
     return table
 
 
-def _empty_table(scores: dict[str, Any]) -> Table:
+def _empty_table(scores: BaselineScores) -> Table:
     table = Table(
         title=title_of(scores),
         title_justify="left",
@@ -48,10 +50,10 @@ def _empty_table(scores: dict[str, Any]) -> Table:
     return table
 
 
-def _add_others(table: Table, scores: dict[str, Any]) -> None:
-    for name, other in scores.get("baselines", {}).items():
+def _add_others(table: Table, scores: BaselineScores) -> None:
+    for name, other in scores.baselines.items():
         _add_mean(table, name, other)
-    published = sorted(scores.get("published", {}).items(), key=lambda item: item[1]["mean"]["mae"])
+    published = sorted(scores.published.items(), key=lambda item: item[1].mean.mae)
     if published:
         table.add_section()
         table.caption = "* published predictions, on the same test rows"
@@ -59,27 +61,27 @@ def _add_others(table: Table, scores: dict[str, Any]) -> None:
         _add_mean(table, f"{name} *", other)
 
 
-def title_of(scores: dict[str, Any]) -> str:
+def title_of(scores: TaskSummary) -> str:
     """What was scored, with everything that limits what it may be compared with."""
-    parts = [f"{scores['task']} ({scores['unit']})" if scores["unit"] else scores["task"]]
-    if scores["synthetic"]:
+    parts = [f"{scores.task} ({scores.unit})" if scores.unit else scores.task]
+    if scores.synthetic:
         parts.append("SYNTHETIC sample: never to be compared with Matbench")
-    if scores["partial"]:
-        parts.append(f"PARTIAL: {scores['n_rows']:,} of {scores['official_rows']:,} rows, no leaderboard score")
-    parts.append(f"tier {scores['tier']}")
-    parts += [f"also trained on {rows:,} rows of {name}" for name, rows in scores.get("trained_also_on", {}).items()]
-    parts += scores.get("marks", [])
+    if scores.partial:
+        parts.append(f"PARTIAL: {scores.n_rows:,} of {scores.official_rows or 0:,} rows, no leaderboard score")
+    parts.append(f"tier {scores.tier}")
+    parts += [f"also trained on {rows:,} rows of {name}" for name, rows in scores.trained_also_on.items()]
+    parts += scores.marks
     return ", ".join(parts)
 
 
-def _add_mean(table: Table, name: str, scores: dict[str, Any], bold: bool = False) -> None:
-    deviation = f"{scores['std']['mae']:.2g}" if len(scores["folds"]) > 1 else ""
-    table.add_row(name, *_cells(scores["mean"], deviation), style="bold" if bold else None)
+def _add_mean(table: Table, name: str, scores: PredictorScores, bold: bool = False) -> None:
+    deviation = f"{scores.std.mae:.2g}" if len(scores.folds) > 1 else ""
+    table.add_row(name, *_cells(scores.mean, deviation), style="bold" if bold else None)
 
 
-def _cells(values: dict[str, Any], deviation: str = "") -> list[str]:
-    mae, rmse, largest = (f"{values[metric]:.4g}" for metric in ("mae", "rmse", "max_error"))
-    return [mae, deviation, rmse, largest, f"{values['n']:,}", str(values["n_fallback"])]
+def _cells(values: CountedErrors, deviation: str = "") -> list[str]:
+    mae, rmse, largest = (f"{value:.4g}" for value in (values.mae, values.rmse, values.max_error))
+    return [mae, deviation, rmse, largest, f"{values.n:,}", str(values.n_fallback)]
 
 
 def task_table() -> Table:

@@ -1,21 +1,19 @@
 """What a study is, in study.json, and whether it may be gone on with."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.asked import task_words
-from orchestrator.inputs.context import Material
-from orchestrator.inputs.recipe import ModelRun
-from orchestrator.inputs.source import Source
+from orchestrator.evaluation.scores import TaskSummary
+from orchestrator.inputs.context import TaskContext
+from orchestrator.inputs.recipe import ModelSpec
 from orchestrator.provenance import device_name, versions
 from orchestrator.study.journal import Journal
 from orchestrator.study.options import ABOUT, JOURNAL, SearchOptions
 from orchestrator.study.pruner import stopping_of
-from orchestrator.train.run import description
 from search_spaces.space import Space
 from trainables.config import RunConfig
 from trainables.errors import UserError
@@ -29,31 +27,19 @@ _IDENTITY = (
 )
 
 
-def train_words(source: Source, auxiliary: Sequence[str]) -> list[str]:
-    """The command that trains on the same rows, word by word."""
-    words = ["crystaltune", "train", *task_words(source)]
-    return words + [word for name in auxiliary for word in ("--aux", name)]
-
-
-def study_about(
-    material: Material, space: Space, config: RunConfig, options: SearchOptions, train: Sequence[str]
-) -> dict[str, Any]:
-    """The content of study.json.
-
-    Args:
-        train: the command that trains on the same rows, word by word.
-    """
-    dataset, base = material.dataset, space.base(config)
-    split, _ = material.split(ModelRun(base.member(0)))
+def study_about(context: TaskContext, space: Space, config: RunConfig, options: SearchOptions) -> dict[str, Any]:
+    """Return the content of study.json."""
+    dataset, base = context.dataset, space.base(config)
+    split, _ = context.split(ModelSpec(base.member(0)))
     n_steps = options.shares * (base.optim.epochs + (base.multitask.epochs if base.multitask.tasks else 0))
     return {
         "command": options.command,
-        "train": list(train),
+        "train": list(options.train_command),
         "task": dataset.task.name,
         "unit": dataset.task.unit,
-        "title": description(dataset, config),
+        "title": TaskSummary.of(dataset, config).model_dump(exclude_unset=True),
         "data": dataset.digest,
-        "auxiliary": {name: material.auxiliary[name].digest for name in config.multitask.tasks},
+        "auxiliary": {name: context.auxiliary[name].digest for name in config.multitask.tasks},
         "fold": options.fold,
         "seed": options.seed,
         "space": space.describe() | {"says": space.says},
@@ -84,10 +70,13 @@ def refuse_another(out: Path, about: Mapping[str, Any], progress: Progress) -> N
     try:
         held = read_json(out / ABOUT)
     except (OSError, ValueError):
-        raise UserError(f"{out / ABOUT} is missing or damaged: put back a whole copy, or search anew") from None
+        raise UserError(f"{out / ABOUT} is missing or damaged: restore a copy of it, or start a new search") from None
     found = differences({key: held.get(key) for key in _IDENTITY}, {key: about[key] for key in _IDENTITY})
     if found:
-        raise UserError(f"{out} holds another study ({'; '.join(found)}): give another --out, or ask for the one there")
+        raise UserError(
+            f"{out} already contains a different study ({'; '.join(found)}): use another `out`, or repeat the original "
+            "settings"
+        )
 
 
 def begin(out: Path, about: Mapping[str, Any], options: SearchOptions) -> None:

@@ -34,12 +34,12 @@ class Place:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cpus) and self.cpus > 0):
-            raise UserError(f"--cpus-per-trial {self.cpus:g}: a number above 0 was expected")
+            raise UserError(f"`cpus={self.cpus:g}`: must be a number above 0")
         gpus = 0.0 if self.gpus is None else self.gpus
         if not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
-            raise UserError(f"--gpus-per-trial {gpus:g}: a fraction up to 1 or a whole number was expected")
+            raise UserError(f"`gpus={gpus:g}`: must be a fraction up to 1, or a whole number")
         if self.max_concurrent is not None and self.max_concurrent < 1:
-            raise UserError(f"--max-concurrent {self.max_concurrent}: at least 1 was expected")
+            raise UserError(f"`max_concurrent={self.max_concurrent}`: must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class SearchOptions:
         probes: trials on a frozen trunk before the search; 0: none.
         shares: steps an epoch.
         loggers: Ray Tune callbacks beside TensorBoard's, made when they are wanted.
+        command: what repeats this search, for the report.
+        train_command: the command that trains on the same rows, word by word.
     """
 
     space: str
@@ -74,31 +76,34 @@ class SearchOptions:
     resources: Resources = field(default_factory=Resources)
     loggers: Callable[[], Sequence[Any]] = tuple
     command: str = ""
+    train_command: tuple[str, ...] = ()
 
 
 def refuse_folder(out: Path, *, resume: bool) -> None:
-    """Require --resume for an existing study, and an existing study for --resume.
+    """Require `resume` for an existing study, and an existing study for `resume`.
 
     Raises:
         UserError: only one of them is there.
     """
     there = (out / JOURNAL).exists()
     if there and not resume:
-        raise UserError(f"{out} holds a study already: give --resume to go on with it, or another --out")
+        raise UserError(f"{out} already contains a study: continue it with `resume=True`, or use another `out`")
     if resume and not there:
-        raise UserError(f"--resume: {out} holds no study; leave it out to begin one, or name the --out of the study")
+        raise UserError(
+            f"`resume=True`: {out} contains no study; leave it out to start one, or name the `out` of the study"
+        )
 
 
 def refuse_options(options: SearchOptions) -> None:
     """Raise a UserError for what cannot be asked for, before anything is read."""
     if options.trials < 1:
-        raise UserError(f"--trials {options.trials}: at least 1 was expected")
+        raise UserError(f"`trials={options.trials}`: must be at least 1")
     if not set(options.objectives) <= {"mae", "cost"} or "mae" not in options.objectives:
-        raise UserError(f"--objectives {','.join(options.objectives)}: mae, or mae,cost was wanted")
+        raise UserError(f"`objectives={','.join(options.objectives)}`: must be mae, or mae,cost")
     if len(options.objectives) > 1 and options.scheduler != "none":
         raise UserError(
-            f"--scheduler {options.scheduler} stops trials by their MAE alone: with several objectives give "
-            "--scheduler none"
+            f"`scheduler={options.scheduler}` stops trials by their MAE alone: with several objectives use "
+            "`scheduler=none`"
         )
     if options.sampler == "gp" and len(options.objectives) > 1:
-        raise UserError("--sampler gp is for one objective here: give --sampler tpe")
+        raise UserError("`sampler=gp` supports one objective only: use `sampler=tpe`")

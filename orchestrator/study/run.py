@@ -9,12 +9,13 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from orchestrator.inputs.context import Material
+from orchestrator.execution.folders import only_process
+from orchestrator.inputs.context import TaskContext, open_context
 from orchestrator.inputs.source import Source
 from orchestrator.study.callbacks import Housekeeper, StudyWatch
 from orchestrator.study.driver import StudyDriver, Watcher
 from orchestrator.study.journal import Journal, TrialRecord, crashes_of, trials_of
-from orchestrator.study.manifest import begin, refuse_another, study_about, train_words
+from orchestrator.study.manifest import begin, refuse_another, study_about
 from orchestrator.study.options import ABOUT, JOURNAL, SearchOptions, refuse_folder, refuse_options
 from orchestrator.study.optuna_export import Mirror
 from orchestrator.study.pruner import Stopping, stopping_of
@@ -23,10 +24,9 @@ from orchestrator.study.report.files import write_study_reports
 from orchestrator.study.sampler import Sampling, distributions_of
 from orchestrator.study.trial_data import refuse_full_disk, trial_data, with_models
 from orchestrator.study.warm_start import PROBES, begin_journal, best_probes, refuse_probes
-from orchestrator.train.run import only_process, read_rows, task_config, with_named
 from search_spaces.reading import load_space
 from search_spaces.space import Space
-from trainables.config import merged, parse_config
+from trainables.config import parse_config
 from trainables.errors import UserError
 from trainables.files import read_json
 from trainables.progress import Progress, silent
@@ -42,7 +42,7 @@ class _Study:
     about: dict[str, Any]
     space: Space
     data: TrialData
-    material: Material
+    context: TaskContext
     show: Callable[[RenderableType], None] | None
     deadline: float
 
@@ -52,7 +52,7 @@ class _Study:
 
     @property
     def progress(self) -> Progress:
-        return self.material.progress
+        return self.context.progress
 
 
 def search(
@@ -81,22 +81,20 @@ def search(
     options.resources.check(progress)
     if options.probes:
         refuse_probes(space)
-    parse_config(merged({"task": source.task}, settings or {}), "configuration")  # before minutes of reading
+    refuse_folder(out, resume=options.resume)
+    context = open_context(source, settings or {}, auxiliary, progress=progress)
+    config = context.config.changed({"fold": options.fold, "seed": options.seed})
+    space.check(config, context.task, options.space)
+    space = space.for_task(context.task, config.multitask.tasks)
+    about = study_about(context, space, config, options)
     with only_process(out):
-        refuse_folder(out, resume=options.resume)
-        dataset, others = read_rows(source, auxiliary, None, (), progress)
-        config = task_config(dataset, settings or {}, others).changed({"fold": options.fold, "seed": options.seed})
-        space.check(config, dataset.task, options.space)
-        space = space.for_task(dataset.task, config.multitask.tasks)
-        material = Material(dataset, with_named(others, config, progress), progress)
-        about = study_about(material, space, config, options, train_words(source, auxiliary))
         if options.resume:
             refuse_another(out, about, progress)
         with _ray(options) as (capacity, share):
             at_once = min(options.place.max_concurrent or capacity, capacity)
             refuse_full_disk(out, at_once)
             begin(out, about, options)
-            study = _prepared(material, space, out, options, about, show, deadline)
+            study = _prepared(context, space, out, options, about, show, deadline)
             try:
                 finished = (
                     _probe(study, share, at_once) and _search(study, share, at_once) and _check(study, share, at_once)
@@ -108,7 +106,7 @@ def search(
                 analysis = report(out)
     _refuse_if_all_failed(analysis, out)
     if not finished:
-        progress.message("the time budget has ended before the study: the same command with --resume goes on")
+        progress.message("the time budget ended before the study did: continue it with `resume=True`")
     return analysis
 
 
@@ -120,7 +118,7 @@ def _note_crash(study: _Study, error: Exception) -> None:
 
 
 def _prepared(
-    material: Material,
+    context: TaskContext,
     space: Space,
     out: Path,
     options: SearchOptions,
@@ -130,8 +128,8 @@ def _prepared(
 ) -> _Study:
     """Make what trials share."""
     base = parse_config(about["base"], ABOUT)
-    data = trial_data(material, space, base, out, shares=options.shares, resources=options.resources)
-    return _Study(out, options, about, space, data, material, show, deadline)
+    data = trial_data(context, space, base, out, shares=options.shares, resources=options.resources)
+    return _Study(out, options, about, space, data, context, show, deadline)
 
 
 def report(folder: Path) -> Analysis:
@@ -144,7 +142,7 @@ def report(folder: Path) -> Analysis:
         about = read_json(folder / ABOUT)
     except (OSError, ValueError):
         raise UserError(
-            f"{folder} holds no study ({ABOUT} is missing or damaged): name the --out of a search"
+            f"{folder} contains no study ({ABOUT} is missing or damaged): name the folder of a search"
         ) from None
     events = Journal(folder / JOURNAL).read()
     return write_study_reports(folder, about, trials_of(events), distributions_of, crashes_of(events))
@@ -193,7 +191,7 @@ def _check(study: _Study, share: Any, at_once: int) -> bool:
         return True
     if study.space.runs == "prediction":
         seeds = study.about["checks"]["seeds"]
-        study.data = with_models(study.data, seeds, study.folder, study.material, study.options.resources)
+        study.data = with_models(study.data, seeds, study.folder, study.context, study.options.resources)
     begun = sum(trial.of is not None for trial in trials.values())
     left = iter(planned[begun:])
 

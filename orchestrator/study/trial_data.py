@@ -9,15 +9,13 @@ from typing import Any
 
 from optuna.trial import FixedTrial
 
-from orchestrator.execution.job import Job, do
+from orchestrator.execution.job import Job, run_job
 from orchestrator.execution.pool import run_jobs
 from orchestrator.execution.resources import Resources
-from orchestrator.execution.scheduler import Runs, execute, gather_soft_targets
-from orchestrator.inputs.context import Material
-from orchestrator.inputs.datasets import load_dataset
-from orchestrator.inputs.recipe import ModelRun, Recipe, teachers_of
+from orchestrator.execution.scheduler import ModelGraph, gather_soft_targets, run_all
+from orchestrator.inputs.context import TaskContext, open_context
+from orchestrator.inputs.recipe import FoldRecipe, ModelSpec, teachers_of
 from orchestrator.inputs.source import Source
-from orchestrator.train.run import task_config
 from search_spaces.dimension import Draws
 from search_spaces.reading import load_space
 from search_spaces.space import Space
@@ -37,7 +35,7 @@ _SPARE_BYTES = 200_000_000  # Ray's own files, TensorBoard's, the reports
 
 
 def trial_data(
-    material: Material, space: Space, base: RunConfig, folder: Path, *, shares: int, resources: Resources
+    context: TaskContext, space: Space, base: RunConfig, folder: Path, *, shares: int, resources: Resources
 ) -> TrialData:
     """Everything that trials share, made where it is not there yet.
 
@@ -50,23 +48,23 @@ def trial_data(
     """
     _refuse(space, base)
     folder = folder.resolve()  # trials run elsewhere
-    split, _ = material.split(ModelRun(base.member(0)))
-    stores = {key: _store(material, *key) for key in sorted(stores_wanted(space, base))}
+    split, _ = context.split(ModelSpec(base.member(0)))
+    stores = {key: _store(context, *key) for key in sorted(stores_wanted(space, base))}
     distils = base.distil.weight > 0 or any("distil.weight" in dimension.sets for dimension in space.dimensions)
-    auxiliary = material.auxiliary_rows(base)
+    auxiliary = context.auxiliary_rows(base)
     data = TrialData(
         base=base,
-        task=material.dataset.task,
+        task=context.dataset.task,
         split=split,
         stores=stores,
         auxiliary=tuple((rows.task, rows.part, rows.store) for rows in auxiliary),
-        soft=_teachers(material, space, base, folder / "teachers", resources) if distils else None,
+        soft=_teachers(context, space, base, folder / "teachers", resources) if distils else None,
         shares=shares,
         on_gpu=resources.device != "cpu",
         compiled=resources.compiled,
         tf32=resources.tf32,
     )
-    return with_models(data, (base.seed,), folder, material, resources) if space.runs == "prediction" else data
+    return with_models(data, (base.seed,), folder, context, resources) if space.runs == "prediction" else data
 
 
 def stores_wanted(space: Space, base: RunConfig) -> set[tuple[Start, float]]:
@@ -95,8 +93,8 @@ def _some(space: Space, base: RunConfig) -> Iterator[RunConfig]:
         yield base.changed(space.suggest(draws))
 
 
-def _store(material: Material, start: Start, skin: float) -> Path:
-    return material.store(start) if skin == 0 else material.store_with_skin(start, skin)
+def _store(context: TaskContext, start: Start, skin: float) -> Path:
+    return context.store(start) if skin == 0 else context.store_with_skin(start, skin)
 
 
 def _refuse(space: Space, base: RunConfig) -> None:
@@ -111,7 +109,7 @@ def _refuse(space: Space, base: RunConfig) -> None:
         raise UserError("a trial is one model: set ensemble.members=1, and train the ensemble with the best.yaml")
 
 
-def _teachers(material: Material, space: Space, base: RunConfig, folder: Path, resources: Resources) -> Path:
+def _teachers(context: TaskContext, space: Space, base: RunConfig, folder: Path, resources: Resources) -> Path:
     """The file of out-of-fold labels; teachers that are there are not trained again."""
     if base.distil.teachers == "in_sample":
         raise UserError("a search distils from out-of-fold teachers only: set distil.teachers=out_of_fold")
@@ -122,26 +120,30 @@ def _teachers(material: Material, space: Space, base: RunConfig, folder: Path, r
             f"space {space.name} changes the teachers from trial to trial: search distil.* and model.width together "
             "with nothing that a teacher is trained by"
         )
-    runs = Runs(material, [Recipe(student, teachers)], lambda run: folder / run.name_with(material.key(run)))
-    material.progress.message(f"the space distils: {len(teachers)} teachers first, which all trials share")
-    execute(runs, resources)
-    failed = [reason for run in teachers if (reason := runs.failed(run))]
+    graph = ModelGraph(
+        context, [FoldRecipe(student, teachers)], lambda spec: folder / spec.name_with(context.key(spec))
+    )
+    context.progress.message(
+        f"the space uses distillation: training {len(teachers)} teachers first, which all trials share"
+    )
+    run_all(graph, resources)
+    failed = [reason for teacher in teachers if (reason := graph.failure_of(teacher))]
     if failed:
         raise UserError(f"{len(failed)} of {len(teachers)} teachers failed ({failed[0]})")
     path = folder / "soft_targets.npz"
-    gather_soft_targets(runs, teachers, path, features=False)
+    gather_soft_targets(graph, teachers, path, features=False)
     return path
 
 
 def with_models(
-    data: TrialData, seeds: Iterable[int], folder: Path, material: Material, resources: Resources
+    data: TrialData, seeds: Iterable[int], folder: Path, context: TaskContext, resources: Resources
 ) -> TrialData:
     """The data with a trained model for each of these seeds, for trials that only predict."""
     configs = {seed: data.base.member(0).changed({"seed": seed, "data.refit": False}) for seed in seeds}
-    jobs = [(f"model-seed{seed}", _model_job(config, data, folder, material)) for seed, config in configs.items()]
-    for name, summary in run_jobs(do, jobs, resources.plan(len(jobs)), material.progress):
-        if summary["status"] != "finished":
-            raise UserError(f"{name}, which trials predict with, failed: {summary['reason']}")
+    jobs = [(f"model-seed{seed}", _model_job(config, data, folder, context)) for seed, config in configs.items()]
+    for name, summary in run_jobs(run_job, jobs, resources.plan(len(jobs)), context.progress):
+        if summary.failed:
+            raise UserError(f"{name}, which trials predict with, failed: {summary.reason}")
     return replace(data, models={**data.models, **{seed: _model_folder(folder, seed) / "model" for seed in configs}})
 
 
@@ -149,18 +151,18 @@ def _model_folder(folder: Path, seed: int) -> Path:
     return folder.resolve() / "models" / f"seed_{seed}"
 
 
-def _model_job(config: RunConfig, data: TrialData, folder: Path, material: Material) -> Job:
+def _model_job(config: RunConfig, data: TrialData, folder: Path, context: TaskContext) -> Job:
     """Training alone: nothing is predicted, so no row of the test part has a place in it."""
     return Job(
         config=config,
         task=data.task,
         split=data.split,
-        wanted={},
+        requests={},
         views=(),
         store=data.stores[config.model.start, 0.0],
         folder=_model_folder(folder, config.seed),
         skinned=data.stores.get((config.model.start, skin_for(config, cutoffs_of(config.model.start)))),
-        auxiliary=material.auxiliary_rows(config),
+        auxiliary=context.auxiliary_rows(config),
         compiled=data.compiled,
         tf32=data.tf32,
     )
@@ -172,8 +174,8 @@ def refuse_full_disk(folder: Path, at_once: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise UserError(
-            f"--out {folder}: {free / 1e6:,.0f} MB are free, {wanted / 1e6:,.0f} MB are wanted for {at_once} trials at "
-            "once: free space there or choose another folder"
+            f"`out={folder}`: {free / 1e6:,.0f} MB are free, but {at_once} concurrent trials need "
+            f"{wanted / 1e6:,.0f} MB: free some space or use another folder"
         )
 
 
@@ -190,7 +192,7 @@ def prepare_trials(
     """What trials of a space share, for a notebook that runs Ray Tune by itself.
 
     `tune.Tuner(tune.with_parameters(FineTune, data=prepare_trials(...)), param_space=...)` then searches whatever the
-    space holds, with whatever searcher and scheduler. A study by `crystaltune search` also resumes, checks and reports.
+    space holds, with whatever searcher and scheduler. A study by `search` also resumes, confirms and reports.
 
     Args:
         folder: for teachers and models that trials share.
@@ -199,9 +201,8 @@ def prepare_trials(
         UserError: as load_dataset and Space.check.
     """
     space = load_space(space) if isinstance(space, str) else space
-    dataset = load_dataset(source, progress)
-    config = task_config(dataset, settings or {}).changed({"fold": fold})
-    space.check(config, dataset.task, space.name)
-    space = space.for_task(dataset.task, config.multitask.tasks)
-    material = Material(dataset, {}, progress)
-    return trial_data(material, space, space.base(config), folder, shares=shares, resources=Resources())
+    context = open_context(source, settings or {}, progress=progress)
+    config = context.config.changed({"fold": fold})
+    space.check(config, context.task, space.name)
+    space = space.for_task(context.task, config.multitask.tasks)
+    return trial_data(context, space, space.base(config), folder, shares=shares, resources=Resources())

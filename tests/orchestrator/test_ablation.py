@@ -13,6 +13,7 @@ from orchestrator.ablation.run import AblationOptions, Planned, ablate
 from orchestrator.execution import scheduler as execute_module
 from orchestrator.execution.job import Job
 from orchestrator.execution.resources import Resources
+from orchestrator.execution.summary import RunSummary
 from orchestrator.inputs.source import Source
 from search_spaces.experiments import configuration
 from trainables.data.tasks import SAMPLE_TASK
@@ -157,13 +158,13 @@ def test_asked_for_again_nothing_is_trained_and_more_experiments_only_add(
 ) -> None:
     out, before, planned = whole
     made: list[Job] = []
-    inner = execute_module.do
+    inner = execute_module.run_job
 
     def watched(job: Job, *rest: Any) -> dict[str, Any]:
         made.append(job)
         return inner(job, *rest)
 
-    monkeypatch.setattr(execute_module, "do", watched)
+    monkeypatch.setattr(execute_module, "run_job", watched)
     again, plans = run(out, volumes)
     assert not made
     assert plans[0].n_finished == planned.n_runs
@@ -176,14 +177,14 @@ def test_asked_for_again_nothing_is_trained_and_more_experiments_only_add(
 def test_a_run_that_fails_is_a_record_and_stops_only_what_needs_it(
     tmp_path: Path, volumes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = execute_module.do
+    inner = execute_module.run_job
 
     def fails(job: Job, *rest: Any) -> dict[str, Any]:
-        if job.config.distil.weight == 0 and "labelled" in job.wanted:
-            return {"status": "failed", "reason": "the loss became nan in epoch 1"}
+        if job.config.distil.weight == 0 and "labelled" in job.requests:
+            return RunSummary.failure("the loss became nan in epoch 1")
         return inner(job, *rest)
 
-    monkeypatch.setattr(execute_module, "do", fails)
+    monkeypatch.setattr(execute_module, "run_job", fails)
     analysis, _ = run(tmp_path, volumes, ("E4", "W0"))
     rows = {row["name"]: row for row in analysis.rows}
     assert "the loss became nan" in rows["E4"]["failed"]
@@ -195,14 +196,14 @@ def test_a_run_that_fails_is_a_record_and_stops_only_what_needs_it(
 
 
 def test_when_everything_fails_the_command_does(tmp_path: Path, volumes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute_module, "do", lambda job, *rest: {"status": "failed", "reason": "no luck"})
+    monkeypatch.setattr(execute_module, "run_job", lambda job, *rest: RunSummary.failure("no luck"))
     with pytest.raises(UserError, match=r"every experiment failed.*no luck"):
         run(tmp_path, volumes, ("E0",))
     assert json.loads((tmp_path / "ablation.json").read_text())["experiments"][0]["failed"]
 
 
 def test_the_plan_alone_trains_nothing(tmp_path: Path, volumes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute_module, "do", lambda *rest: pytest.fail("a run was begun"))
+    monkeypatch.setattr(execute_module, "run_job", lambda *rest: pytest.fail("a run was begun"))
     options = AblationOptions(("E1",), folds=(0,), seeds=2, resources=Resources("cpu", 1), plan_only=True)
     plans: list[Planned] = []
     source = Source("synthetic_sample", limit=N_ROWS)

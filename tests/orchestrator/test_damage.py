@@ -46,7 +46,7 @@ def trained(table: Path) -> Trained:
     def run(out: Path, progress: Said | None = None, **changes: Any) -> dict[str, Any]:
         settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
         source, options = Source("tiny", table, unit="eV/atom", energy=True), TrainOptions((0,), Resources("cpu", 1))
-        scores = train(source, out, settings=settings, options=options, progress=progress or Said())
+        scores = train(source, out, settings=settings, options=options, progress=progress or Said()).content()
         return {key: value for key, value in scores.items() if key != "folds"} | {"mae": scores["folds"]["0"]["mae"]}
 
     return run
@@ -122,7 +122,7 @@ def test_a_damaged_model_is_told_and_given_back_by_its_checkpoints(
     told = [line for line in said.lines if "is damaged" in line]
     assert len(told) == 1
     assert "fold_0" in told[0]
-    assert "made again" in told[0]
+    assert "rebuilt" in told[0]
     assert not damage(out / "fold_0")
     assert contents(out / "fold_0") == whole
     assert read_json(out / "fold_0" / "fit.json")["history"] == history  # nothing was trained
@@ -187,7 +187,7 @@ def test_without_run_json_folds_of_other_settings_are_refused(
 ) -> None:
     out, _ = plain
     harm(out / "run.json")
-    with pytest.raises(UserError, match=r"fold_0 is of a different run \(optim.lr was 0.001, is 0.002\)"):
+    with pytest.raises(UserError, match=r"fold_0 belongs to a different run \(optim.lr was 0.001, is 0.002\)"):
         trained(out, optim__lr=0.002)
 
 

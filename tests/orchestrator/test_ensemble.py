@@ -24,7 +24,7 @@ from orchestrator.evaluation.ensemble import (
     soup,
 )
 from orchestrator.evaluation.published import read_published
-from orchestrator.evaluation.scores import fold_scores
+from orchestrator.evaluation.scores import score_folds
 from trainables.data.tasks import Quantity, custom_task
 from trainables.errors import UserError
 from trainables.graphs.batch import Batch, collate
@@ -368,7 +368,7 @@ def test_combined_published_predictions_have_the_error_measured_before(
     prediction = table[algorithms].to_numpy(float).T
     target, fold = table.iloc[:, 2].to_numpy(float), table["fold"].to_numpy()
     rows = table[["fold"]].assign(target=target, prediction=combine(method, prediction))
-    scores = fold_scores(rows)
+    scores = score_folds(rows).model_dump()
     assert scores["mean"]["mae"] == pytest.approx(mae, abs=0.5 * 10.0 ** -len(str(mae).split(".")[1]))
     if method == "mean":
         assert error_curve(prediction, target, fold)[-1]["mae"] == pytest.approx(scores["mean"]["mae"], rel=1e-12)

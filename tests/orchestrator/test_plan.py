@@ -8,10 +8,10 @@ import pytest
 from small_data import tiny_dataset
 
 from orchestrator.ablation.ladder import Rung, build_ladder, parse_experiments
+from orchestrator.execution.scheduler import ModelGraph, _job
 from orchestrator.execution.scheduler import Resources as ExecuteResources
-from orchestrator.execution.scheduler import Runs, _job
-from orchestrator.inputs.context import Material
-from orchestrator.inputs.recipe import ModelRun, recipe, teachers_of, waves
+from orchestrator.inputs.context import TaskContext
+from orchestrator.inputs.recipe import ModelSpec, fold_recipe, teachers_of, topological_levels
 from search_spaces.experiments import EXPERIMENTS, LADDER, Experiment, configuration, lineage, with_parents
 from trainables.config import RunConfig
 from trainables.data.tasks import TASKS, custom_task
@@ -23,8 +23,8 @@ TINY = custom_task("tiny", "y", "eV/atom", "energy_per_atom")
 
 
 @pytest.fixture(scope="module")
-def material() -> Material:
-    return Material(tiny_dataset(60))
+def context() -> TaskContext:
+    return TaskContext(tiny_dataset(60), RunConfig(task="tiny"))
 
 
 def ladder(
@@ -34,35 +34,35 @@ def ladder(
     return build_ladder(names or EVERY, TINY, changes, folds=folds, seeds=seeds)
 
 
-def every_run(material: Material, rungs: list[Rung]) -> list[ModelRun]:
-    runs = Runs(material, [one for rung in rungs for one in rung.recipes.values()], lambda run: Path())
-    return [run for wave in runs.waves() for run in wave]
+def every_run(context: TaskContext, rungs: list[Rung]) -> list[ModelSpec]:
+    runs = ModelGraph(context, [one for rung in rungs for one in rung.recipes.values()], lambda run: Path())
+    return [run for wave in runs.levels() for run in wave]
 
 
-def test_no_run_of_the_whole_plan_holds_a_test_row_of_its_fold(material: Material) -> None:
-    runs = every_run(material, ladder())
+def test_no_run_of_the_whole_plan_holds_a_test_row_of_its_fold(context: TaskContext) -> None:
+    runs = every_run(context, ladder())
     assert len(runs) > 50
     for run in runs:
-        split, held = material.split(run)
-        test = set(material.test(run.config.fold).ids)
+        split, held = context.split(run)
+        test = set(context.test(run.config.fold).ids)
         assert split.test is None
         assert not test & set(split.train.ids + split.val.ids)
         assert held is None or not test & set(held.ids)
 
 
-def test_no_teacher_of_the_whole_plan_labels_a_row_that_it_or_its_formula_saw(material: Material) -> None:
-    formula = dict(zip(material.dataset.ids, material.dataset.structures.reduced_formulas, strict=True))
-    students = [run for run in every_run(material, ladder()) if run.teachers]
+def test_no_teacher_of_the_whole_plan_labels_a_row_that_it_or_its_formula_saw(context: TaskContext) -> None:
+    formula = dict(zip(context.dataset.ids, context.dataset.structures.reduced_formulas, strict=True))
+    students = [run for run in every_run(context, ladder()) if run.teachers]
     assert students
     for student in students:
         labelled: dict[int, set[str]] = {}
         for teacher in student.teachers:
-            split, held = material.split(teacher)
+            split, held = context.split(teacher)
             assert held is not None
             seen = {formula[row] for row in split.train.ids + split.val.ids}
             assert not seen & {formula[row] for row in held.ids}
             labelled.setdefault(teacher.config.seed, set()).update(held.ids)
-        own, _ = material.split(student)
+        own, _ = context.split(student)
         for ids in labelled.values():  # every teacher seed labels every row the student learns from
             assert ids == set(own.train.ids + own.val.ids)
 
@@ -75,11 +75,11 @@ def test_in_sample_teachers_are_made_only_where_they_are_asked_for_by_name() -> 
     assert [(teacher.n_inner, teacher.config.seed) for teacher in asked] == [(0, 0), (0, 1)]
 
 
-def test_the_seeds_of_e3_are_those_of_e0_and_the_label_only_student_is_e0(material: Material) -> None:
+def test_the_seeds_of_e3_are_those_of_e0_and_the_label_only_student_is_e0(context: TaskContext) -> None:
     rungs = {rung.name: rung for rung in ladder(seeds=3)}
 
     def keys(name: str) -> set[str]:
-        return {material.key(run) for one in rungs[name].recipes.values() for run in one.members}
+        return {context.key(run) for one in rungs[name].recipes.values() for run in one.members}
 
     assert keys("E3") == keys("E0")
     assert keys("E2") == keys("E1")
@@ -90,50 +90,52 @@ def test_the_seeds_of_e3_are_those_of_e0_and_the_label_only_student_is_e0(materi
     assert student.changed({"distil": {}}) == baseline
 
 
-def test_views_are_no_reason_to_train_again_but_everything_else_is(material: Material) -> None:
+def test_views_are_no_reason_to_train_again_but_everything_else_is(context: TaskContext) -> None:
     base = RunConfig(task="tiny")
-    key = material.key(recipe(base).members[0])
-    assert material.key(recipe(base.changed({"tta.views": 4})).members[0]) == key
-    assert material.key(recipe(base.changed({"ensemble.members": 3})).members[0]) == key
+    key = context.key(fold_recipe(base).members[0])
+    assert context.key(fold_recipe(base.changed({"tta.views": 4})).members[0]) == key
+    assert context.key(fold_recipe(base.changed({"ensemble.members": 3})).members[0]) == key
     for change in ({"seed": 1}, {"fold": 2}, {"augment.strain": "free"}, {"optim.averaging": "swa"}):
-        assert material.key(recipe(base.changed(change)).members[0]) != key
+        assert context.key(fold_recipe(base.changed(change)).members[0]) != key
 
 
-def test_waves_put_every_run_after_what_it_needs_and_each_only_once(material: Material) -> None:
+def test_waves_put_every_run_after_what_it_needs_and_each_only_once(context: TaskContext) -> None:
     rungs = ladder(["B1", "W3", "E4"])
-    runs = Runs(material, [one for rung in rungs for one in rung.recipes.values()], lambda run: Path())
-    place = {material.key(run): level for level, wave in enumerate(runs.waves()) for run in wave}
-    everything = [run for wave in runs.waves() for run in wave]
+    runs = ModelGraph(context, [one for rung in rungs for one in rung.recipes.values()], lambda run: Path())
+    place = {context.key(run): level for level, wave in enumerate(runs.levels()) for run in wave}
+    everything = [run for wave in runs.levels() for run in wave]
     assert len(place) == len(everything)
     for run in everything:
-        assert all(place[material.key(other)] < place[material.key(run)] for other in run.needs)
-    assert waves([], "data") == []
+        assert all(place[context.key(other)] < place[context.key(run)] for other in run.needs)
+    assert topological_levels([], "data") == []
 
 
-def test_jobs_hold_no_test_target(material: Material, tmp_path: Path) -> None:
+def test_jobs_hold_no_test_target(context: TaskContext, tmp_path: Path) -> None:
     rungs = ladder(["E2"], folds=(0,), seeds=1)
-    runs = Runs(
-        material, [one for rung in rungs for one in rung.recipes.values()], lambda run: tmp_path / run.name("d")
+    runs = ModelGraph(
+        context, [one for rung in rungs for one in rung.recipes.values()], lambda run: tmp_path / run.name("d")
     )
-    test = material.test(0)
-    for run in every_run(material, rungs):
+    test = context.test(0)
+    for run in every_run(context, rungs):
         job = _job(runs, run, [TtaConfig()], ExecuteResources("cpu"))
-        assert set(job.wanted["test"].ids) == set(test.ids)
-        assert set(vars(job.wanted["test"])) == {"ids", "rows"}
+        assert set(job.requests["test"].ids) == set(test.ids)
+        assert set(vars(job.requests["test"])) == {"ids", "rows"}
         held = np.concatenate([job.split.train.targets, job.split.val.targets])
-        assert len(held) + len(test) == len(material.dataset)
+        assert len(held) + len(test) == len(context.dataset)
 
 
-def test_a_teacher_predicts_plainly_however_else_it_is_asked_to(material: Material) -> None:
+def test_a_teacher_predicts_plainly_however_else_it_is_asked_to(context: TaskContext) -> None:
     """An in-sample teacher may be a member that predicts by views alone."""
     settings = {"task": "tiny", "tta.views": 4, "ensemble.members": 2}
-    member = recipe(RunConfig(task="tiny").changed(settings))
-    student = recipe(RunConfig(task="tiny").changed({**settings, "distil.weight": 0.5, "distil.teachers": "in_sample"}))
-    runs = Runs(material, [member, student], lambda run: Path())
-    assert {material.key(run) for run in member.members} <= set(runs.students)
+    member = fold_recipe(RunConfig(task="tiny").changed(settings))
+    student = fold_recipe(
+        RunConfig(task="tiny").changed({**settings, "distil.weight": 0.5, "distil.teachers": "in_sample"})
+    )
+    runs = ModelGraph(context, [member, student], lambda run: Path())
+    assert {context.key(run) for run in member.members} <= set(runs.students)
     for views in (runs.views_of()[key] for key in runs.students):
         assert TtaConfig() in views
-    assert {views.views for views in runs.views_of()[material.key(member.members[0])]} == {1, 4}
+    assert {views.views for views in runs.views_of()[context.key(member.members[0])]} == {1, 4}
 
 
 def test_every_experiment_is_one_readable_change_of_a_parent_that_exists() -> None:

@@ -12,10 +12,11 @@ import pytest
 from matbench.bench import MatbenchBenchmark
 from record_data import ABOUT, PARAMS, TASK, table, write_finished_run
 
+from orchestrator.evaluation.scores import Scores
 from orchestrator.record import matbench as record
 from orchestrator.record.matbench import INSTALL_MATBENCH, MatbenchRecord
 from orchestrator.record.submission import _check_targets, record_run
-from orchestrator.train.run import _record
+from orchestrator.train.run import _with_record
 from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import SAMPLE_TASK, TASKS, custom_task
 from trainables.errors import UserError
@@ -124,10 +125,10 @@ def test_every_matbench_task_has_an_honest_text_for_each_of_its_tiers(task: Any)
         assert "MPtrj" in record._info({**ABOUT, "tier": tier}, n_rows=10)["notes"]
 
 
-def test_run_py_is_valid_python_that_holds_the_command(whole: Path) -> None:
+def test_run_py_is_valid_python_that_trains_with_the_settings(whole: Path) -> None:
     names: dict[str, Any] = {"__name__": "opened by a test"}
     exec(compile((whole.parent / "run.py").read_text(), "run.py", "exec"), names)
-    assert names["COMMAND"] == ABOUT["command"]
+    assert names["SETTINGS"] == ABOUT["settings"]
 
 
 def test_the_submission_folder_is_named_as_matbench_asks() -> None:
@@ -189,7 +190,7 @@ def test_faulty_predictions_are_refused_in_one_line_before_anything_is_written(c
     ("changes", "sentence"),
     [
         ({"about": {**ABOUT, "authors": ""}}, "lacks authors"),
-        ({"about": {key: ABOUT[key] for key in ("name", "authors")}}, "lacks tier, command, versions, n_fallback"),
+        ({"about": {key: ABOUT[key] for key in ("name", "authors")}}, "lacks tier, settings, versions, n_fallback"),
         ({"about": {**ABOUT, "tier": "pretrained-label-overlap"}}, "does not fit matbench_jdft2d"),
         ({"about": {**ABOUT, "n_fallback": 636}}, "all 636 predictions are fallbacks"),
         ({"params": {0: {"lr": np.float32(0.1)}}}, "the parameters of fold 0 cannot be written as JSON"),
@@ -292,9 +293,14 @@ def finished(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def with_record(run: Path) -> dict[str, Any]:
+    """The scores of a run once its record was tried."""
+    return _with_record(Scores.model_validate_json((run / "scores.json").read_text()), run).content()
+
+
 def test_a_finished_run_is_recorded_and_its_scores_say_who_has_validated_the_record(finished: Path) -> None:
-    told = _record(json.loads((finished / "scores.json").read_text()), finished)
-    assert told == {
+    told = with_record(finished)
+    assert {name: told[name] for name in ("record", "record_validated_by", "no_record_because")} == {
         "record": "matbench_v0.1_crystaltune_chgnet/results.json.gz",
         "record_validated_by": "matbench 0.6",
         "no_record_because": None,
@@ -309,7 +315,7 @@ def test_a_run_without_matbench_is_recorded_too_and_does_not_claim_its_version(
 ) -> None:
     with monkeypatch.context() as absent:
         without_matbench(absent)
-        told = _record(json.loads((finished / "scores.json").read_text()), finished)
+        told = with_record(finished)
     assert told["record_validated_by"] is None
     assert reopened(finished / str(told["record"])).user_metadata["versions"] == {"crystaltune": "0.1.0"}
     again = record_run(finished)
@@ -319,7 +325,7 @@ def test_a_run_without_matbench_is_recorded_too_and_does_not_claim_its_version(
 def test_a_run_on_other_targets_ends_with_its_scores_and_the_reason_for_having_no_record(finished: Path) -> None:
     predictions = pd.read_parquet(finished / "predictions.parquet")
     predictions.assign(target=predictions["target"] * 1.01).to_parquet(finished / "predictions.parquet")
-    told = _record(json.loads((finished / "scores.json").read_text()), finished)
+    told = with_record(finished)
     assert told["record"] is told["record_validated_by"] is None
     assert "download the official one" in str(told["no_record_because"])
     assert not list(finished.glob("matbench*"))

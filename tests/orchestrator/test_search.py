@@ -18,7 +18,7 @@ from small_data import tiny_dataset
 from orchestrator import ray_session as runtime
 from orchestrator.cli.search import loggers, parse_budget_seconds
 from orchestrator.execution.resources import Resources
-from orchestrator.inputs.context import Material
+from orchestrator.inputs.context import TaskContext
 from orchestrator.inputs.source import Source
 from orchestrator.ray_session import Capacity, ray_session
 from orchestrator.study import run as study_module
@@ -189,7 +189,7 @@ def test_a_study_goes_on_with_more_trials_and_repeats_none(studied: Studied, tmp
 def test_another_study_is_not_gone_on_with(
     studied: Studied, changed: dict[str, Any], settings: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(UserError, match="holds another study") as caught:
+    with pytest.raises(UserError, match="already contains a different study") as caught:
         search(
             source(studied.table),
             studied.folder,
@@ -215,7 +215,7 @@ def test_other_data_or_another_version_is_not_gone_on_with(
 
 @pytest.mark.usefixtures("no_ray")
 def test_a_folder_with_a_study_wants_resume_and_one_without_does_not(studied: Studied, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds a study already: give --resume"):
+    with pytest.raises(UserError, match="already contains a study: continue it with `resume=True`"):
         search(source(studied.table), studied.folder, OPTIONS, settings=SETTINGS)
     with pytest.raises(UserError, match="holds no study"):
         search(source(studied.table), tmp_path / "new", replace(OPTIONS, resume=True), settings=SETTINGS)
@@ -246,9 +246,9 @@ def test_a_second_process_ends_at_once_and_names_the_first(table: Path, tmp_path
     ("options", "settings", "words"),
     [
         ({"space": "optimm"}, {}, "did you mean optim"),
-        ({"trials": 0}, {}, "--trials 0"),
-        ({"objectives": ("mae", "cost")}, {}, "give --scheduler none"),
-        ({"objectives": ("cost",)}, {}, "mae, or mae,cost was wanted"),
+        ({"trials": 0}, {}, "`trials=0`"),
+        ({"objectives": ("mae", "cost")}, {}, "use `scheduler=none`"),
+        ({"objectives": ("cost",)}, {}, "must be mae, or mae,cost"),
         ({}, {"optim.lrr": 1}, "did you mean 'optim.lr'"),
         ({"space": "multitask", "probes": 0}, {}, "--aux"),
         ({"space": "ssa"}, {}, "--probes train the head"),
@@ -293,11 +293,13 @@ def test_trials_never_get_a_test_row_or_its_target(tmp_path: Path) -> None:
     space = SPACES["optim"]
     found = []
     for targets in (dataset.targets, None):
-        test = Material(dataset).test(0)
+        test = TaskContext(dataset, RunConfig(task="tiny")).test(0)
         poisoned = dataset.targets.copy()
         poisoned[test.rows] = 1e9
         here = replace(dataset, targets=poisoned) if targets is None else dataset
-        data = trial_data(Material(here), space, space.base(config), tmp_path, shares=1, resources=Resources("cpu", 1))
+        data = trial_data(
+            TaskContext(here, config), space, space.base(config), tmp_path, shares=1, resources=Resources("cpu", 1)
+        )
         assert data.split.test is None
         for part in (data.split.train, data.split.val):
             assert not set(part.ids) & set(test.ids)
@@ -362,7 +364,14 @@ def test_a_study_whose_trials_all_failed_is_no_success_and_groups_the_reasons(ta
 def test_levers_that_a_search_cannot_have_are_refused(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
     base = RunConfig(task="tiny").changed(SETTINGS | settings)
     with pytest.raises(UserError, match=words):
-        trial_data(Material(tiny_dataset(24)), SPACES["optim"], base, tmp_path, shares=1, resources=Resources("cpu", 1))
+        trial_data(
+            TaskContext(tiny_dataset(24), base),
+            SPACES["optim"],
+            base,
+            tmp_path,
+            shares=1,
+            resources=Resources("cpu", 1),
+        )
 
 
 def test_what_a_mistyped_option_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,12 +18,13 @@ from pymatgen.core import Lattice, Structure
 from small_data import tiny_dataset
 
 from orchestrator.execution import scheduler as execute_module
+from orchestrator.execution.folders import only_process
 from orchestrator.execution.job import Job
 from orchestrator.execution.resources import Resources
+from orchestrator.execution.summary import RunSummary
 from orchestrator.inputs.source import Source
 from orchestrator.predict.run import predict_file
 from orchestrator.record.submission import record_run
-from orchestrator.train import run as train_module
 from orchestrator.train.run import TrainOptions, baseline_run, train
 from trainables.errors import UserError
 from trainables.files import read_json
@@ -55,7 +56,7 @@ def table(whole_table: Path, tmp_path: Path) -> Path:
 def run(table: Path, out: Path, folds: tuple[int, ...] = (0, 1), **settings: Any) -> dict[str, Any]:
     changes = SETTINGS | {key.replace("__", "."): value for key, value in settings.items()}
     options = TrainOptions(folds, Resources("cpu", 1))
-    return train(Source("tiny", table, unit="eV/atom", energy=True), out, settings=changes, options=options)
+    return train(Source("tiny", table, unit="eV/atom", energy=True), out, settings=changes, options=options).content()
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,14 @@ class Finished:
 
 def finished(table: Path, out: Path, folds: tuple[int, ...]) -> Finished:
     jobs: list[Job] = []
-    inner = execute_module.do
+    inner = execute_module.run_job
 
     def watched(job: Job, *rest: Any) -> dict[str, Any]:
         jobs.append(job)
         return inner(job, *rest)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(execute_module, "do", watched)
+        patched.setattr(execute_module, "run_job", watched)
         return Finished(out, run(table, out, folds), jobs)
 
 
@@ -123,8 +124,8 @@ def test_workers_never_get_a_test_target(two_folds: Finished) -> None:
     for job in seen:
         test = set(predictions.loc[predictions["fold"] == job.config.fold, "id"])
         assert job.split.test is None
-        assert set(job.wanted["test"].ids) == test
-        assert set(vars(job.wanted["test"])) == {"ids", "rows"}
+        assert set(job.requests["test"].ids) == test
+        assert set(vars(job.requests["test"])) == {"ids", "rows"}
         assert not test & set(job.split.train.ids + job.split.val.ids)
 
 
@@ -133,7 +134,7 @@ def test_second_train_in_the_same_folder_trains_nothing_and_adds_folds(
 ) -> None:
     out, before = one_fold.copied(tmp_path / "out"), one_fold.scores
     with monkeypatch.context() as patched:
-        patched.setattr(execute_module, "do", lambda *args: pytest.fail("a fold was trained again"))
+        patched.setattr(execute_module, "run_job", lambda *args: pytest.fail("a fold was trained again"))
         assert run(table, out, (0,))["mean"] == before["mean"]
     after = run(table, out, (1,))
     assert set(after["folds"]) == {"0", "1"}
@@ -183,14 +184,14 @@ def test_a_fold_that_lost_a_file_is_finished_again_without_training(
 
 def test_a_wrong_published_table_is_told_before_anything_is_read(tmp_path: Path) -> None:
     options = TrainOptions((0,), published=tmp_path / "missing.csv")
-    with pytest.raises(UserError, match="--published"):
+    with pytest.raises(UserError, match="`published="):
         train(Source("tiny", tmp_path / "missing too.csv"), tmp_path / "out", options=options)
 
 
 def test_second_process_in_the_same_folder_exits_at_once(table: Path, tmp_path: Path) -> None:
     with (
-        train_module.only_process(tmp_path / "out"),
-        pytest.raises(UserError, match="another process is at work"),
+        only_process(tmp_path / "out"),
+        pytest.raises(UserError, match="another process is using"),
     ):
         run(table, tmp_path / "out", (0,))
 
@@ -198,14 +199,14 @@ def test_second_process_in_the_same_folder_exits_at_once(table: Path, tmp_path: 
 def test_failed_fold_is_named_and_the_others_are_kept(
     one_fold: Finished, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = execute_module.do
+    inner = execute_module.run_job
 
     def fails_in_fold_1(job: Job, *rest: Any) -> dict[str, Any]:
         if job.config.fold == 1:
-            return {"status": "failed", "reason": "the loss became nan in epoch 0"}
+            return RunSummary.failure("the loss became nan in epoch 0")
         return inner(job, *rest)
 
-    monkeypatch.setattr(execute_module, "do", fails_in_fold_1)
+    monkeypatch.setattr(execute_module, "run_job", fails_in_fold_1)
     with pytest.raises(UserError, match=r"1 of 2 folds failed \(fold 1: the loss became nan"):
         run(table, tmp_path / "out")
     scores = read_json(tmp_path / "out" / "scores.json")
@@ -249,7 +250,7 @@ def test_predict_averages_the_folds_in_the_order_of_the_file(two_folds: Finished
 def test_own_tables_have_no_record_and_say_why(one_fold: Finished, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no Matbench record"):
         record_run(one_fold.copied(tmp_path / "out"))
-    with pytest.raises(UserError, match="holds no finished run"):
+    with pytest.raises(UserError, match="does not contain a finished run"):
         record_run(tmp_path / "nowhere")
 
 
@@ -260,7 +261,7 @@ def test_a_target_of_ones_own_for_a_known_task_is_refused_before_its_file_is_loo
 
 
 def test_baselines_alone(table: Path) -> None:
-    scores = baseline_run(Source("tiny", table, energy=True), (0, 1))
+    scores = baseline_run(Source("tiny", table, energy=True), (0, 1)).model_dump(mode="json")
     data = tiny_dataset(24)
     assert scores["baselines"]["dummy"]["mean"]["n"] == sum(scores["baselines"]["dummy"]["folds"][f]["n"] for f in "01")
     assert scores["baselines"]["linear"]["mean"]["mae"] < np.abs(data.targets - data.targets.mean()).mean() * 2
@@ -271,7 +272,7 @@ LONGER = {"optim.epochs": 6, "optim.batch_size": 4, "data.val_share": 0.2}
 
 def in_two_processes(table: Path, out: Path) -> dict[str, Any]:
     source, options = Source("tiny", table, unit="eV/atom", energy=True), TrainOptions((0, 1), Resources("cpu", 2))
-    return train(source, out, settings=LONGER, options=options)
+    return train(source, out, settings=LONGER, options=options).content()
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,15 @@ from orchestrator.evaluation.published import check_published
 from orchestrator.execution import scheduler as execute_module
 from orchestrator.execution.pool import WorkerKilled
 from orchestrator.execution.resources import Resources
-from orchestrator.execution.scheduler import _all_jobs
-from orchestrator.inputs.context import Material
+from orchestrator.execution.scheduler import run_despite_kills
+from orchestrator.execution.summary import RunSummary
+from orchestrator.inputs.context import TaskContext
 from orchestrator.inputs.datasets import load_auxiliary
-from orchestrator.inputs.recipe import recipe, waves
+from orchestrator.inputs.recipe import fold_recipe, topological_levels
 from orchestrator.inputs.source import Source
 from orchestrator.predict.run import predict_file
-from orchestrator.train.run import TrainOptions, _folder, train
+from orchestrator.train.folder import model_folder
+from orchestrator.train.run import TrainOptions, train
 from trainables.config import RunConfig
 from trainables.errors import UserError
 from trainables.files import read_json
@@ -45,7 +47,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(table: Path, out: Path, **changes: Any) -> dict[str, Any]:
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items() if key != "auxiliary"}
     options, source = TrainOptions((0,), Resources("cpu", 1)), Source("tiny", table, unit="eV/atom", energy=True)
-    return train(source, out, settings=settings, options=options, auxiliary=changes.get("auxiliary", ()))
+    return train(source, out, settings=settings, options=options, auxiliary=changes.get("auxiliary", ())).content()
 
 
 @pytest.mark.parametrize("method", ["mean", "median", "stacked"])
@@ -104,39 +106,40 @@ def test_joint_training_is_told_with_the_rows_it_left_out(table: Path, tmp_path:
 
 
 def test_no_two_models_of_a_fold_share_a_folder(tmp_path: Path) -> None:
-    material = Material(tiny_dataset(40))
+    context = TaskContext(tiny_dataset(40), RunConfig(task="tiny"))
     for changes in (
         {"ensemble.members": 3, "ensemble.combine": "soup", "distil.weight": 0.5, "distil.teachers": "in_sample"},
         {"ensemble.members": 3, "distil.weight": 0.5},
         {"distil.weight": 0.5, "distil.teachers": "in_sample"},
     ):
         config = RunConfig(task="tiny").changed(changes)
-        every = [each for wave in waves(recipe(config).members, material.digest(config)) for each in wave]
-        folders = [_folder(tmp_path, config, each, material.key(each)) for each in every]
+        every = [
+            each for wave in topological_levels(fold_recipe(config).members, context.digest(config)) for each in wave
+        ]
+        folders = [model_folder(tmp_path, config, each, context.key(each)) for each in every]
         assert len(set(folders)) == len(every) > 3
 
 
 def test_a_killed_worker_is_a_failure_of_its_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[list[str], bool]] = []
+    done = RunSummary(status="finished", reason="", structures=0, seconds=0.0, structures_per_s=0.0)
 
-    def killing(
-        work: Any, jobs: Any, where: Any, progress: Any, *, apart: bool
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        asked.append(([name for name, _ in jobs], apart))
+    def killing(work: Any, jobs: Any, where: Any, progress: Any, *, isolate: bool) -> Iterator[tuple[str, RunSummary]]:
+        asked.append(([name for name, _ in jobs], isolate))
         for name, _ in jobs:
             if name == "greedy":
                 raise WorkerKilled("a worker process was killed")
-            yield name, {"status": "finished", "reason": ""}
+            yield name, done
 
     monkeypatch.setattr(execute_module, "run_jobs", killing)
-    jobs: Any = [("first", None), ("greedy", None), ("last", None)]
-    found = dict(_all_jobs(jobs, Resources("cpu", 2), Material(tiny_dataset(24))))
-    assert {name: each["status"] for name, each in found.items()} == {
+    jobs: Any = dict.fromkeys(("first", "greedy", "last"))
+    found = dict(run_despite_kills(jobs, Resources("cpu", 2), TaskContext(tiny_dataset(24), RunConfig(task="tiny"))))
+    assert {name: summary.status for name, summary in found.items()} == {
         "first": "finished",
         "greedy": "failed",
         "last": "finished",
     }
-    assert "out of memory" in found["greedy"]["reason"]
+    assert "out of memory" in found["greedy"].reason
     assert asked[-1] == (["last"], True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from orchestrator.evaluation.scores import TaskSummary
 from orchestrator.report.document import Sheet, environment, pipes, svg
 from orchestrator.report.terminal import title_of
 from orchestrator.study.report.analysis import Analysis, best_config, milestones_of
@@ -49,7 +50,7 @@ class Section:
 
 
 def title_line(about: Mapping[str, Any]) -> str:
-    return f"{about['space']['name']} on {title_of(dict(about['title']))}"
+    return f"{about['space']['name']} on {title_of(TaskSummary.model_validate(about['title']))}"
 
 
 def sections(analysis: Analysis, folder: Path) -> list[Section]:

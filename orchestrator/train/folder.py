@@ -1,0 +1,114 @@
+"""What a run's folder says the run is, and whether another one may go on in it."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.execution.fold import PREDICTIONS, read_fold
+from orchestrator.inputs.context import TaskContext
+from orchestrator.inputs.recipe import ModelSpec, fold_recipe
+from orchestrator.provenance import RunManifest, versions
+from trainables.config import RunConfig, dotted_names, merged
+from trainables.data.tasks import N_FOLDS
+from trainables.errors import UserError
+from trainables.files import read_json, write_json
+
+MANIFEST = "run.json"
+
+
+def manifest_of(context: TaskContext) -> RunManifest:
+    """Return the manifest of a run of this context."""
+    config, digest = context.config.changed({"fold": 0}), context.digest(context.config)
+    return RunManifest(
+        fingerprint=config.fingerprint(digest),
+        data=digest,
+        config=config.model_dump(mode="json"),
+        versions=versions(),
+    )
+
+
+def read_manifest(out: Path) -> RunManifest | None:
+    """Read run.json; None where it is missing or damaged."""
+    try:
+        return RunManifest.model_validate(read_json(out / MANIFEST))
+    except (OSError, ValueError):
+        return None
+
+
+def claim_folder(out: Path, context: TaskContext) -> None:
+    """Write what this run is into run.json, or compare it with what is there.
+
+    Raises:
+        UserError: the folder holds a different run.
+    """
+    wanted, held = manifest_of(context), read_manifest(out)
+    if held is None:
+        _require_same_folds(out, context)
+        if (out / MANIFEST).exists():
+            context.progress.message(f"{out / MANIFEST} was damaged and has been rewritten")
+    elif held.fingerprint == wanted.fingerprint:
+        return
+    elif any(out.glob("fold_*")):
+        raise _different_run(f"{out} already contains a different run", _differences(held, wanted))
+    write_json(out / MANIFEST, wanted.model_dump(mode="json"))  # where nothing was made of another one, too
+
+
+def _require_same_folds(out: Path, context: TaskContext) -> None:
+    """Compare finished folds themselves with what is wanted, where no run.json says what they are.
+
+    Raises:
+        UserError: one was made with other settings, or on other rows.
+    """
+    for fold in range(N_FOLDS):
+        folder = out / f"fold_{fold}"
+        manifest = read_fold(folder)
+        if manifest is None:
+            continue
+        wanted = context.config.changed({"fold": fold}).model_dump(mode="json")
+        rows = set(pd.read_parquet(folder / PREDICTIONS, columns=["id"])["id"])
+        differences = list(_changed_settings(manifest.config, wanted))
+        if not differences and rows != set(context.test(fold).ids):
+            differences = ["its test rows differ"]
+        if differences:
+            start = f"{out / MANIFEST} is missing or damaged, and {folder.name} belongs to a different run"
+            raise _different_run(start, differences)
+
+
+def _different_run(start: str, differences: list[str]) -> UserError:
+    reason = "; ".join(differences) or "made by another version of the code"
+    return UserError(f"{start} ({reason}): use another `out`, or repeat the original settings")
+
+
+def _differences(held: RunManifest, wanted: RunManifest) -> list[str]:
+    """Return what differs between two runs, one phrase each."""
+    phrases = list(_changed_settings(held.config, wanted.config))
+    if held.data != wanted.data:
+        phrases.append("the data differ")
+    before, now = (manifest.versions.get("chgnet") for manifest in (held, wanted))
+    if before != now:
+        phrases.append(f"chgnet was {before}, is {now}")
+    return phrases
+
+
+def _changed_settings(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    defaults = RunConfig(task="").model_dump(mode="json")  # of levers that an older version did not have
+    before, now = merged(defaults, held), merged(defaults, wanted)
+    for name in dotted_names():
+        was, is_now = _look_up(before, name), _look_up(now, name)
+        if was != is_now:
+            yield f"{name} was {was}, is {is_now}"
+
+
+def _look_up(content: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        content = content.get(name) if isinstance(content, dict) else None
+    return content
+
+
+def model_folder(out: Path, config: RunConfig, spec: ModelSpec, key: str) -> Path:
+    """Return where a model lies: a fold's only member in the fold's folder, all others in one of their own there."""
+    fold = out / f"fold_{spec.config.fold}"
+    members = fold_recipe(config.changed({"fold": spec.config.fold})).members
+    return fold if members == (spec,) else fold / spec.name_with(key)

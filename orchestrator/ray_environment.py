@@ -20,7 +20,7 @@ def asked_address(address: str | None) -> tuple[str, str | None]:
         The name of what says so, for messages, and the address; None for a Ray of one's own.
     """
     if address is not None:
-        return f"--address {address}", None if address == "local" else address
+        return f"`address={address}`", None if address == "local" else address
     address = os.environ.get("RAY_ADDRESS") or None
     return f"the environment variable RAY_ADDRESS={address}", None if address == "local" else address
 
@@ -29,7 +29,7 @@ def cure(address: str | None) -> str:
     """What to do about an address at which nothing answers, by who gave it."""
     if address is None:
         return "unset RAY_ADDRESS to use a Ray of this command's own, or set it to a cluster that runs"
-    return "start a cluster there (ray start --head), or leave out --address to use a Ray of this command's own"
+    return "start a cluster there (ray start --head), or leave out `address` to start Ray on this machine"
 
 
 def check_address(address: str | None) -> None:

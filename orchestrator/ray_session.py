@@ -122,7 +122,5 @@ def share_for(capacity: Capacity, cpus: float, gpus: float | None) -> Share:
     share = Share(cpus, gpus)
     if not capacity.at_once(share):
         there = "; ".join(f"{each[0]:g} CPUs and {each[1]:g} GPUs" for each in capacity.machines) or "nothing"
-        raise UserError(
-            f"--cpus-per-trial {cpus:g} --gpus-per-trial {gpus:g}: no machine has both (Ray has {there}); ask for less"
-        )
+        raise UserError(f"`cpus={cpus:g}` and `gpus={gpus:g}`: no machine has both (Ray has {there}); request less")
     return share

@@ -32,7 +32,7 @@ ABOUT: dict[str, Any] = {
         "partial": True,
         "n_rows": 600,
         "official_rows": 636,
-        "tier": "pretrained-input-overlap",
+        "tier": "pretrained-structure-overlap",
     },
     "data": "0123456789abcdef",
     "auxiliary": {"mp_e_form": "fedcba98"},

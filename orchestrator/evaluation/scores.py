@@ -65,13 +65,13 @@ class TaskSummary(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     task: str
-    target: str
-    unit: str
+    target: str = ""
+    unit: str = ""
     tier: Tier
     partial: bool
     synthetic: bool
-    n_rows: int
-    official_rows: int | None
+    n_rows: int = 0
+    official_rows: int | None = None
     trained_also_on: dict[str, int] = {}
     marks: tuple[str, ...] = ()
 

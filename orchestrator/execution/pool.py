@@ -46,10 +46,10 @@ def plan(n_jobs: int, device: str = "auto", processes: int | None = None, per_gp
         count = min(processes or cores, max(n_jobs, 1))
         return Plan(count, max(1, cores // count), ("cpu",))
     if device != "cuda":
-        raise UserError(f"--device {device}: auto, cpu or cuda was wanted")
+        raise UserError(f"`device={device}`: must be auto, cpu or cuda")
     if not torch.cuda.is_available():
         reason = unused_gpu() or "no CUDA GPU is visible to PyTorch here"
-        raise UserError(f"--device cuda: {reason} (or use --device cpu)")
+        raise UserError(f"`device=cuda`: {reason} (or use `device=cpu`)")
     devices = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
     return Plan(min(processes or per_gpu * len(devices), max(n_jobs, 1)), 1, devices)
 
@@ -90,7 +90,7 @@ def run_jobs(
         except BrokenProcessPool:
             raise WorkerKilled(
                 "a worker process was killed (out of memory, most likely); what is done is kept: "
-                "run the same command again, with --processes 1 to need less memory"
+                "run it again, with `processes=1` to need less memory"
             ) from None
 
 

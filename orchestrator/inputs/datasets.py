@@ -41,7 +41,7 @@ def _read(source: Source, progress: Progress) -> Dataset:
 
 
 def graph_store(dataset: Dataset, start: Start, progress: Progress, *, skin: float = 0.0) -> GraphStore:
-    """The dataset's packed graphs for these weights, from this machine's cache or built into it and checked.
+    """Return the dataset's packed graphs for these weights, from this machine's cache or built into it and checked.
 
     Args:
         skin: A added to the cutoffs, for views that are strained and displaced (training.augment.skin_of).
@@ -60,13 +60,13 @@ def load_auxiliary(texts: Sequence[str], progress: Progress) -> dict[str, Datase
 
 
 def prepare_data(source: Source, start: str, progress: Progress) -> str:
-    """Read, check and convert; returns what there is, in one line.
+    """Read, check and convert a task's rows; returns what there is, in one line.
 
     Raises:
         UserError: as load_dataset, or unknown weights.
     """
     if start not in get_args(Start):
-        raise UserError(f"--start {start}: one of {', '.join(get_args(Start))} was wanted")
+        raise UserError(f"`start={start}`: must be one of {', '.join(get_args(Start))}")
     dataset = load_dataset(source, progress)
     store = graph_store(dataset, cast(Start, start), progress)
     official = f" of {dataset.task.official_rows:,} official ones (PARTIAL)" if dataset.partial else ""

@@ -41,7 +41,7 @@ class Source:
 
 
 def known_task(name: str) -> Task | None:
-    """The Matbench task or the sample of this name, or None where the name is free for a table of one's own.
+    """Return the Matbench task or the sample of this name, or None where the name is free for a table of one's own.
 
     Raises:
         UserError: the name begins with matbench_ and there is no such task.
@@ -52,14 +52,14 @@ def known_task(name: str) -> Task | None:
 
 
 def check_source(source: Source) -> None:
-    """Tell every mistake that can be seen from names, options and the head of a file.
+    """Check everything that can be seen from names, options and the head of a file.
 
     Raises:
         UserError: with what came, what was expected, and what to do.
     """
     check_name(source.task)
     if source.limit is not None and source.limit < 1:
-        raise UserError(f"--limit {source.limit}: at least 1 row is needed")
+        raise UserError(f"`limit={source.limit}`: must be at least 1")
     task = find_task(source.task) if source.file is None else known_task(source.task)
     if source.file is not None:
         _check_file(source.file)
@@ -73,7 +73,7 @@ def check_source(source: Source) -> None:
 
 
 def check_name(name: str) -> None:
-    """Refuse a task name that cannot be a folder's name, or would be a folder elsewhere.
+    """Reject a task name that cannot be a folder's name, or would be a folder elsewhere.
 
     Raises:
         UserError: with what is wrong with it.
@@ -83,8 +83,8 @@ def check_name(name: str) -> None:
         raise UserError("the task's name is empty: give a Matbench task, or a name for your own table")
     if name in (".", "..") or any(mark in name for mark in "/\\"):
         raise UserError(
-            f"task name '{shown}' is a path: give a plain name such as my_gaps (the folder of the results is chosen "
-            "with --out, a table with --data)"
+            f"task name '{shown}' is a path: use a plain name such as my_gaps (`out` is the folder of the results, "
+            "`data` a table)"
         )
     if not name.isprintable():
         raise UserError(f"task name '{shown}' has characters that cannot be printed: use letters, digits, _ and -")
@@ -96,19 +96,19 @@ def check_name(name: str) -> None:
 
 def _check_file(file: Path) -> None:
     if file.is_dir():
-        raise UserError(f"--data {file} is a folder; the path of a table (CSV or JSON) was expected")
+        raise UserError(f"`data={file}` is a folder; the path of a table (CSV or JSON) was expected")
     if not file.exists():
         near = _nearest_file(file)
-        raise UserError(f"--data {file}: there is no such file" + (f" (did you mean {near}?)" if near else ""))
+        raise UserError(f"`data={file}`: there is no such file" + (f" (did you mean {near}?)" if near else ""))
     if not file.is_file():
-        raise UserError(f"--data {file} is no regular file; save what it gives as a file and name that")
+        raise UserError(f"`data={file}` is not a regular file; save its content to a file and use that")
     try:
         with file.open("rb") as handle:
             empty = not handle.read(1)
     except OSError as error:
-        raise UserError(f"--data {file} cannot be read ({error.strerror})") from None
+        raise UserError(f"`data={file}` cannot be read ({error.strerror})") from None
     if empty:
-        raise UserError(f"--data {file} is empty; a table with structures and targets was expected")
+        raise UserError(f"`data={file}` is empty; a table with structures and targets was expected")
 
 
 def _nearest_file(file: Path) -> Path | None:
@@ -134,15 +134,15 @@ def _refuse_own_target(source: Source, task: Task) -> None:
     """A task that is known says itself what it predicts; options that say the same are no mistake."""
     wrong = []
     if source.target is not None and source.target != task.target:
-        wrong.append(f"--target {source.target}")
+        wrong.append(f"`target={source.target}`")
     if source.unit and source.unit != task.unit:
-        wrong.append(f"--unit {source.unit}")
+        wrong.append(f"`unit={source.unit}`")
     if source.energy and task.quantity != "energy_per_atom":
-        wrong.append("--energy")
+        wrong.append("`energy=True`")
     if wrong:
         raise UserError(
             f"{' '.join(wrong)}: {task.name} predicts '{task.target}' ({task.unit}), which cannot be changed; leave "
-            "out the option, or give a table of your own with --data and a task name of its own"
+            "it out, or use a table of your own with `data` and a task name of its own"
         )
 
 
@@ -174,9 +174,9 @@ def auxiliary_sources(texts: Sequence[str]) -> dict[str, Source]:
     for text in texts:
         name, equals, file = text.partition("=")
         if not name or (equals and not file):
-            raise UserError(f"--aux {text}: NAME or NAME=FILE was wanted, for example --aux mp_gap")
+            raise UserError(f"`auxiliary={text}`: NAME or NAME=FILE was expected, for example `auxiliary=mp_gap`")
         if full_name(name) in found:
-            raise UserError(f"--aux {name} is given twice")
+            raise UserError(f"`auxiliary={name}` is given twice")
         found[full_name(name)] = Source(name, Path(file) if equals else None)
         check_source(found[full_name(name)])
     return found
@@ -192,12 +192,12 @@ def parse_folds(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not _is_number(first) or (dash and not _is_number(last)):
-            raise UserError(f"--folds {text}: a range or list such as 0-4, 0 or 0,2 was expected")
+            raise UserError(f"`folds={text}`: a range or list such as 0-4, 0 or 0,2 was expected")
         if max(int(first), int(last or first)) >= N_FOLDS:
-            raise UserError(f"--folds {text}: folds are 0 to {N_FOLDS - 1}")
+            raise UserError(f"`folds={text}`: folds are 0 to {N_FOLDS - 1}")
         folds |= set(range(int(first), int(last or first) + 1))
     if not folds:
-        raise UserError(f"--folds {text}: the range is empty; folds are 0 to {N_FOLDS - 1}, the smaller number first")
+        raise UserError(f"`folds={text}`: the range is empty; folds are 0 to {N_FOLDS - 1}, the smaller number first")
     return tuple(sorted(folds))
 
 
@@ -206,7 +206,7 @@ def _is_number(text: str) -> bool:
 
 
 def default_folder(prefix: str, task: str) -> Path:
-    """Where a command's results go by default, runs/PREFIX + TASK.
+    """Return where a command's results go by default, runs/PREFIX + TASK.
 
     A known task keeps the form it was typed in, with or without matbench_, but not its capitals and dashes.
     """
@@ -215,7 +215,7 @@ def default_folder(prefix: str, task: str) -> Path:
 
 
 def check_folder(out: Path, *, marker: str) -> None:
-    """Refuse a folder for results that holds something else.
+    """Reject a folder for results that holds something else.
 
     Args:
         marker: the file of MARKERS that says that a folder is this command's.
@@ -226,24 +226,24 @@ def check_folder(out: Path, *, marker: str) -> None:
     try:
         there = out.exists()
     except OSError as error:
-        raise UserError(f"--out {str(out)[:60]}...: {error.strerror}; choose another folder") from None
+        raise UserError(f"`out={str(out)[:60]}...`: {error.strerror}; use another folder") from None
     if there and not out.is_dir():
-        raise UserError(f"--out {out} is a file; the name of a folder was expected")
+        raise UserError(f"`out={out}` is a file; the name of a folder was expected")
     if not there and (reason := obstacle(out)):
-        raise UserError(f"--out {out} cannot be made ({reason}); choose another folder")
+        raise UserError(f"`out={out}` cannot be created ({reason}); use another folder")
     if not there or (out / marker).exists():
         return
     try:
         names = sorted(entry.name for entry in out.iterdir())
     except OSError as error:
-        raise UserError(f"--out {out} cannot be read ({error.strerror}); choose another folder") from None
+        raise UserError(f"`out={out}` cannot be read ({error.strerror}); use another folder") from None
     other = next((what for file, what in MARKERS.items() if file in names), None)
     if other is not None:
-        raise UserError(f"--out {out} already holds {other}: choose another folder")
+        raise UserError(f"`out={out}` already contains {other}: use another folder")
     foreign = [name for name in names if not name.startswith(".") and not name.lower().endswith(_BESIDE)]
     if foreign and not _was_begun(out, marker):
         raise UserError(
-            f"--out {out} holds other files ({listed(foreign, 3)}): choose a new folder, for example "
+            f"`out={out}` contains other files ({listed(foreign, 3)}): use a new folder, for example "
             f"{out / 'crystaltune'}"
         )
 

@@ -54,22 +54,22 @@ def check_predictions_path(out: Path | None, file: Path | None = None, run: Path
         return
     if out.is_dir():
         name = default_name(file) if file is not None else "predictions.csv"
-        raise UserError(f"--out {out} is a folder; name a file in it, for example {out / name}")
+        raise UserError(f"`out={out}` is a folder; name a file in it, for example {out / name}")
     if _format(out) is None:
-        raise UserError(f"--out {out}: the name must end in one of {', '.join(FORMATS)}, which chooses the format")
+        raise UserError(f"`out={out}`: the name must end in one of {', '.join(FORMATS)}, which chooses the format")
     if _format(out) == ".xlsx" and find_spec("openpyxl") is None:
-        raise UserError(f"--out {out}: Excel files need the package openpyxl (pip install openpyxl); or write .csv")
+        raise UserError(f"`out={out}`: Excel files need the package openpyxl (pip install openpyxl); or write .csv")
     if file is not None and out.exists() and file.exists() and out.samefile(file):
-        raise UserError(f"--out {out} is the file with the structures; choose another name")
+        raise UserError(f"`out={out}` is the file with the structures; use another name")
     if run is not None and run.resolve() in out.resolve().parents and not out.name.startswith("predict-"):
         raise UserError(
-            f"--out {out} is in the run's folder, where files are the run's own unless they are named predict-...; "
+            f"`out={out}` is in the run's folder, where files are the run's own unless they are named predict-...; "
             f"for example {run / f'predict-{out.name}'}"
         )
     if out.exists() and not _holds_predictions(out):
-        raise UserError(f"--out {out} exists and holds no earlier predictions; choose another name, or remove it")
+        raise UserError(f"`out={out}` exists and does not contain earlier predictions; use another name, or remove it")
     if reason := obstacle(out):
-        raise UserError(f"--out {out} cannot be written ({reason}); choose another place with --out FILE")
+        raise UserError(f"`out={out}` cannot be written ({reason}); use another `out`")
 
 
 def _format(path: Path) -> str | None:

@@ -71,9 +71,7 @@ def trained_folds(run: Path) -> list[Path]:
     done = [folder for folder in folders if read_fold(folder) is not None]
     damaged = [folder for folder in folders if folder not in done and (folder / FOLD).exists()]
     if damaged:
-        raise UserError(
-            f"{damaged[0]} is damaged ({FOLD} or its predictions): run its `crystaltune train` again, which mends it"
-        )
+        raise UserError(f"{damaged[0]} is damaged ({FOLD} or its predictions): train again to repair it")
     if not done:
-        raise UserError(f"{run} holds no trained fold; `crystaltune train TASK --out {run}` makes them")
+        raise UserError(f"{run} does not contain a trained fold; train one first")
     return done

@@ -140,7 +140,7 @@ class StudyDriver:
 
     def unwritable(self, number: int, reason: str) -> None:
         """A trial could not write its files: it has not failed, and no other would fare better. The study ends here."""
-        self.broken = CannotWrite(f"trial {number}: {reason} (the study goes on with --resume)")
+        self.broken = CannotWrite(f"trial {number}: {reason} (continue the study with `resume=True`)")
 
     def crashed(self, phase: str, reason: str) -> None:
         """Whoever runs the trials has failed: none of them is to blame, and the report says so."""

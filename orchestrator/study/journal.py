@@ -107,7 +107,7 @@ class Journal:
             with suppress(OSError):  # of half a line; the next one begins where this one did
                 os.truncate(self._path, before)
             raise CannotWrite(
-                f"{self._path} cannot be written ({error.strerror}): free space there and go on with --resume"
+                f"{self._path} cannot be written ({error.strerror}): free some space and continue with `resume=True`"
             ) from None
 
     def read(self, progress: Progress = silent, *, mend: bool = False) -> list[dict[str, Any]]:
@@ -133,13 +133,13 @@ class Journal:
                 events.append(_event(line))
             except ValueError:
                 raise UserError(
-                    f"line {number} of {self._path} is damaged: put back a whole copy of that file, or search anew "
-                    "with another --out"
+                    f"line {number} of {self._path} is damaged: restore a copy of that file, or start a new "
+                    "search with another `out`"
                 ) from None
         if not events or events[0]["event"] != "begin":
             raise UserError(
-                f"{self._path} does not begin as a study's journal does (was it cut off?): put back a whole copy of "
-                "that file, or search anew with another --out"
+                f"{self._path} does not begin as a study's journal does (was it cut off?): restore a copy of "
+                "that file, or start a new search with another `out`"
             )
         return events
 

@@ -67,7 +67,7 @@ def run_phase(
         driver.interrupted()
         if driver.broken is None and not driver.finished and not is_alive():
             driver.crashed(name, "Ray has lost all its machines")
-            raise UserError("Ray has lost all its machines; the study goes on with --resume")
+            raise UserError("Ray has lost all its machines; continue the study with `resume=True`")
     if driver.broken is not None:
         raise driver.broken
 

@@ -22,8 +22,8 @@ def refuse_probes(space: Space) -> None:
     unseen = [key for dimension in space.dimensions for key in dimension.sets if not key.startswith(_SEEN)]
     if unseen or space.runs == "prediction":
         raise UserError(
-            f"--probes train the head on a frozen trunk's features of clean crystals: space {space.name} varies "
-            f"{unseen[0] if unseen else 'how a model predicts'}, which they cannot tell; leave out --probes"
+            f"`probes` train the head on a frozen trunk's features of clean crystals, but space {space.name} varies "
+            f"{unseen[0] if unseen else 'how a model predicts'}, which they cannot judge; leave out `probes`"
         )
 
 

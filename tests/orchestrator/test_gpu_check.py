@@ -38,7 +38,7 @@ def test_an_old_driver_is_told_with_both_versions(text: str, version: str, tmp_p
 
 def test_asking_for_it_is_refused_with_the_same_reason(tmp_path: Path) -> None:
     (tmp_path / "version").write_text(OLD)
-    with pytest.raises(UserError, match=r"--device cuda: this machine has an NVIDIA GPU, but its driver 470.57.02"):
+    with pytest.raises(UserError, match=r"`device=cuda`: this machine has an NVIDIA GPU, but its driver 470.57.02"):
         plan(1, "cuda")
 
 

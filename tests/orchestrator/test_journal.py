@@ -90,7 +90,7 @@ def test_a_damaged_line_in_the_middle_is_refused_with_its_number(tmp_path: Path,
     content = b"\n".join(lines) + b"\n"
     file.write_bytes(content)
     assert refusal(file) == (
-        f"line 3 of {file} is damaged: put back a whole copy of that file, or search anew with another --out"
+        f"line 3 of {file} is damaged: restore a copy of that file, or start a new search with another `out`"
     )
     assert file.read_bytes() == content  # nothing is lost by asking
 
@@ -98,10 +98,10 @@ def test_a_damaged_line_in_the_middle_is_refused_with_its_number(tmp_path: Path,
 def test_an_empty_a_missing_and_another_file_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "journal.jsonl"
     assert refusal(file) == f"{file} cannot be read (No such file or directory): this is no folder of a study"
-    begins = f"{file} does not begin as a study's journal does (was it cut off?): put back a whole copy of that file, "
+    begins = f"{file} does not begin as a study's journal does (was it cut off?): restore a copy of that file, "
     for content in (b"", b'{"event": "beg', b'{"event": "trial", "number": 0}\n'):
         file.write_bytes(content)
-        assert refusal(file) == begins + "or search anew with another --out"
+        assert refusal(file) == begins + "or start a new search with another `out`"
     assert "cannot be read (Is a directory)" in refusal(tmp_path)
 
 
@@ -110,7 +110,7 @@ def test_a_full_disk_is_told_in_one_line() -> None:
     with pytest.raises(UserError) as error:
         Journal(FULL).append("begin")
     assert str(error.value) == (
-        "/dev/full cannot be written (No space left on device): free space there and go on with --resume"
+        "/dev/full cannot be written (No space left on device): free some space and continue with `resume=True`"
     )
 
 
@@ -118,7 +118,7 @@ def test_a_full_disk_is_told_in_one_line() -> None:
 def test_lines_before_a_full_disk_are_whole_and_a_later_session_goes_on(tmp_path: Path, room: int) -> None:
     file = written(tmp_path)
     before = Journal(file).read()
-    with room_for(file.stat().st_size + room), pytest.raises(UserError, match="free space there"):
+    with room_for(file.stat().st_size + room), pytest.raises(UserError, match="free some space"):
         Journal(file).append("result", **result_event(0, StepResult(4, 0.5, 1.25, 1.5, 0.5, 10, 2.0), done=False))
     assert Journal(file).read() == before
     Journal(file).append("end", number=0, state="PRUNED", values=[1.25], reason="")
@@ -128,7 +128,7 @@ def test_lines_before_a_full_disk_are_whole_and_a_later_session_goes_on(tmp_path
 def test_a_line_after_one_that_did_not_fit_is_a_line_of_its_own(tmp_path: Path) -> None:
     file = written(tmp_path)
     journal, before = Journal(file), Journal(file).read()
-    with room_for(file.stat().st_size + 60), pytest.raises(UserError, match="free space there"):
+    with room_for(file.stat().st_size + 60), pytest.raises(UserError, match="free some space"):
         journal.append("result", **result_event(0, StepResult(4, 0.5, 1.25, 1.5, 0.5, 10, 2.0), done=False))
     journal.append("end", number=0, state="PRUNED", values=[1.25], reason="")
     events = Journal(file).read()
@@ -139,7 +139,7 @@ def test_a_line_after_one_that_did_not_fit_is_a_line_of_its_own(tmp_path: Path) 
 def test_a_trial_whose_line_did_not_fit_never_began(tmp_path: Path) -> None:
     file, _ = searched(tmp_path, Runner(), n=3)
     driver = driver_of(file, n=4)
-    with room_for(file.stat().st_size + 60), pytest.raises(UserError, match="free space there"):
+    with room_for(file.stat().st_size + 60), pytest.raises(UserError, match="free some space"):
         driver.next()
     assert list(driver.trials) == [0, 1, 2]
     again = driver_of(file, n=4)

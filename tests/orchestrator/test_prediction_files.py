@@ -71,14 +71,14 @@ def test_a_name_that_says_no_format_is_refused_with_those_there_are(name: str, t
 def test_a_folder_is_refused_with_a_name_that_fits(tmp_path: Path) -> None:
     with pytest.raises(UserError) as problem:
         predictions_path(tmp_path / "run", Path("in/new.csv.gz"), tmp_path)
-    assert f"--out {tmp_path} is a folder" in str(problem.value)
+    assert f"`out={tmp_path}` is a folder" in str(problem.value)
     assert str(tmp_path / "predict-new.parquet") in str(problem.value)
 
 
 def test_a_place_that_cannot_be_written_is_told_by_its_own_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (Path("/proc/x.parquet"), Path("/proc/new/x.csv"), tmp_path / "file" / "p.csv"):
-        with pytest.raises(UserError, match=f"--out {out} cannot be written") as problem:
+        with pytest.raises(UserError, match=f"`out={out}` cannot be written") as problem:
             check_predictions_path(out)
         assert ".tmp" not in str(problem.value)
 
@@ -113,7 +113,7 @@ def test_a_table_of_the_users_is_never_overwritten(name: str, tmp_path: Path) ->
         pytest.importorskip("openpyxl")
     path = tmp_path / name
     path.write_bytes(b"id,structure,gap\na,b,1\n")
-    with pytest.raises(UserError, match="exists and holds no earlier predictions"):
+    with pytest.raises(UserError, match="exists and does not contain earlier predictions"):
         check_predictions_path(path, tmp_path / "new.csv", tmp_path / "run")
 
 
@@ -127,5 +127,5 @@ def test_earlier_predictions_may_be_replaced(name: str, tmp_path: Path) -> None:
 
 def test_test_predictions_of_a_run_are_no_earlier_predictions(tmp_path: Path) -> None:
     TABLE.assign(fold=0, target=0.0).to_parquet(tmp_path / "copied.parquet", index=False)
-    with pytest.raises(UserError, match="holds no earlier predictions"):
+    with pytest.raises(UserError, match="does not contain earlier predictions"):
         check_predictions_path(tmp_path / "copied.parquet")

@@ -39,7 +39,7 @@ def test_a_stale_ray_address_is_told_at_once_by_the_variables_name(
 
 
 def test_an_address_that_was_asked_for_is_told_by_the_options_name(closed_port: int) -> None:
-    with pytest.raises(UserError, match=r"--address 127.0.0.1:\d+: no Ray answers there .*leave out --address"):
+    with pytest.raises(UserError, match=r"`address=127.0.0.1:\d+`: no Ray answers there .*leave out `address`"):
         check_address(f"127.0.0.1:{closed_port}")
 
 

@@ -217,7 +217,7 @@ def test_other_data_or_another_version_is_not_gone_on_with(
 def test_a_folder_with_a_study_wants_resume_and_one_without_does_not(studied: Studied, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="already contains a study: continue it with `resume=True`"):
         search(source(studied.table), studied.folder, OPTIONS, settings=SETTINGS)
-    with pytest.raises(UserError, match="holds no study"):
+    with pytest.raises(UserError, match="contains no study"):
         search(source(studied.table), tmp_path / "new", replace(OPTIONS, resume=True), settings=SETTINGS)
 
 
@@ -251,8 +251,8 @@ def test_a_second_process_ends_at_once_and_names_the_first(table: Path, tmp_path
         ({"objectives": ("cost",)}, {}, "must be mae, or mae,cost"),
         ({}, {"optim.lrr": 1}, "did you mean 'optim.lr'"),
         ({"space": "multitask", "probes": 0}, {}, "--aux"),
-        ({"space": "ssa"}, {}, "--probes train the head"),
-        ({"space": "tta"}, {}, "--probes train the head"),
+        ({"space": "ssa"}, {}, "`probes` train the head"),
+        ({"space": "tta"}, {}, "`probes` train the head"),
     ],
 )
 @pytest.mark.usefixtures("no_ray")

@@ -68,14 +68,14 @@ def test_an_unknown_name_without_a_file_is_told_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("source", "parts"),
     [
-        (Source("jdft2d", target="y"), ("--target y", "'exfoliation_en'", "meV/atom")),
-        (Source("JDFT2D", unit="eV"), ("--unit eV", "meV/atom")),
-        (Source("mp_gap", energy=True), ("--energy", "'gap pbe'")),
-        (Source("sample", target="y", energy=True), ("--target y", "e_form_synthetic")),
+        (Source("jdft2d", target="y"), ("`target=y", "'exfoliation_en'", "meV/atom")),
+        (Source("JDFT2D", unit="eV"), ("`unit=eV", "meV/atom")),
+        (Source("mp_gap", energy=True), ("`energy", "'gap pbe'")),
+        (Source("sample", target="y", energy=True), ("`target=y", "e_form_synthetic")),
     ],
 )
 def test_a_known_task_has_its_own_target(source: Source, parts: tuple[str, ...]) -> None:
-    for part in (*parts, "--data"):
+    for part in (*parts, "`data`"):
         assert part in told(source)
 
 
@@ -93,7 +93,7 @@ def test_files_that_cannot_be_a_table(table: Path, tmp_path: Path) -> None:
     assert "is not a Matbench table" in told(Source("JDFT2D", table))
     assert "another task name" in told(Source("Sample", table))
     assert "unknown task" in told(Source("matbench_mine", table))
-    assert "at least 1 row" in told(Source("mine", table, limit=0))
+    assert "must be at least 1" in told(Source("mine", table, limit=0))
 
 
 def test_a_target_that_is_no_column_is_told_the_nearest(table: Path, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_folder_of_the_users_own_files_is_no_place_for_results(marker: str, tm
         (tmp_path / name).touch()
     check_folder(tmp_path, marker=marker)
     (tmp_path / "POSCAR").touch()
-    with pytest.raises(UserError, match=r"holds other files \(POSCAR\)"):
+    with pytest.raises(UserError, match=r"contains other files \(POSCAR\)"):
         check_folder(tmp_path, marker=marker)
     with pytest.raises(UserError, match="is a file"):
         check_folder(tmp_path / "POSCAR", marker=marker)
@@ -166,7 +166,7 @@ def test_a_folder_of_another_command_is_refused_by_its_kind(tmp_path: Path) -> N
     (tmp_path / "study.json").touch()
     (tmp_path / ".lock").write_text("process 1 on host since 2030-01-01 00:00:00\n")
     for marker in ("run.json", "ablation.json"):
-        with pytest.raises(UserError, match="already holds a search"):
+        with pytest.raises(UserError, match="already contains a search"):
             check_folder(tmp_path, marker=marker)
 
 
@@ -174,13 +174,13 @@ def test_a_folder_of_another_command_is_refused_by_its_kind(tmp_path: Path) -> N
 def test_what_was_copied_without_hidden_files_goes_on(marker: str, left: str, tmp_path: Path) -> None:
     (tmp_path / left).mkdir(parents=True)
     check_folder(tmp_path, marker=marker)
-    with pytest.raises(UserError, match="holds other files"):
+    with pytest.raises(UserError, match="contains other files"):
         check_folder(tmp_path, marker="run.json")
 
 
 @pytest.mark.parametrize("text", ["5", "a", "0-9", "", "3-1", "-1", "0,", "²", "99999999999", "0-99999999999"])
 def test_folds_that_do_not_exist_are_one_line(text: str) -> None:
-    with pytest.raises(UserError, match="--folds"):
+    with pytest.raises(UserError, match="`folds"):
         parse_folds(text)
 
 

@@ -156,12 +156,12 @@ def test_resources_that_no_machine_has_are_refused_before_ray_waits_for_them(
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"gpus": 1.5}, "--gpus-per-trial 1.5: a fraction up to 1 or a whole number was expected"),
-        ({"gpus": -0.5}, "--gpus-per-trial -0.5: a fraction up to 1"),
-        ({"gpus": float("nan")}, "--gpus-per-trial nan: a fraction up to 1"),
-        ({"cpus": 0.0}, "--cpus-per-trial 0: a number above 0 was expected"),
-        ({"cpus": float("inf")}, "--cpus-per-trial inf: a number above 0 was expected"),
-        ({"max_concurrent": 0}, "--max-concurrent 0: at least 1 was expected"),
+        ({"gpus": 1.5}, "`gpus=1.5`: must be a fraction up to 1, or a whole number"),
+        ({"gpus": -0.5}, "`gpus=-0.5`: must be a fraction up to 1"),
+        ({"gpus": float("nan")}, "`gpus=nan`: must be a fraction up to 1"),
+        ({"cpus": 0.0}, "`cpus=0`: must be a number above 0"),
+        ({"cpus": float("inf")}, "`cpus=inf`: must be a number above 0"),
+        ({"max_concurrent": 0}, "`max_concurrent=0`: must be at least 1"),
     ],
 )
 def test_resources_that_no_machine_can_have_are_refused_when_they_are_asked_for(
@@ -187,7 +187,7 @@ def test_a_study_without_machines_ends_at_once_and_can_be_gone_on_with(
     with monkeypatch.context() as patched:
         patched.setattr(tuning, "is_alive", lambda: False)
         patched.setattr(tuning, "_SECONDS_BETWEEN_LOOKS", 0.1)
-        with pytest.raises(UserError, match="lost all its machines; the study goes on with --resume"):
+        with pytest.raises(UserError, match="lost all its machines; continue the study with `resume=True`"):
             run_fakes(tmp_path / "study", VALUES)
     driver = run_fakes(tmp_path / "study", VALUES)
     assert driver.finished
@@ -196,7 +196,7 @@ def test_a_study_without_machines_ends_at_once_and_can_be_gone_on_with(
 
 @pytest.mark.usefixtures("a_ray")
 def test_a_disk_that_is_full_ends_the_session_and_fails_no_trial(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"trial \d: no room left .*--resume"):
+    with pytest.raises(UserError, match=r"trial \d: no room left .*`resume=True`"):
         run_fakes(tmp_path / "study", (106, 1))
     trials = trials_of(Journal(tmp_path / "study" / "journal.jsonl").read())
     assert {trial.state for trial in trials.values()} <= {"RUNNING", "COMPLETE"}

@@ -240,7 +240,7 @@ def test_predict_averages_the_folds_in_the_order_of_the_file(two_folds: Finished
     again, path = predict_file(tmp_path / "out", tmp_path / "new.csv", tmp_path / "pred.csv", device="cpu")
     assert path == tmp_path / "pred.csv"
     assert pd.read_csv(path, float_precision="round_trip").equals(again)
-    with pytest.raises(UserError, match="no trained fold"):
+    with pytest.raises(UserError, match="not contain a trained fold"):
         predict_file(tmp_path / "nowhere", tmp_path / "new.csv")
     for out, part in ((tmp_path, "is a folder"), (tmp_path / "pred.txt", "must end in one of")):
         with pytest.raises(UserError, match=part):  # before the run is looked at

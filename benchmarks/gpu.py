@@ -48,6 +48,7 @@ from trainables.model.compiled import has_compiler
 from trainables.processes import n_cores
 from trainables.progress import silent
 from trainables.training.compute import Compute, precision, tf32_error
+from trainables.training.data import TrainingData
 from trainables.training.fit import fit
 from trainables.training.predict import load_model, predict
 
@@ -87,7 +88,8 @@ def _one_run(dataset: Dataset, size: int, device: torch.device, *, compiled: boo
     with tempfile.TemporaryDirectory() as folder:
         compute = Compute(device.type, "on" if compiled else "off")
         begin = time.perf_counter()
-        result = fit(config, split.without_test(), store, dataset.task, Path(folder), compute=compute)
+        data = TrainingData(dataset.task, split.without_test(), store)
+        result = fit(config, data, Path(folder), compute=compute)
         wall = time.perf_counter() - begin
         model, _, _ = load_model(Path(folder) / "model", device)
     epochs_s = [epoch.seconds for epoch in result.history]
@@ -252,7 +254,7 @@ def cuda_graphs(bench: Bench) -> Iterator[Found]:
             stepper = Stepper(bench, size, compiled=compiled)
             batch, targets = stepper.batch()
             plain = bench.median_ms(partial(stepper.gradient, batch, targets))
-            side = torch.cuda.Stream()
+            side = torch.cuda.TaskData()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):

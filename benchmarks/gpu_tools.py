@@ -29,11 +29,11 @@ from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import configured_model
 from trainables.progress import silent
 from trainables.training.augment import skin_for
-from trainables.training.memory import GRADIENT_COST, PREDICTION_COST, CostCap
-from trainables.training.objective import Objective, Stream
+from trainables.training.memory import GRADIENT_COST, PREDICTION_COST, BatchBudget
+from trainables.training.objective import Objective, TaskData
 from trainables.training.optim import averaged_weights, make_optimiser, set_learning_rate
 from trainables.training.predict import with_graph
-from trainables.training.run import Run
+from trainables.training.state import Run
 from trainables.training.steps import take_step
 
 _RATE = 1e-6  # a learning rate at which hundreds of steps leave the weights where they are
@@ -135,10 +135,10 @@ class Stepper:
         if skin > 0:
             skinned = graph_store(dataset, "0.3.0", silent, skin=skin).near(bench.device)
         one = torch.ones((), device=bench.device)
-        stream = Stream(dataset.task, part, store.near(bench.device), one, skinned=skinned)
+        stream = TaskData(dataset.task, part, store.near(bench.device), one, skinned=skinned)
         self.model = configured_model(config.model, dataset.task).to(bench.device).train()
         self.model.compiled = compiled
-        caps = [CostCap(cost[bench.device.type]) for cost in (GRADIENT_COST, PREDICTION_COST)]
+        caps = [BatchBudget(cost[bench.device.type]) for cost in (GRADIENT_COST, PREDICTION_COST)]
         averaged = averaged_weights(self.model, config.optim, 1000)
         self.run = Run(config, self.model, averaged, make_optimiser(self.model, config.optim), *caps)
         self.objective = Objective(config, stream, bench.device)

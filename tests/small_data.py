@@ -18,10 +18,11 @@ from trainables.data.tasks import Quantity, Task, custom_task
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.store import GraphStore, open_or_build
 from trainables.training.augment import skin_for
+from trainables.training.data import TrainingData
 from trainables.training.distill import Labels, SoftTargets
 from trainables.training.fit import fit
 from trainables.training.joint import Auxiliary
-from trainables.training.objective import Objective, Stream
+from trainables.training.objective import Objective, TaskData
 from trainables.training.result import FitResult
 
 CATIONS = ("Li", "Na", "K", "Mg", "Ca", "Sr", "Fe", "Ni")
@@ -94,14 +95,14 @@ class LeverRun:
     auxiliary: tuple[Auxiliary, ...] = ()
 
     def fit(self, folder: Path, **others: Any) -> FitResult:
-        given: dict[str, Any] = {"skinned": self.skinned, "soft": self.soft, "auxiliary": self.auxiliary}
-        return fit(self.config, self.split, self.store, self.dataset.task, folder, **given | others)
+        given: dict[str, Any] = {"skinned": self.skinned, "soft_targets": self.soft, "auxiliary": self.auxiliary}
+        return fit(self.config, TrainingData(self.dataset.task, self.split, self.store, **given | others), folder)
 
     def objective(self, **others: Any) -> Objective:
         """The loss of the training rows, as training alone sets it up for an energy."""
         soft = None if self.soft is None else self.soft.aligned(self.split.train.ids)
         given: dict[str, Any] = {"part": self.split.train, "store": self.store, "skinned": self.skinned, "soft": soft}
-        stream = Stream(self.dataset.task, **given | {"scale": torch.ones(())} | others)
+        stream = TaskData(self.dataset.task, **given | {"scale": torch.ones(())} | others)
         return Objective(self.config, stream, torch.device("cpu"))
 
 

@@ -129,7 +129,7 @@ def search(
         grace=grace,
         factor=factor,
         objectives=tuple(name.strip() for name in objectives.split(",")),
-        shares=steps_per_epoch,
+        validations_per_epoch=steps_per_epoch,
         probes=probes,
         top=top,
         check_seeds=check_seeds,

@@ -30,6 +30,7 @@ from trainables.model.chgnet import CrystalModel
 from trainables.progress import Progress, silent
 from trainables.training.checkpoint import DamagedCheckpoint, verified_manifest, write_checkpoint
 from trainables.training.compute import Compute
+from trainables.training.data import TrainingData
 from trainables.training.distill import SoftTargets
 from trainables.training.fit import fit
 from trainables.training.frozen import FrozenEnergies
@@ -110,18 +111,15 @@ def _make(job: Job, device: str, progress: Progress) -> RunSummary:
         return RunSummary.model_validate(_make_soup(job) | _made_by(device))
     store = GraphStore(job.store)
     auxiliary = [Auxiliary(rows.task, rows.part, GraphStore(rows.store)) for rows in job.auxiliary]
-    fit(
-        job.config,
+    data = TrainingData(
+        job.task,
         job.split,
         store,
-        job.task,
-        job.folder,
         skinned=None if job.skinned is None else GraphStore(job.skinned),
-        soft=None if job.soft is None else SoftTargets.load(job.soft),
+        soft_targets=None if job.soft is None else SoftTargets.load(job.soft),
         auxiliary=auxiliary,
-        compute=Compute(device, job.compiled, job.tf32),
-        progress=progress,
     )
+    fit(job.config, data, job.folder, compute=Compute(device, job.compiled, job.tf32), progress=progress)
     summary = read_json(job.folder / "fit.json") | _made_by(device) | {"tf32": job.tf32}
     known = Part.join(job.split.train, job.split.val)
     composition = CompositionModel.fit(store.composition(known.rows), known.targets)

@@ -31,7 +31,9 @@ def study_about(context: TaskContext, space: Space, config: RunConfig, options: 
     """Return the content of study.json."""
     dataset, base = context.dataset, space.base(config)
     split, _ = context.split(ModelSpec(base.member(0)))
-    n_steps = options.shares * (base.optim.epochs + (base.multitask.epochs if base.multitask.tasks else 0))
+    n_steps = options.validations_per_epoch * (
+        base.optim.epochs + (base.multitask.epochs if base.multitask.tasks else 0)
+    )
     return {
         "command": options.command,
         "train": list(options.train_command),
@@ -51,7 +53,7 @@ def study_about(context: TaskContext, space: Space, config: RunConfig, options: 
         "n_train": len(split.train),
         "n_val": len(split.val),
         "n_steps": n_steps,
-        "steps_per_epoch": options.shares,
+        "steps_per_epoch": options.validations_per_epoch,
         "probes": options.probes,
         "n_trials": options.trials,
         "checks": {"top": options.top, "seeds": [options.seed + 1 + index for index in range(options.check_seeds)]},

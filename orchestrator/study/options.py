@@ -51,7 +51,7 @@ class SearchOptions:
         budget: seconds after which no trial goes on in this session.
         top: so many of the best are trained again at full length, with check_seeds fresh seeds; 0: none.
         probes: trials on a frozen trunk before the search; 0: none.
-        shares: steps an epoch.
+        validations_per_epoch: steps an epoch.
         loggers: Ray Tune callbacks beside TensorBoard's, made when they are wanted.
         command: what repeats this search, for the report.
         train_command: the command that trains on the same rows, word by word.
@@ -67,7 +67,7 @@ class SearchOptions:
     factor: int = 3
     objectives: tuple[str, ...] = ("mae",)
     probes: int = 0
-    shares: int = 1
+    validations_per_epoch: int = 1
     top: int = 3
     check_seeds: int = 3
     budget: float = math.inf

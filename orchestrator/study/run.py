@@ -128,7 +128,9 @@ def _prepared(
 ) -> _Study:
     """Make what trials share."""
     base = parse_config(about["base"], ABOUT)
-    data = trial_data(context, space, base, out, shares=options.shares, resources=options.resources)
+    data = trial_data(
+        context, space, base, out, validations_per_epoch=options.validations_per_epoch, resources=options.resources
+    )
     return _Study(out, options, about, space, data, context, show, deadline)
 
 

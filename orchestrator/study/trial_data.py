@@ -35,9 +35,15 @@ _SPARE_BYTES = 200_000_000  # Ray's own files, TensorBoard's, the reports
 
 
 def trial_data(
-    context: TaskContext, space: Space, base: RunConfig, folder: Path, *, shares: int, resources: Resources
+    context: TaskContext,
+    space: Space,
+    base: RunConfig,
+    folder: Path,
+    *,
+    validations_per_epoch: int,
+    resources: Resources,
 ) -> TrialData:
-    """Everything that trials share, made where it is not there yet.
+    """Return everything that trials share, made where it is not there yet.
 
     Args:
         base: space.base() of the configuration that is searched around; its fold and split are the study's.
@@ -59,7 +65,7 @@ def trial_data(
         stores=stores,
         auxiliary=tuple((rows.task, rows.part, rows.store) for rows in auxiliary),
         soft=_teachers(context, space, base, folder / "teachers", resources) if distils else None,
-        shares=shares,
+        validations_per_epoch=validations_per_epoch,
         on_gpu=resources.device != "cpu",
         compiled=resources.compiled,
         tf32=resources.tf32,
@@ -186,7 +192,7 @@ def prepare_trials(
     *,
     fold: int = 0,
     settings: Mapping[str, Any] | None = None,
-    shares: int = 1,
+    validations_per_epoch: int = 1,
     progress: Progress = silent,
 ) -> TrialData:
     """What trials of a space share, for a notebook that runs Ray Tune by itself.
@@ -205,4 +211,6 @@ def prepare_trials(
     config = context.config.changed({"fold": fold})
     space.check(config, context.task, space.name)
     space = space.for_task(context.task, config.multitask.tasks)
-    return trial_data(context, space, space.base(config), folder, shares=shares, resources=Resources())
+    return trial_data(
+        context, space, space.base(config), folder, validations_per_epoch=validations_per_epoch, resources=Resources()
+    )

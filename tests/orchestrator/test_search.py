@@ -298,7 +298,12 @@ def test_trials_never_get_a_test_row_or_its_target(tmp_path: Path) -> None:
         poisoned[test.rows] = 1e9
         here = replace(dataset, targets=poisoned) if targets is None else dataset
         data = trial_data(
-            TaskContext(here, config), space, space.base(config), tmp_path, shares=1, resources=Resources("cpu", 1)
+            TaskContext(here, config),
+            space,
+            space.base(config),
+            tmp_path,
+            validations_per_epoch=1,
+            resources=Resources("cpu", 1),
         )
         assert data.split.test is None
         for part in (data.split.train, data.split.val):
@@ -369,7 +374,7 @@ def test_levers_that_a_search_cannot_have_are_refused(tmp_path: Path, settings: 
             SPACES["optim"],
             base,
             tmp_path,
-            shares=1,
+            validations_per_epoch=1,
             resources=Resources("cpu", 1),
         )
 

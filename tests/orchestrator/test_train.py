@@ -174,7 +174,7 @@ def test_a_fold_that_lost_a_file_is_finished_again_without_training(
     one_fold: Finished, table: Path, tmp_path: Path, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, before = one_fold.copied(tmp_path / "out"), one_fold.scores
-    monkeypatch.setattr("trainables.training.course.take_step", lambda *args, **kw: pytest.fail("it was trained again"))
+    monkeypatch.setattr("trainables.training.loop.take_step", lambda *args, **kw: pytest.fail("it was trained again"))
     file = out / "fold_0" / lost
     file.write_text("{")
     assert run(table, out, (0,))["mean"] == before["mean"]

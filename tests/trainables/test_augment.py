@@ -22,7 +22,17 @@ from trainables.graphs.symmetry import MANDEL
 from trainables.graphs.view import View, symmetry_of
 from trainables.levers import AugmentConfig, PerturbConfig
 from trainables.model.chgnet import build_model
-from trainables.training.augment import Draw, draw, gathered, has_moved, largest, moved, skin_for, skin_of, view_cost
+from trainables.training.augment import (
+    Perturbation,
+    draw,
+    gathered,
+    has_moved,
+    largest,
+    moved,
+    skin_for,
+    skin_of,
+    view_cost,
+)
 from trainables.training.predict import predict
 
 KINDS = [
@@ -54,11 +64,11 @@ def store_for(config: PerturbConfig, table: CrystalTable, folder: Path) -> Graph
     return open_or_build(table, Cutoffs(skin=skin_of(config, Cutoffs())), folder, workers=1)
 
 
-def drawn(config: PerturbConfig, store: GraphStore, seed: int = 0, **options: float) -> Draw:
+def drawn(config: PerturbConfig, store: GraphStore, seed: int = 0, **options: float) -> Perturbation:
     return draw(config, store.counts[:, 0], np.random.default_rng(seed), **options)
 
 
-def arrays(change: Draw) -> list[NDArray[np.float64]]:
+def arrays(change: Perturbation) -> list[NDArray[np.float64]]:
     return [array for array in (change.strain, change.displacement) if array is not None]
 
 
@@ -78,7 +88,7 @@ def test_parts_of_a_draw_joined_again_are_the_draw(kinds: tuple[str, str]) -> No
     for cuts in ([0, 5], [0, 1, 2, 3, 4, 5], [0, 2, 5]):
         parts = [whole.part(begin, end) for begin, end in pairwise(cuts)]
         assert all(part.first_atom[0] == 0 for part in parts)
-        again = Draw.join(parts)
+        again = Perturbation.join(parts)
         assert all(np.array_equal(a, b) for a, b in zip(arrays(again), arrays(whole), strict=True))
         assert np.array_equal(again.first_atom, whole.first_atom)
     assert np.array_equal(np.diff(whole.part(1, 3).first_atom), [1, 4])
@@ -148,7 +158,7 @@ def test_the_skin_covers_every_draw(
     assert moved(config, store, rows, view, change).moved
 
 
-def at_the_bound(change: Draw, strain: float, displacement: float) -> Draw:
+def at_the_bound(change: Perturbation, strain: float, displacement: float) -> Perturbation:
     """The draw with everything in it as large as it may be."""
     longest = change.strain, change.displacement
     if change.strain is not None:
@@ -157,7 +167,7 @@ def at_the_bound(change: Draw, strain: float, displacement: float) -> Draw:
     if change.displacement is not None:
         norm = np.linalg.norm(change.displacement, axis=1, keepdims=True)
         longest = longest[0], change.displacement / norm * displacement
-    return Draw(*longest, change.first_atom)
+    return Perturbation(*longest, change.first_atom)
 
 
 def nearly_fourfold(places: NDArray[np.float64]) -> Structure:

@@ -9,8 +9,9 @@ from small_data import tiny_run
 from trainables.graphs.batch import collate
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel, build_model
-from trainables.training import course as course_module
+from trainables.training import loop as loop_module
 from trainables.training.cached import TRUNK, trunk_is_known, with_known_trunk
+from trainables.training.data import TrainingData
 from trainables.training.fit import fit
 from trainables.training.predict import load_model, predict
 
@@ -35,9 +36,9 @@ def test_training_on_a_known_trunk_is_training_on_the_frozen_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, energy: bool, refit: bool
 ) -> None:
     config, split, store, dataset = tiny_run(tmp_path, energy=energy, model__freeze=list(TRUNK), data__refit=refit)
-    quick = fit(config, split, store, dataset.task, tmp_path / "quick")
-    monkeypatch.setattr(course_module, "trunk_is_known", lambda config: False)
-    slow = fit(config, split, store, dataset.task, tmp_path / "slow")
+    quick = fit(config, TrainingData(dataset.task, split, store), tmp_path / "quick")
+    monkeypatch.setattr(loop_module, "trunk_is_known", lambda config: False)
+    slow = fit(config, TrainingData(dataset.task, split, store), tmp_path / "slow")
     for first, second in zip(quick.history, slow.history, strict=True):
         assert first.train_loss == pytest.approx(second.train_loss, rel=1e-4)
         if not np.isnan(second.val_mae):
@@ -57,8 +58,8 @@ def test_the_trunk_is_run_once_for_each_crystal(tmp_path: Path, monkeypatch: pyt
         passed.append(len(rows))
         return inner(model, store, rows)
 
-    monkeypatch.setattr(course_module, "with_known_trunk", watched)
-    fit(config, split, store, dataset.task, tmp_path / "run")
+    monkeypatch.setattr(loop_module, "with_known_trunk", watched)
+    fit(config, TrainingData(dataset.task, split, store), tmp_path / "run")
     assert passed == [len(split.train) + len(split.val)]
 
 

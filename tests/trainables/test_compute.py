@@ -19,8 +19,9 @@ from trainables.model.compiled import compiles, has_compiler, trace_once_for_all
 from trainables.model.engine import padded
 from trainables.training import compute as compute_module
 from trainables.training.compute import Compute, precision, refuse_inexact_tf32
+from trainables.training.data import TrainingData
 from trainables.training.fit import fit
-from trainables.training.memory import CostCap
+from trainables.training.memory import BatchBudget
 from trainables.training.predict import predict
 
 pytestmark = pytest.mark.trains
@@ -57,10 +58,10 @@ def test_a_fit_that_runs_out_of_memory_goes_on_with_half_the_cap_and_the_same_re
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2)
-    untroubled = fit(config, split, store, dataset.task, tmp_path / "untroubled")
+    untroubled = fit(config, TrainingData(dataset.task, split, store), tmp_path / "untroubled")
     with monkeypatch.context() as patched:
         sizes = out_of_memory_once(patched, CrystalModel)
-        troubled = fit(config, split, store, dataset.task, tmp_path / "troubled")
+        troubled = fit(config, TrainingData(dataset.task, split, store), tmp_path / "troubled")
     assert troubled.status == "finished"
     assert len(sizes) > 1
     for one, other in zip(untroubled.history, troubled.history, strict=True):
@@ -69,7 +70,7 @@ def test_a_fit_that_runs_out_of_memory_goes_on_with_half_the_cap_and_the_same_re
 
 def test_the_cap_is_halved_once_and_says_so() -> None:
     said = Said()
-    cap, asked = CostCap(100.0, said), []  # type: ignore[arg-type]
+    cap, asked = BatchBudget(100.0, said), []  # type: ignore[arg-type]
 
     def work(cost: float) -> str:
         asked.append(cost)
@@ -85,7 +86,7 @@ def test_the_cap_is_halved_once_and_says_so() -> None:
 
 
 def test_memory_that_is_short_twice_ends_the_run_in_one_sentence() -> None:
-    cap = CostCap(100.0)
+    cap = BatchBudget(100.0)
 
     def work(cost: float) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -138,10 +139,10 @@ def test_a_machine_where_compiling_fails_is_known(monkeypatch: pytest.MonkeyPatc
 
 def test_a_resumed_run_keeps_to_the_decision_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2)
-    plain = fit(config, split, store, dataset.task, tmp_path / "run", compute=Compute(compiled="off"))
+    plain = fit(config, TrainingData(dataset.task, split, store), tmp_path / "run", compute=Compute(compiled="off"))
     monkeypatch.setattr(compiled_module, "has_compiler", lambda _: True)
     monkeypatch.setattr(compute_module, "has_compiler", lambda _: True)
-    again = fit(config, split, store, dataset.task, tmp_path / "run", compute=Compute(compiled="on"))
+    again = fit(config, TrainingData(dataset.task, split, store), tmp_path / "run", compute=Compute(compiled="on"))
     assert (plain.compiled, again.compiled) == (False, False)
 
 
@@ -186,8 +187,10 @@ def test_one_traced_graph_serves_all_sizes_and_gives_the_plain_numbers(
 def test_a_compiled_run_ends_where_the_plain_one_does(tmp_path: Path) -> None:
     assert has_compiler("cpu"), "this test wants a C++ compiler"
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=3)
-    plain = fit(config, split, store, dataset.task, tmp_path / "plain", compute=Compute(compiled="off"))
-    compiled = fit(config, split, store, dataset.task, tmp_path / "compiled", compute=Compute(compiled="on"))
+    plain = fit(config, TrainingData(dataset.task, split, store), tmp_path / "plain", compute=Compute(compiled="off"))
+    compiled = fit(
+        config, TrainingData(dataset.task, split, store), tmp_path / "compiled", compute=Compute(compiled="on")
+    )
     assert (plain.compiled, compiled.compiled) == (False, True)
     for one, other in zip(plain.history, compiled.history, strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
@@ -209,7 +212,7 @@ def test_compiled_code_is_kept_in_the_cache_that_was_chosen(tmp_path: Path, monk
 def test_tf32_is_for_gpus(tmp_path: Path) -> None:
     config, split, store, dataset = tiny_run(tmp_path)
     with pytest.raises(UserError, match="leave out --tf32"):
-        fit(config, split, store, dataset.task, tmp_path / "run", compute=Compute(tf32=True))
+        fit(config, TrainingData(dataset.task, split, store), tmp_path / "run", compute=Compute(tf32=True))
 
 
 @pytest.mark.parametrize(("error", "allowed"), [(1e-4, True), (1e-3, False), (float("nan"), False)])

@@ -162,10 +162,10 @@ def test_a_run_without_distillation_wants_no_soft_targets(graphs: Path, tmp_path
     run = lever_run(graphs, optim__epochs=1)
     assert run.soft is None
     first = run.fit(tmp_path / "a")
-    second = run.fit(tmp_path / "b", soft=soft_targets(run.dataset))  # not looked at either
+    second = run.fit(tmp_path / "b", soft_targets=soft_targets(run.dataset))  # not looked at either
     assert first.history[0].train_loss == second.history[0].train_loss
-    with pytest.raises(ValueError, match="soft="):
-        lever_run(graphs, distil__weight=0.5).fit(tmp_path / "c", soft=None)
+    with pytest.raises(ValueError, match="soft_targets="):
+        lever_run(graphs, distil__weight=0.5).fit(tmp_path / "c", soft_targets=None)
 
 
 def test_soft_targets_that_a_run_may_not_use_are_refused(graphs: Path, tmp_path: Path) -> None:
@@ -173,15 +173,15 @@ def test_soft_targets_that_a_run_may_not_use_are_refused(graphs: Path, tmp_path:
     assert run.soft is not None
     memorised = SoftTargets(run.soft.ids, run.soft.mean, run.soft.std, np.ones_like(run.soft.in_sample))
     with pytest.raises(ValueError, match="features"):
-        run.fit(tmp_path / "run", soft=memorised)
+        run.fit(tmp_path / "run", soft_targets=memorised)
     plain = lever_run(graphs, distil__weight=0.5)
     with pytest.raises(UserError, match="in_sample"):
-        plain.fit(tmp_path / "run", soft=memorised)
+        plain.fit(tmp_path / "run", soft_targets=memorised)
     lost = run.split.train.ids[3]
     fewer = plain.soft
     assert fewer is not None
     with pytest.raises(UserError, match=rf"1 training rows have no soft target \({lost}\)"):
-        plain.fit(tmp_path / "run", soft=fewer.aligned([row for row in fewer.ids if row != lost]))
+        plain.fit(tmp_path / "run", soft_targets=fewer.aligned([row for row in fewer.ids if row != lost]))
 
 
 def test_validation_rows_want_a_soft_target_for_a_refit_only(graphs: Path, tmp_path: Path) -> None:
@@ -191,6 +191,6 @@ def test_validation_rows_want_a_soft_target_for_a_refit_only(graphs: Path, tmp_p
         alone = run.soft.aligned(run.split.train.ids)
         if refit:
             with pytest.raises(UserError, match="no soft target"):
-                run.fit(tmp_path / "refit", soft=alone)
+                run.fit(tmp_path / "refit", soft_targets=alone)
         else:
-            assert run.fit(tmp_path / "run", soft=alone).status == "finished"
+            assert run.fit(tmp_path / "run", soft_targets=alone).status == "finished"

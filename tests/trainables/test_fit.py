@@ -18,9 +18,10 @@ from trainables.graphs.convert import Cutoffs
 from trainables.graphs.store import open_or_build
 from trainables.model.chgnet import build_model
 from trainables.model.reference import fit_reference
-from trainables.training import course as course_module
-from trainables.training.course import training_reference
+from trainables.training import loop as loop_module
+from trainables.training.data import TrainingData
 from trainables.training.fit import fit, fit_steps
+from trainables.training.loop import training_reference
 from trainables.training.objective import Objective
 from trainables.training.predict import load_model, predict, with_graph
 from trainables.training.result import FitResult, StepResult
@@ -35,7 +36,7 @@ def numbers(result: FitResult) -> list[tuple[float, float]]:
 @pytest.mark.parametrize("energy", [True, False])
 def test_fit_learns_and_its_model_can_be_loaded_alone(tmp_path: Path, energy: bool) -> None:
     config, split, store, dataset = tiny_run(tmp_path, energy=energy, optim__epochs=15, optim__lr=3e-3)
-    result = fit(config, split, store, dataset.task, tmp_path / "run")
+    result = fit(config, TrainingData(dataset.task, split, store), tmp_path / "run")
     assert result.status == "finished"
     assert result.history[-1].train_loss < 0.8 * result.history[0].train_loss
     assert result.best_val_mae == min(epoch.val_mae for epoch in result.history)
@@ -52,8 +53,8 @@ def test_interrupted_run_resumed_gives_the_losses_of_an_uninterrupted_one(
 ) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=4)
     n_batches = math.ceil(len(split.train) / config.optim.batch_size)
-    whole = fit(config, split, store, dataset.task, tmp_path / "whole")
-    steps, inner = 0, course_module.take_step
+    whole = fit(config, TrainingData(dataset.task, split, store), tmp_path / "whole")
+    steps, inner = 0, loop_module.take_step
 
     def dies_in_the_third_epoch(*args: object, **kwargs: object) -> float:
         nonlocal steps
@@ -62,11 +63,11 @@ def test_interrupted_run_resumed_gives_the_losses_of_an_uninterrupted_one(
             raise KeyboardInterrupt
         return inner(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(course_module, "take_step", dies_in_the_third_epoch)
+    monkeypatch.setattr(loop_module, "take_step", dies_in_the_third_epoch)
     with pytest.raises(KeyboardInterrupt):
-        fit(config, split, store, dataset.task, tmp_path / "cut")
-    monkeypatch.setattr(course_module, "take_step", inner)
-    resumed = fit(config, split, store, dataset.task, tmp_path / "cut")
+        fit(config, TrainingData(dataset.task, split, store), tmp_path / "cut")
+    monkeypatch.setattr(loop_module, "take_step", inner)
+    resumed = fit(config, TrainingData(dataset.task, split, store), tmp_path / "cut")
     assert numbers(resumed) == numbers(whole)
     assert whole.model is not None
     assert resumed.model is not None
@@ -76,16 +77,16 @@ def test_interrupted_run_resumed_gives_the_losses_of_an_uninterrupted_one(
 
 def test_finished_run_asked_for_again_trains_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2)
-    before = fit(config, split, store, dataset.task, tmp_path / "run")
-    monkeypatch.setattr(course_module, "take_step", lambda *args, **kwargs: pytest.fail("a step was taken"))
-    assert numbers(fit(config, split, store, dataset.task, tmp_path / "run")) == numbers(before)
+    before = fit(config, TrainingData(dataset.task, split, store), tmp_path / "run")
+    monkeypatch.setattr(loop_module, "take_step", lambda *args, **kwargs: pytest.fail("a step was taken"))
+    assert numbers(fit(config, TrainingData(dataset.task, split, store), tmp_path / "run")) == numbers(before)
 
 
 def test_same_seed_repeats_and_another_seed_differs(tmp_path: Path) -> None:
     config, split, store, dataset = tiny_run(tmp_path, energy=False, optim__epochs=2)
-    first = fit(config, split, store, dataset.task, tmp_path / "a")
-    assert numbers(fit(config, split, store, dataset.task, tmp_path / "b")) == numbers(first)
-    other = fit(config.changed({"seed": 1}), split, store, dataset.task, tmp_path / "c")
+    first = fit(config, TrainingData(dataset.task, split, store), tmp_path / "a")
+    assert numbers(fit(config, TrainingData(dataset.task, split, store), tmp_path / "b")) == numbers(first)
+    other = fit(config.changed({"seed": 1}), TrainingData(dataset.task, split, store), tmp_path / "c")
     assert numbers(other) != numbers(first)
 
 
@@ -93,17 +94,17 @@ def test_fit_refuses_a_split_with_test_rows(tmp_path: Path) -> None:
     config, _, store, dataset = tiny_run(tmp_path)
     split = make_split(dataset, 0, val_share=0.2, seed=0)
     with pytest.raises(ValueError, match="without_test"):
-        fit(config, split, store, dataset.task, tmp_path / "run")
+        fit(config, TrainingData(dataset.task, split, store), tmp_path / "run")
 
 
 def test_test_targets_change_nothing_of_a_fit(tmp_path: Path) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2)
-    first = fit(config, split, store, dataset.task, tmp_path / "a")
+    first = fit(config, TrainingData(dataset.task, split, store), tmp_path / "a")
     test = make_split(dataset, 0, val_share=0.2, seed=0).test
     assert test is not None
     dataset.targets[test.rows] += 1000.0
     poisoned = make_split(dataset, 0, val_share=config.data.val_share, seed=0).without_test()
-    assert numbers(fit(config, poisoned, store, dataset.task, tmp_path / "b")) == numbers(first)
+    assert numbers(fit(config, TrainingData(dataset.task, poisoned, store), tmp_path / "b")) == numbers(first)
 
 
 def test_nan_loss_ends_the_run_as_failed_with_the_last_good_epoch_kept(
@@ -120,7 +121,7 @@ def test_nan_loss_ends_the_run_as_failed_with_the_last_good_epoch_kept(
         return loss * math.nan if steps > 2 * n_batches else loss
 
     monkeypatch.setattr(Objective, "loss", nan_in_the_third_epoch)
-    result = fit(config, split, store, dataset.task, tmp_path / "run")
+    result = fit(config, TrainingData(dataset.task, split, store), tmp_path / "run")
     assert result.status == "failed"
     assert "nan" in result.reason
     assert "epoch 3" in result.reason
@@ -132,7 +133,7 @@ def test_nan_loss_ends_the_run_as_failed_with_the_last_good_epoch_kept(
 
 def test_refit_trains_on_train_and_validation_for_the_chosen_epochs(tmp_path: Path) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=3, data__refit=True)
-    result = fit(config, split, store, dataset.task, tmp_path / "run")
+    result = fit(config, TrainingData(dataset.task, split, store), tmp_path / "run")
     assert result.refit_epochs == result.best_epoch + 1
     refitted = result.history[3:]
     assert len(refitted) == result.refit_epochs
@@ -141,15 +142,15 @@ def test_refit_trains_on_train_and_validation_for_the_chosen_epochs(tmp_path: Pa
 
 def test_a_refit_that_fails_keeps_the_model_validation_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2, data__refit=True)
-    inner, n_rows = course_module._one_share, len(split.train)
+    inner, n_rows = loop_module._one_share, len(split.train)
 
     def fails_in_the_refit(run: object, tasks: list[Objective], *rest: object) -> float:
         if len(tasks[0].stream.part) > n_rows:
-            raise course_module.NonFiniteLoss("the loss became nan")
+            raise loop_module.NonFiniteLoss("the loss became nan")
         return inner(run, tasks, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(course_module, "_one_share", fails_in_the_refit)
-    result = fit(config, split, store, dataset.task, tmp_path / "run")
+    monkeypatch.setattr(loop_module, "_one_share", fails_in_the_refit)
+    result = fit(config, TrainingData(dataset.task, split, store), tmp_path / "run")
     assert result.status == "failed"
     assert result.reason.startswith("refit: the loss became nan")
     assert result.model is not None
@@ -157,16 +158,10 @@ def test_a_refit_that_fails_keeps_the_model_validation_chose(tmp_path: Path, mon
     assert error == pytest.approx(result.best_val_mae, rel=1e-6)
 
 
-def test_stop_early_ends_after_the_epoch_it_says(tmp_path: Path) -> None:
-    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=5)
-    result = fit(config, split, store, dataset.task, tmp_path / "run", stop_early=lambda epoch: epoch.epoch == 1)
-    assert len(result.history) == 2
-
-
 def test_steps_of_a_share_of_an_epoch_train_what_whole_epochs_train(tmp_path: Path) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=3)
-    whole = fit(config, split, store, dataset.task, tmp_path / "whole")
-    steps = list(fit_steps(config, split, store, dataset.task, tmp_path / "cut", shares=2))
+    whole = fit(config, TrainingData(dataset.task, split, store), tmp_path / "whole")
+    steps = list(fit_steps(config, TrainingData(dataset.task, split, store), tmp_path / "cut", validations_per_epoch=2))
     assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
     assert [step.epoch for step in steps] == [0.5, 1, 1.5, 2, 2.5, 3]
     assert [step.current for step in steps[1::2]] == [epoch.val_mae for epoch in whole.history]
@@ -180,11 +175,13 @@ def test_steps_of_a_share_of_an_epoch_train_what_whole_epochs_train(tmp_path: Pa
 @pytest.mark.parametrize("done", [1, 2, 3])
 def test_steps_go_on_in_the_middle_of_an_epoch_and_say_the_last_one_again(tmp_path: Path, done: int) -> None:
     config, split, store, dataset = tiny_run(tmp_path, optim__epochs=2)
-    whole = list(fit_steps(config, split, store, dataset.task, tmp_path / "whole", shares=3))
-    begun = fit_steps(config, split, store, dataset.task, tmp_path / "cut", shares=3)
+    whole = list(
+        fit_steps(config, TrainingData(dataset.task, split, store), tmp_path / "whole", validations_per_epoch=3)
+    )
+    begun = fit_steps(config, TrainingData(dataset.task, split, store), tmp_path / "cut", validations_per_epoch=3)
     before = [next(begun) for _ in range(done)]
     begun.close()
-    after = list(fit_steps(config, split, store, dataset.task, tmp_path / "cut", shares=3))
+    after = list(fit_steps(config, TrainingData(dataset.task, split, store), tmp_path / "cut", validations_per_epoch=3))
     assert timeless([*before, *after[1:]]) == timeless(whole)
     assert timeless(after[:1]) == timeless(before[-1:])
 
@@ -195,7 +192,7 @@ def timeless(steps: Sequence[StepResult]) -> list[StepResult]:
 
 def test_frozen_parts_keep_their_starting_weights(tmp_path: Path) -> None:
     config, split, store, dataset = tiny_run(tmp_path, model__freeze=["embedding", "basis", "block_1"])
-    result = fit(config, split, store, dataset.task, tmp_path / "run")
+    result = fit(config, TrainingData(dataset.task, split, store), tmp_path / "run")
     assert result.model is not None
     after = load_model(result.model)[0].state_dict()
     before = build_model("0.3.0", dataset.task).state_dict()
@@ -238,6 +235,6 @@ def test_isolated_atoms_follow_the_named_policy(tmp_path: Path) -> None:
     assert not with_graph(store, rows, config).any()
     assert with_graph(store, rows, config.changed({"data.isolated_atoms": "keep"})).all()
     with pytest.raises(UserError, match="isolated_atoms"):
-        fit(config, split, store, dataset.task, tmp_path / "run")
+        fit(config, TrainingData(dataset.task, split, store), tmp_path / "run")
     model = build_model("0.3.0", dataset.task)
     assert np.isfinite(predict(model, store, rows)).all()

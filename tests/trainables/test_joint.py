@@ -17,9 +17,9 @@ from trainables.graphs.store import open_or_build
 from trainables.levers import MultitaskConfig, OptimConfig
 from trainables.model.chgnet import CrystalModel, configured_model
 from trainables.model.heads import EnergyHead, HurdleHead, PropertyHead
-from trainables.training import course as course_module
-from trainables.training.joint import Auxiliary, add_auxiliary_heads, auxiliary_streams
-from trainables.training.objective import Objective, Stream
+from trainables.training import loop as loop_module
+from trainables.training.joint import Auxiliary, add_auxiliary_heads, auxiliary_data
+from trainables.training.objective import Objective, TaskData
 from trainables.training.steps import epoch_batches
 
 CPU = torch.device("cpu")
@@ -30,10 +30,10 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("stores")
 
 
-def streams_of(run: LeverRun) -> list[Stream]:
+def streams_of(run: LeverRun) -> list[TaskData]:
     own = run.objective().stream
     scale = torch.tensor(float(run.split.train.targets.std()))
-    return [replace(own, scale=scale), *auxiliary_streams(run.config, run.auxiliary, CPU)]
+    return [replace(own, scale=scale), *auxiliary_data(run.config, run.auxiliary, CPU)]
 
 
 def objectives_of(run: LeverRun) -> list[Objective]:
@@ -209,7 +209,7 @@ def test_the_targets_own_training_begins_where_the_joint_one_ended(
     graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = lever_run(graphs, auxiliary=("property",), multitask__epochs=1, optim__epochs=1)
-    inner, kept, begun = course_module._prepare, [], []
+    inner, kept, begun = loop_module._prepare, [], []
 
     def watched(*args: object) -> object:
         prepared = inner(*args)  # type: ignore[arg-type]
@@ -217,7 +217,7 @@ def test_the_targets_own_training_begins_where_the_joint_one_ended(
         kept.append(prepared[0])
         return prepared
 
-    monkeypatch.setattr(course_module, "_prepare", watched)
+    monkeypatch.setattr(loop_module, "_prepare", watched)
     assert run.fit(tmp_path / "run").status == "finished"
     ended = kept[0].kept.state_dict()
     assert any(name.startswith("auxiliary.") for name in begun[0])

@@ -14,10 +14,10 @@ from trainables.data.folds import make_split
 from trainables.errors import UserError
 from trainables.graphs.batch import collate
 from trainables.model.chgnet import CrystalModel, configured_model
-from trainables.training import course as course_module
+from trainables.training import loop as loop_module
 from trainables.training.augment import gathered, moved
 from trainables.training.frozen import FrozenEnergies
-from trainables.training.objective import Chosen, Objective
+from trainables.training.objective import BatchSelection, Objective
 from trainables.training.predict import load_model, predict
 from trainables.training.result import FitResult
 
@@ -96,7 +96,7 @@ class Trained:
 
 def interrupted(run: LeverRun, folder: Path, after_steps: int, monkeypatch: pytest.MonkeyPatch) -> FitResult:
     """The result of a run that is stopped in the middle of an epoch, and resumed."""
-    steps, inner = 0, course_module.take_step
+    steps, inner = 0, loop_module.take_step
 
     def dies(*args: Any, **kwargs: Any) -> float:
         nonlocal steps
@@ -105,10 +105,10 @@ def interrupted(run: LeverRun, folder: Path, after_steps: int, monkeypatch: pyte
             raise KeyboardInterrupt
         return inner(*args, **kwargs)
 
-    monkeypatch.setattr(course_module, "take_step", dies)
+    monkeypatch.setattr(loop_module, "take_step", dies)
     with pytest.raises(KeyboardInterrupt):
         run.fit(folder)
-    monkeypatch.setattr(course_module, "take_step", inner)
+    monkeypatch.setattr(loop_module, "take_step", inner)
     return run.fit(folder)
 
 
@@ -195,17 +195,17 @@ def test_augmentation_changes_a_run_and_its_seed_the_draws(graphs: Path, tmp_pat
 
 
 def test_each_step_draws_anew(graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, inner = lever_run(graphs, optim__epochs=2, **MOVES), course_module.take_step
+    run, inner = lever_run(graphs, optim__epochs=2, **MOVES), loop_module.take_step
     strains, ramps = [], []
 
-    def watched(run: Any, objective: Objective, chosen: Chosen, *, rate: float, ramp: float) -> float:
+    def watched(run: Any, objective: Objective, chosen: BatchSelection, *, rate: float, ramp: float) -> float:
         assert chosen.change is not None
         assert chosen.change.strain is not None
         strains.extend(chosen.change.strain[:, 0, 0].tolist())
         ramps.append(ramp)
         return inner(run, objective, chosen, rate=rate, ramp=ramp)
 
-    monkeypatch.setattr(course_module, "take_step", watched)
+    monkeypatch.setattr(loop_module, "take_step", watched)
     run.fit(tmp_path / "run")
     assert len(set(strains)) == len(strains) == 2 * len(run.split.train)
 
@@ -216,11 +216,11 @@ def test_the_consistency_weight_rises_over_its_share_of_the_steps(
 ) -> None:
     run, seen = lever_run(graphs, optim__epochs=2, consistency__weight=1.0, consistency__ramp=ramp, **MOVES), []
 
-    def recorded(run: Any, objective: Objective, chosen: Chosen, *, rate: float, ramp: float) -> float:
+    def recorded(run: Any, objective: Objective, chosen: BatchSelection, *, rate: float, ramp: float) -> float:
         seen.append(ramp)
         return 0.0
 
-    monkeypatch.setattr(course_module, "take_step", recorded)
+    monkeypatch.setattr(loop_module, "take_step", recorded)
     run.fit(tmp_path / "run")
     assert seen[0] <= first
     assert seen == sorted(seen)
@@ -235,7 +235,7 @@ def flat(gradients: tuple[torch.Tensor | None, ...], weights: list[torch.Tensor]
 
 
 def loss_and_gradient(
-    objective: Objective, model: CrystalModel, ramp: float, chosen: Chosen | None = None
+    objective: Objective, model: CrystalModel, ramp: float, chosen: BatchSelection | None = None
 ) -> tuple[float, torch.Tensor]:
     weights = list(model.parameters())
     chosen = chosen or choose(objective)
@@ -243,7 +243,7 @@ def loss_and_gradient(
     return float(loss.detach()), flat(torch.autograd.grad(loss, weights, allow_unused=True), weights)
 
 
-def choose(objective: Objective) -> Chosen:
+def choose(objective: Objective) -> BatchSelection:
     return objective.choose(np.arange(len(objective.stream.part)), np.random.default_rng(0))
 
 
@@ -331,7 +331,7 @@ def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(lever: str, gra
 
 def test_threads_change_no_loss(graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of("joint, all levers", graphs, optim__epochs=1, auxiliary=(), n_auxiliary=0)
-    monkeypatch.setitem(course_module.GRADIENT_COST, "cpu", 2_000.0)  # several parts a batch
+    monkeypatch.setitem(loop_module.GRADIENT_COST, "cpu", 2_000.0)  # several parts a batch
     found, threads = [], torch.get_num_threads()
     try:
         for number in (1, 3):

@@ -15,7 +15,8 @@ from trainables.config import RunConfig
 from trainables.data.folds import make_split
 from trainables.errors import UserError
 from trainables.ray_trainable import FOLDER, TRIAL, FineTune, TrialFailed
-from trainables.training import course as course_module
+from trainables.training import loop as loop_module
+from trainables.training.data import TrainingData
 from trainables.training.fit import fit
 from trainables.training.trial import TrialData
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.trains
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TrialData:
     config, split, store, dataset = tiny_run(tmp_path_factory.mktemp("data"), optim__epochs=3)
-    return TrialData(config, dataset.task, split, {("0.3.0", 0.0): store.folder}, shares=2)
+    return TrialData(config, dataset.task, split, {("0.3.0", 0.0): store.folder}, validations_per_epoch=2)
 
 
 def trainable(data: TrialData, config: dict[str, Any], folder: Path) -> tune.Trainable:
@@ -55,7 +56,7 @@ def test_a_trial_makes_all_its_steps_and_ends_with_what_fit_gives(data: TrialDat
     assert [result["step"] for result in results] == [1, 2, 3, 4, 5, 6]
     assert [result["epoch"] for result in results] == [0.5, 1, 1.5, 2, 2.5, 3]
     store = data._open(data.stores["0.3.0", 0.0])
-    whole = fit(data.base.changed({"optim.lr": 2e-3}), data.split, store, data.task, tmp_path / "fit")
+    whole = fit(data.base.changed({"optim.lr": 2e-3}), TrainingData(data.task, data.split, store), tmp_path / "fit")
     assert results[-1]["mae"] == whole.best_val_mae
     assert (tmp_path / "trial" / "model.safetensors").exists()
 
@@ -110,9 +111,9 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_its_reason(
     data: TrialData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def diverges(*args: object, **kwargs: object) -> float:
-        raise course_module.NonFiniteLoss("the loss became nan")
+        raise loop_module.NonFiniteLoss("the loss became nan")
 
-    monkeypatch.setattr(course_module, "take_step", diverges)
+    monkeypatch.setattr(loop_module, "take_step", diverges)
     trial = trainable(data, {}, tmp_path / "trial")
     with pytest.raises(TrialFailed, match="the loss became nan in epoch 1"):
         trial.step()
@@ -157,7 +158,9 @@ def test_a_trial_may_do_without_the_joint_training_of_others(tmp_path: Path) -> 
     results = every_step(trainable(data, {"multitask.tasks": []}, tmp_path / "alone"))
     assert [result["step"] for result in results] == [1, 2]
     alone = run.config.changed({"multitask.tasks": []})
-    assert results[-1]["mae"] == fit(alone, run.split, run.store, data.task, tmp_path / "fit").best_val_mae
+    assert (
+        results[-1]["mae"] == fit(alone, TrainingData(data.task, run.split, run.store), tmp_path / "fit").best_val_mae
+    )
 
 
 @pytest.mark.parametrize(("on_gpu", "gpus", "device"), [(True, 1.0, "cuda"), (True, 0.0, "cpu"), (False, 1.0, "cpu")])
@@ -175,7 +178,7 @@ def test_only_a_trial_that_was_given_a_gpu_uses_one(
 
 def test_a_trial_that_predicts_takes_one_step_with_the_model_of_its_seed(data: TrialData, tmp_path: Path) -> None:
     store = data._open(data.stores["0.3.0", 0.0])
-    trained = fit(data.base, data.split, store, data.task, tmp_path / "model")
+    trained = fit(data.base, TrainingData(data.task, data.split, store), tmp_path / "model")
     predicting = dataclasses.replace(data, models={0: tmp_path / "model" / "model"})
     results = every_step(trainable(predicting, {"tta.views": 1}, tmp_path / "trial"))
     assert len(results) == 1 or results[0]["done"]

@@ -27,29 +27,29 @@ SKIN_STEP = 0.1  # A; skins are multiples of it, so that near sizes share a stor
 
 
 @dataclass(frozen=True, eq=False)
-class Draw:
+class Perturbation:
     """One random change of each of n crystals with A atoms together; None where there is none of its kind."""
 
     strain: NDArray[np.float64] | None  # (n, 3, 3)
     displacement: NDArray[np.float64] | None  # (A, 3) A, cartesian
     first_atom: NDArray[np.int64]  # (n + 1,)
 
-    def part(self, begin: int, end: int) -> "Draw":
+    def part(self, begin: int, end: int) -> "Perturbation":
         """The change of crystals begin to end - 1."""
         atoms = slice(self.first_atom[begin], self.first_atom[end])
-        return Draw(
+        return Perturbation(
             None if self.strain is None else self.strain[begin:end],
             None if self.displacement is None else self.displacement[atoms],
             self.first_atom[begin : end + 1] - self.first_atom[begin],
         )
 
     @staticmethod
-    def join(draws: "list[Draw]") -> "Draw":
+    def join(draws: "list[Perturbation]") -> "Perturbation":
         """The changes of crystals side by side; all of one configuration."""
         counts = np.concatenate([np.diff(draw.first_atom) for draw in draws])
         strains = [draw.strain for draw in draws if draw.strain is not None]
         displacements = [draw.displacement for draw in draws if draw.displacement is not None]
-        return Draw(
+        return Perturbation(
             np.concatenate(strains) if strains else None,
             np.concatenate(displacements) if displacements else None,
             _first_atoms(counts),
@@ -83,7 +83,7 @@ def skin_of(config: PerturbConfig, cutoffs: Cutoffs) -> float:
 
 def draw(
     config: PerturbConfig, n_atoms: NDArray[np.int64], rng: np.random.Generator, *, probability: float = 1.0
-) -> Draw:
+) -> Perturbation:
     """Random changes of crystals of n_atoms (n,) atoms; before any projection on their symmetry.
 
     Args:
@@ -100,7 +100,7 @@ def draw(
     if config.displaces:
         displacement = _limited(config, rng, (int(first_atom[-1]), 3), config.displacement_size)
         displacement *= np.repeat(changed, n_atoms)[:, None]
-    return Draw(strain, displacement, first_atom)
+    return Perturbation(strain, displacement, first_atom)
 
 
 def _limited(
@@ -127,7 +127,7 @@ def gathered(config: PerturbConfig, store: GraphStore, rows: NDArray[np.int64]) 
     return folded_view(store, rows) if config.keeps_symmetry else full_view(store, rows)
 
 
-def moved(config: PerturbConfig, store: GraphStore, rows: NDArray[np.int64], view: View, change: Draw) -> View:
+def moved(config: PerturbConfig, store: GraphStore, rows: NDArray[np.int64], view: View, change: Perturbation) -> View:
     """The view of the crystals `rows` with what was drawn for them."""
     device = view.lattice.device
     strain = None if change.strain is None else torch.from_numpy(change.strain).to(device)

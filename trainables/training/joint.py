@@ -14,7 +14,7 @@ from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel
 from trainables.model.heads import EnergyHead, PropertyHead
 from trainables.model.reference import fit_reference
-from trainables.training.objective import Stream
+from trainables.training.objective import TaskData
 from trainables.training.predict import predict, with_graph
 
 
@@ -27,7 +27,7 @@ class Auxiliary:
     store: GraphStore
 
 
-def auxiliary_streams(config: RunConfig, auxiliary: Sequence[Auxiliary], device: torch.device) -> list[Stream]:
+def auxiliary_data(config: RunConfig, auxiliary: Sequence[Auxiliary], device: torch.device) -> list[TaskData]:
     """One stream a task, standardised by its rows; perturbations are for the target alone.
 
     Raises:
@@ -40,11 +40,11 @@ def auxiliary_streams(config: RunConfig, auxiliary: Sequence[Auxiliary], device:
             raise UserError(f"{each.task.name} has no rows with a graph left for joint training: leave it out")
         scale = torch.tensor(float(part.targets.std()) or 1.0, device=device)  # of equal targets any unit serves
         store = each.store.near(device)
-        streams.append(Stream(each.task, part, store, scale, head=f"task_{index}", weight=config.multitask.weight))
+        streams.append(TaskData(each.task, part, store, scale, head=f"task_{index}", weight=config.multitask.weight))
     return streams
 
 
-def add_auxiliary_heads(model: CrystalModel, config: RunConfig, streams: Sequence[Stream]) -> None:
+def add_auxiliary_heads(model: CrystalModel, config: RunConfig, streams: Sequence[TaskData]) -> None:
     """A head a task: CHGNet's read-out with a reference of its own for energies, a fresh one for other properties."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[]):
@@ -62,7 +62,7 @@ def add_auxiliary_heads(model: CrystalModel, config: RunConfig, streams: Sequenc
             model.log_scale[name] = nn.Parameter(torch.zeros((), device=device))
 
 
-def _energy_head(model: CrystalModel, stream: Stream) -> EnergyHead:
+def _energy_head(model: CrystalModel, stream: TaskData) -> EnergyHead:
     """Its reference is fitted to the stream's rows."""
     rows, per_cell = stream.part.rows, stream.task.quantity == "energy_per_cell"
     energy = stream.part.targets / stream.store.counts[rows, 0] if per_cell else stream.part.targets

@@ -15,7 +15,7 @@ PREDICTION_COST = {"cpu": 30_000.0, "cuda": 1_000_000.0}  # 0.1 GB and 3 GB
 Result = TypeVar("Result")
 
 
-class CostCap:
+class BatchBudget:
     """The cost taken at once. Where memory runs out it is halved, once, and the work done again."""
 
     def __init__(self, cost: float, progress: Progress = silent) -> None:

@@ -14,14 +14,14 @@ from trainables.graphs.batch import Batch, collate
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel
 from trainables.model.heads import Outputs, mean_pool
-from trainables.training.augment import Draw, draw, gathered, has_moved, moved, view_cost
+from trainables.training.augment import Perturbation, draw, gathered, has_moved, moved, view_cost
 from trainables.training.distill import SoftTargets
 from trainables.training.frozen import FrozenEnergies
 from trainables.training.losses import distance, supervised
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class TaskData:
     """The rows of one task that a course of training draws batches from, and what their loss needs.
 
     Attributes:
@@ -44,15 +44,15 @@ class Stream:
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class BatchSelection:
     """The crystals of one batch, or of a part of one: places in the stream's part, and what was drawn for them."""
 
     places: NDArray[np.int64]
-    change: Draw | None
+    change: Perturbation | None
 
-    def part(self, begin: int, end: int) -> "Chosen":
+    def part(self, begin: int, end: int) -> "BatchSelection":
         change = None if self.change is None else self.change.part(begin, end)
-        return Chosen(self.places[begin:end], change)
+        return BatchSelection(self.places[begin:end], change)
 
 
 class Objective:
@@ -62,7 +62,7 @@ class Objective:
         costs: (rows,) of the part: what a crystal costs at once, in units of GraphStore.cost.
     """
 
-    def __init__(self, config: RunConfig, stream: Stream, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, stream: TaskData, device: torch.device) -> None:
         self._config, self.stream, self._device = config, stream, device
         self._perturbs = config.augment.active and stream.skinned is not None
         self._consistent = self._perturbs and config.consistency.weight > 0
@@ -85,15 +85,15 @@ class Objective:
         views = view_cost(self._config.augment, stream.skinned)[rows]
         return views + clean if self._consistent else views
 
-    def choose(self, places: NDArray[np.int64], rng: np.random.Generator) -> Chosen:
+    def choose(self, places: NDArray[np.int64], rng: np.random.Generator) -> BatchSelection:
         """Draw the perturbations of a whole batch: they depend on nothing but the generator and the batch."""
         if not self._perturbs:
-            return Chosen(places, None)
+            return BatchSelection(places, None)
         n_atoms = self.stream.store.counts[self.stream.part.rows[places], 0]
         augment = self._config.augment
-        return Chosen(places, draw(augment, n_atoms, rng, probability=augment.probability))
+        return BatchSelection(places, draw(augment, n_atoms, rng, probability=augment.probability))
 
-    def loss(self, model: CrystalModel, chosen: Chosen, ramp: float) -> Tensor:
+    def loss(self, model: CrystalModel, chosen: BatchSelection, ramp: float) -> Tensor:
         """Summed over the crystals, divided by the nominal batch size.
 
         Batches are equal in cost, not in number; dividing by a constant gives every crystal the same weight in an

@@ -15,7 +15,7 @@ from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel, configured_model
 from trainables.progress import Progress, silent
 from trainables.training.checkpoint import Checkpoint, read_checkpoint
-from trainables.training.memory import PREDICTION_COST, CostCap
+from trainables.training.memory import PREDICTION_COST, BatchBudget
 from trainables.training.parallel import parts_mapper
 
 
@@ -26,7 +26,7 @@ def predict(
     *,
     progress: Progress = silent,
     output: str = "forward",
-    cap: CostCap | None = None,
+    cap: BatchBudget | None = None,
 ) -> NDArray[np.float64]:
     """Predict the crystals `rows` of the store, in that order.
 
@@ -41,7 +41,7 @@ def predict(
     device = next(model.parameters()).device
     store = store.near(device)
     usable = np.flatnonzero(~store.failed[rows])
-    cap = cap or CostCap(PREDICTION_COST[device.type], progress)
+    cap = cap or BatchBudget(PREDICTION_COST[device.type], progress)
     batches = [usable[places] for places in prediction_batches(store.cost[rows[usable]], cap.cost)]
     model.eval()
 

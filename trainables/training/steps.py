@@ -10,9 +10,9 @@ from torch import Tensor
 
 from trainables.graphs.batch import cut_by_cost, training_batches
 from trainables.levers import MultitaskConfig, OptimConfig
-from trainables.training.objective import Chosen, Objective
+from trainables.training.objective import BatchSelection, Objective
 from trainables.training.optim import set_learning_rate
-from trainables.training.run import NonFiniteLoss, Run
+from trainables.training.state import NonFiniteLoss, TrainState
 
 _EXPONENT = {"proportional": 1.0, "sqrt": 0.5, "equal": 0.0}  # of the number of a task's rows
 
@@ -53,7 +53,7 @@ def _task_batches(objective: Objective, optim: OptimConfig, seed: int, epoch: in
     return training_batches(stream.store.cost[stream.part.rows], optim.batch_size, seed=seed, epoch=epoch)
 
 
-def take_step(run: Run, objective: Objective, chosen: Chosen, *, rate: float, ramp: float) -> float:
+def take_step(run: TrainState, objective: Objective, chosen: BatchSelection, *, rate: float, ramp: float) -> float:
     """One optimiser step; returns the batch's loss.
 
     Gradients are summed over parts of bounded cost: memory stays bounded whatever the batch size, on a CPU the

@@ -20,6 +20,7 @@ from trainables.progress import Progress, silent
 from trainables.training.augment import skin_for, skin_of
 from trainables.training.cached import TRUNK
 from trainables.training.compute import Compute
+from trainables.training.data import TrainingData
 from trainables.training.distill import SoftTargets
 from trainables.training.fit import fit_steps
 from trainables.training.frozen import FrozenEnergies
@@ -43,7 +44,7 @@ class TrialData:
             way with the model of its seed.
         on_gpu: trials that were given a GPU use it.
         probes: every trial trains its head alone, on a frozen trunk.
-        shares: steps an epoch.
+        validations_per_epoch: steps an epoch.
     """
 
     base: RunConfig
@@ -54,7 +55,7 @@ class TrialData:
     soft: Path | None = None
     models: Mapping[int, Path] = field(default_factory=dict)
     probes: bool = False
-    shares: int = 1
+    validations_per_epoch: int = 1
     on_gpu: bool = True
     compiled: Compile = "auto"
     tf32: bool = False
@@ -78,7 +79,7 @@ class TrialData:
         if self.models:
             return 1
         joint = config.multitask.epochs if config.multitask.tasks else 0
-        return self.shares * (joint + config.optim.epochs)
+        return self.validations_per_epoch * (joint + config.optim.epochs)
 
     def steps(
         self, config: RunConfig, folder: Path, device: str, progress: Progress = silent
@@ -93,16 +94,22 @@ class TrialData:
             return self._prediction(config, compute)
         return fit_steps(
             config,
-            self.split,
-            self._store(config, 0.0),
-            self.task,
+            self._training_data(config),
             folder,
-            skinned=self._skinned(config) if config.augment.active else None,
-            soft=SoftTargets.load(self.soft) if self.soft is not None and config.distil.weight > 0 else None,
-            auxiliary=self._auxiliary(config),
             compute=compute,
             progress=progress,
-            shares=self.shares,
+            validations_per_epoch=self.validations_per_epoch,
+        )
+
+    def _training_data(self, config: RunConfig) -> TrainingData:
+        distils = self.soft is not None and config.distil.weight > 0
+        return TrainingData(
+            self.task,
+            self.split,
+            self._store(config, 0.0),
+            skinned=self._skinned(config) if config.augment.active else None,
+            soft_targets=SoftTargets.load(self.soft) if self.soft is not None and distils else None,
+            auxiliary=self._auxiliary(config),
         )
 
     def _prediction(self, config: RunConfig, compute: Compute) -> Generator[StepResult, None, None]:

@@ -13,9 +13,9 @@ from trainables.graphs.store import GraphStore
 from trainables.levers import TtaConfig
 from trainables.model.chgnet import CrystalModel
 from trainables.progress import Progress, silent
-from trainables.training.augment import Draw, draw, gathered, moved, view_cost
+from trainables.training.augment import Perturbation, draw, gathered, moved, view_cost
 from trainables.training.frozen import FrozenEnergies
-from trainables.training.memory import PREDICTION_COST, CostCap
+from trainables.training.memory import PREDICTION_COST, BatchBudget
 from trainables.training.parallel import parts_mapper
 from trainables.training.predict import predict
 
@@ -99,7 +99,7 @@ def _moved_views(
     store = store.near(device)
     trim = replace(store.cutoffs, skin=0.0)
     usable = np.flatnonzero(~store.failed[rows])
-    cost, cap = view_cost(config, store)[rows], CostCap(PREDICTION_COST[device.type], progress)
+    cost, cap = view_cost(config, store)[rows], BatchBudget(PREDICTION_COST[device.type], progress)
     batches = [usable[places] for places in prediction_batches(cost[usable], cap.cost)]
     model.eval()
 
@@ -111,7 +111,8 @@ def _moved_views(
         with torch.inference_mode():  # a thread's own state
             gather = gathered(config, store, here)
             for number in range(n_views):
-                change = Draw.join([_own_draw(config, n, seed, number) for n, seed in zip(n_atoms, seeds, strict=True)])
+                draws = [_own_draw(config, n, seed, number) for n, seed in zip(n_atoms, seeds, strict=True)]
+                change = Perturbation.join(draws)
                 batch = moved(config, store, here, gather, change).batch(trim=trim).to(device)
                 value = model(batch)
                 value = value if frozen is None else value - frozen.difference(batch, here)
@@ -131,7 +132,7 @@ def _moved_views(
     return values
 
 
-def _own_draw(config: TtaConfig, n_atoms: int, seed: int, number: int) -> Draw:
+def _own_draw(config: TtaConfig, n_atoms: int, seed: int, number: int) -> Perturbation:
     """A crystal's own draw for the view of that number."""
     return draw(config, np.array([n_atoms]), np.random.default_rng([seed, number]))
 

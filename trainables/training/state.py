@@ -1,4 +1,4 @@
-"""The moving parts of one course of training, and its checkpoints."""
+"""The state of a training, and its checkpoints."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ from trainables.config import RunConfig
 from trainables.model.chgnet import CrystalModel
 from trainables.model.compiled import has_compiler
 from trainables.training.checkpoint import Checkpoint
-from trainables.training.memory import CostCap
+from trainables.training.memory import BatchBudget
 from trainables.training.parallel import Map
 from trainables.training.result import Epoch, plain
 
@@ -39,15 +39,16 @@ class PartOfEpoch:
 
 
 @dataclass
-class Run:
+class TrainState:
     """Everything that changes while a model is trained; a checkpoint holds all of it."""
 
     config: RunConfig
+    epochs: int
     model: CrystalModel
     averaged: AveragedModel
     optimiser: torch.optim.Optimizer
-    cap: CostCap
-    validation_cap: CostCap
+    cap: BatchBudget
+    validation_cap: BatchBudget
     over_parts: Map = map
     history: list[Epoch] = field(default_factory=list)
     part: PartOfEpoch = field(default_factory=PartOfEpoch)

@@ -8,19 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-# Before ray is imported: under `uv run` its workers never start otherwise.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-# Ray 2.60 makes a token in the home folder, and later clusters then silently want it: say that none is used.
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-# Studies keep their own state and end on Ctrl-C by themselves; Ray's result files would only fill the disk.
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
-os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
 import ray
 
 from orchestrator.ray_environment import asked_address, check_address, cure, temporary_folder
@@ -56,7 +43,9 @@ def _fitting(cpus: float, gpus: float, share: Share) -> int:
 
 @contextmanager
 def ray_session(address: str | None = None, *, cores: int | None = None, gpus: int | None = None) -> Iterator[Capacity]:
-    """Ray, started on this machine or joined at `address` ("auto": the cluster this machine belongs to).
+    """Start Ray on this machine, or join it at `address` ("auto": the cluster this machine belongs to).
+
+    A Ray that runs in this process already is used as it is.
 
     Args:
         cores, gpus: of a Ray of one's own; by default what the machine has.
@@ -67,7 +56,10 @@ def ray_session(address: str | None = None, *, cores: int | None = None, gpus: i
     # A worker takes Ray's niceness of 15 from its own environment: trials run at the driver's priority instead.
     environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}}
     common = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": environment}
-    given = address
+    if address is None and ray.is_initialized():  # the caller's own Ray: used as it is, and left running
+        yield _capacity()
+        return
+    given, before = address, os.environ.get("RAY_ADDRESS")
     check_address(given)
     told, address = asked_address(given)
     if not address and shlex.quote(sys.executable) != sys.executable:
@@ -96,6 +88,8 @@ def ray_session(address: str | None = None, *, cores: int | None = None, gpus: i
         yield _capacity()
     finally:
         ray.shutdown()
+        if before is not None:
+            os.environ["RAY_ADDRESS"] = before
 
 
 def _capacity() -> Capacity:

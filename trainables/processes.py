@@ -7,6 +7,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -76,7 +77,7 @@ def spawned_pool(
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _begin_worker, (begin, arguments)) as pool:
-        with ignored_by_children():
+        with ignored_by_children(), _without_main_module():
             pool.submit(int)  # a job that is nothing: with the first one all processes are started
         try:
             yield pool
@@ -86,6 +87,25 @@ def spawned_pool(
             for process in processes:
                 process.terminate()
             raise
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Let processes that are started meanwhile not run the caller's script again.
+
+    A spawned process imports the main module; nothing of it is needed here, and a script without
+    `if __name__ == "__main__":` would start itself anew in each.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    if "__file__" in hidden:
+        del main.__file__
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        for name, value in hidden.items():
+            setattr(main, name, value)
 
 
 def _begin_worker(begin: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:

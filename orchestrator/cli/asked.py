@@ -86,3 +86,8 @@ def task_words(source: Source) -> list[str]:
     named = {"--data": source.file, "--target": source.target, "--unit": source.unit, "--limit": source.limit}
     words = [source.task, *(str(word) for name, value in named.items() if value for word in (name, value))]
     return words + (["--energy"] if source.energy else [])
+
+
+def auxiliary_words(auxiliary: Sequence[str]) -> list[str]:
+    """Return the words of a command line that name auxiliary tasks."""
+    return [word for name in auxiliary for word in ("--aux", name)]

@@ -2,7 +2,10 @@
 
 import re
 import sys
+from functools import cache
 from typing import Any, NoReturn
+
+import typer
 
 from orchestrator.cli.interrupts import INTERRUPTED, told_interrupted
 
@@ -10,6 +13,15 @@ _PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 # Options that are not named as the parameter is.
 _NAMED = {"auxiliary": "--aux", "compiled": "--compile", "settings": "--set", "cpus": "--cpus-per-trial"}
 _NAMED |= {"gpus": "--gpus-per-trial", "top": "--check-top"}
+
+
+@cache
+def _options() -> frozenset[str]:
+    """Return every option of every command."""
+    from orchestrator.cli.main import app  # imports this module
+
+    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+    return frozenset(option for command in commands for parameter in command.params for option in parameter.opts)
 
 
 def as_options(text: str) -> str:
@@ -22,6 +34,8 @@ def as_options(text: str) -> str:
     def option(found: re.Match[str]) -> str:
         name, value = found.groups()
         spelled = _NAMED.get(name, f"--{name.replace('_', '-')}")
+        if spelled not in _options():
+            return found.group()
         return spelled if value in (None, "True") else f"{spelled} {value}"
 
     return _PARAMETER.sub(option, text)

@@ -3,7 +3,6 @@
 What a command needs is imported when it runs: torch takes seconds, and a mistake should be told before that.
 """
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,10 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-# Set before anything imports ray: under `uv run` its workers never start otherwise.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-
-from orchestrator.cli.errors import end, end_interrupted, explained
+from orchestrator.cli.errors import as_options, end, end_interrupted, explained
 from orchestrator.cli.interrupts import INTERRUPTED, handle_interrupts, interruptible
 from orchestrator.cli.options import (
     Auxiliary,
@@ -102,7 +98,7 @@ def prepare(
     from orchestrator.cli.asked import task_words
     from orchestrator.inputs.datasets import prepare_data
 
-    with interruptible(), display() as shown:
+    with interruptible(), display(as_options) as shown:
         summary = prepare_data(source, start, shown)
     say(summary)
     say_next(("train on it", shlex.join(["crystaltune", "train", *task_words(source)])))
@@ -147,7 +143,7 @@ def train(
     from orchestrator.train.run import TrainOptions
     from orchestrator.train.run import train as run_training
 
-    with interruptible(), display() as shown:
+    with interruptible(), display(as_options) as shown:
         scores = run_training(
             source,
             folder,
@@ -213,7 +209,7 @@ def ablate(
 
     command = shlex.join(["crystaltune", *sys.argv[1:]])
     plans: list[Planned] = []
-    with interruptible(), display() as shown:
+    with interruptible(), display(as_options) as shown:
         analysis = run_ablation(
             source,
             folder,
@@ -258,7 +254,7 @@ def predict(
     begin(f"predict {file} with {run}")
     from orchestrator.predict.run import predict_file
 
-    with interruptible(), display() as shown:
+    with interruptible(), display(as_options) as shown:
         table, path = predict_file(run, file, out, device=device, progress=shown)
     out_console.print(table.head(10).to_string(index=False), soft_wrap=True)
     say(f"{len(table):,} prediction{'s' * (len(table) != 1)} in {path}")
@@ -305,7 +301,7 @@ def baseline(
     from orchestrator.report.terminal import baseline_table
     from orchestrator.train.run import baseline_run
 
-    with interruptible(), display() as shown:
+    with interruptible(), display(as_options) as shown:
         scores = baseline_run(source, wanted, published, shown)
     out_console.print(baseline_table(scores))
     say_next(("beat them", shlex.join(["crystaltune", "train", *task_words(source)])))
@@ -327,7 +323,7 @@ def quickstart(
     begin(f"quickstart: five folds on the synthetic sample, a few minutes, in {out}")
     from orchestrator.train.run import train as run_training
 
-    with interruptible(), display() as shown:
+    with interruptible(), display(as_options) as shown:
         scores = run_training(source, out, settings=chosen, progress=shown)
     _show(scores, out, None)
 

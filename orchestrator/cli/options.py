@@ -13,6 +13,7 @@ from trainables.choices import Compile
 from trainables.choices import Device as DeviceName
 from trainables.data.cache import cache_home, cache_note
 from trainables.errors import UserError
+from trainables.processes import keep_freed_memory
 
 out_console = Console(highlight=False, markup=False)
 
@@ -99,7 +100,8 @@ def chosen_settings(config: Path | None, settings: Sequence[str] | None, task: s
 
 
 def begin(what: str) -> None:
-    """A long command's first line, before it loads anything that takes long."""
+    """Print a long command's first line, before it loads anything that takes long."""
+    keep_freed_memory()  # of this process, which is the command's own
     console.print(what, soft_wrap=not console.is_terminal)
     if note := cache_note():
         os.environ.setdefault("MPLCONFIGDIR", str(cache_home() / "matplotlib"))  # it would make a home, or complain

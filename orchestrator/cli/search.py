@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.cli.errors import as_options
 from orchestrator.cli.interrupts import continued_by, interruptible
 from orchestrator.cli.options import (
     Auxiliary,
@@ -116,9 +117,10 @@ def search(
     ] = None,
 ) -> None:
     """Search the hyperparameters of a task, confirm the best, and write best.yaml and report.html."""
-    from orchestrator.cli.asked import check_asked, check_study, task_words
+    from orchestrator.cli.asked import auxiliary_words, check_asked, check_study, task_words
     from orchestrator.execution.resources import Resources
 
+    source = Source(task, data, target, unit, energy, limit)
     options = SearchOptions(
         space=space,
         trials=trials,
@@ -139,9 +141,10 @@ def search(
         resources=Resources(device, compiled=compiled, tf32=tf32),
         loggers=loggers(mlflow, wandb),
         command=shlex.join(["crystaltune", *(word for word in sys.argv[1:] if word != "--resume")]),
+        train_command=("crystaltune", "train", *task_words(source), *auxiliary_words(aux or [])),
     )
     refuse_options(options)
-    source, chosen = Source(task, data, target, unit, energy, limit), chosen_settings(config, settings, task)
+    chosen = chosen_settings(config, settings, task)
     check_asked(source, chosen, aux or [])
     folder = out or default_folder("search-", task).with_name(
         f"{default_folder('search-', task).name}-{Path(space).stem}"
@@ -156,7 +159,7 @@ def search(
         from orchestrator.study.report.files import study_table
         from orchestrator.study.run import search as run_search
 
-        with interruptible(), display() as shown:
+        with interruptible(), display(as_options) as shown:
             analysis = run_search(
                 source, folder, options, settings=chosen, auxiliary=aux or [], progress=shown, show=shown.above
             )

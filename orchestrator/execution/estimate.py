@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from orchestrator.execution.pool import Plan
+from orchestrator.execution.pool import Allocation
 from orchestrator.inputs.context import TaskContext
 from orchestrator.inputs.recipe import ModelSpec
 from trainables.graphs.batch import collate, cut_by_cost
@@ -54,7 +54,7 @@ def cost_factor(context: TaskContext, run: ModelSpec) -> float:
     return float(view_cost(augment, store).sum() / store.cost.sum())
 
 
-def structures_per_second(context: TaskContext, run: ModelSpec, where: Plan) -> float:
+def structures_per_second(context: TaskContext, run: ModelSpec, where: Allocation) -> float:
     """Measure the speed of training on a few batches of the model's own crystals, in one process."""
     store = GraphStore(context.store(run.config.model.start))
     device = torch.device(where.devices[0])
@@ -79,7 +79,7 @@ def structures_per_second(context: TaskContext, run: ModelSpec, where: Plan) -> 
 
 
 def seconds_of(
-    context: TaskContext, levels: Iterable[Iterable[ModelSpec]], where: Plan, finished: set[str], speed: float
+    context: TaskContext, levels: Iterable[Iterable[ModelSpec]], where: Allocation, finished: set[str], speed: float
 ) -> float:
     """Estimate the time of all models that are not finished (by key): level after level, each at least its longest."""
     total = 0.0

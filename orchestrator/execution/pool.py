@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ class WorkerKilled(UserError):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Allocation:
     """Where jobs run: how many at once, with how many threads, on which devices in turn."""
 
     processes: int
@@ -33,8 +34,8 @@ class Plan:
     devices: tuple[str, ...]
 
 
-def plan(n_jobs: int, device: str = "auto", processes: int | None = None, per_gpu: int = 1) -> Plan:
-    """One process a core on a CPU, the cores shared out where there are fewer jobs; `per_gpu` a GPU otherwise.
+def allocate(n_jobs: int, device: str = "auto", processes: int | None = None, per_gpu: int = 1) -> Allocation:
+    """Allocate one process a core on a CPU (the cores shared out where there are fewer jobs), or `per_gpu` a GPU.
 
     Raises:
         UserError: a device that is not there.
@@ -44,20 +45,20 @@ def plan(n_jobs: int, device: str = "auto", processes: int | None = None, per_gp
     if device == "cpu":
         cores = n_cores()
         count = min(processes or cores, max(n_jobs, 1))
-        return Plan(count, max(1, cores // count), ("cpu",))
+        return Allocation(count, max(1, cores // count), ("cpu",))
     if device != "cuda":
         raise UserError(f"`device={device}`: must be auto, cpu or cuda")
     if not torch.cuda.is_available():
         reason = unused_gpu() or "no CUDA GPU is visible to PyTorch here"
         raise UserError(f"`device=cuda`: {reason} (or use `device=cpu`)")
     devices = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
-    return Plan(min(processes or per_gpu * len(devices), max(n_jobs, 1)), 1, devices)
+    return Allocation(min(processes or per_gpu * len(devices), max(n_jobs, 1)), 1, devices)
 
 
 def run_jobs(
     work: Callable[[Job, str, Progress], Result],
     jobs: Sequence[tuple[str, Job]],
-    where: Plan,
+    where: Allocation,
     progress: Progress,
     *,
     isolate: bool = False,
@@ -70,12 +71,11 @@ def run_jobs(
     Raises:
         UserError: raised by a job; WorkerKilled where a worker process was; results that came before were yielded.
     """
-    if where.devices == ("cpu",):
-        keep_freed_memory()
     if not isolate and (where.processes == 1 or len(jobs) == 1):
-        torch.set_num_threads(where.threads)
         for index, (name, job) in enumerate(jobs):
-            yield name, work(job, where.devices[index % len(where.devices)], NamedProgress(progress, name))
+            with _threads(where.threads):
+                result = work(job, where.devices[index % len(where.devices)], NamedProgress(progress, name))
+            yield name, result
         return
     with ignored_by_children():  # with the queue a process begins that tracks its resources
         queue = multiprocessing.get_context("spawn").Queue()
@@ -94,10 +94,21 @@ def run_jobs(
             ) from None
 
 
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use that many threads meanwhile: this process is the caller's, who may have chosen another number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 _queue: Any = None
 
 
-def _begin_worker(queue: Any, where: Plan) -> None:
+def _begin_worker(queue: Any, where: Allocation) -> None:
     global _queue
     _queue = queue
     queue.cancel_join_thread()  # what was not shown yet must not keep a worker from ending

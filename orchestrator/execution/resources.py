@@ -10,7 +10,7 @@ from trainables.errors import UserError
 from trainables.progress import Progress
 
 if TYPE_CHECKING:
-    from orchestrator.execution.pool import Plan
+    from orchestrator.execution.pool import Allocation
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Resources:
         if self.tf32 and self.device == "cpu":  # what else does not fit, only the machine says: check
             raise UserError("TF32 is a number format of NVIDIA GPUs, this run is on the cpu: leave out `tf32`")
 
-    def plan(self, n_jobs: int) -> Plan:
-        """How that many jobs run here."""
-        from orchestrator.execution.pool import plan
+    def plan(self, n_jobs: int) -> Allocation:
+        """Return how that many jobs run here."""
+        from orchestrator.execution.pool import allocate
 
-        return plan(n_jobs, self.device, self.processes, self.per_gpu)
+        return allocate(n_jobs, self.device, self.processes, self.per_gpu)
 
     def check(self, progress: Progress) -> None:
         """Raise a UserError where a choice makes no sense on this machine, and tell of a GPU that is passed over."""

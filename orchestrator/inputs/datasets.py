@@ -6,7 +6,7 @@ from typing import cast, get_args
 
 from orchestrator.inputs.source import Source, auxiliary_sources, check_source, known_task
 from trainables.data.cache import cache_home
-from trainables.data.dataset import Dataset, read_matbench, read_table
+from trainables.data.dataset import Dataset, dataset_of_frame, read_matbench, read_table
 from trainables.data.locate import matbench_file
 from trainables.data.tasks import find_task
 from trainables.errors import UserError
@@ -29,6 +29,8 @@ def load_dataset(source: Source, progress: Progress) -> Dataset:
 
 
 def _read(source: Source, progress: Progress) -> Dataset:
+    if source.frame is not None:
+        return dataset_of_frame(source.frame, source.task, source.target, unit=source.unit, energy=source.energy)
     if source.file is None:
         task = find_task(source.task)
         if task.synthetic:

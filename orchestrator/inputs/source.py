@@ -6,8 +6,9 @@ Only the standard library and light modules of trainables are used here.
 import csv
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trainables.data.matbench_file import is_matbench_layout, open_text
 from trainables.data.tasks import N_FOLDS, SAMPLE_TASK, TASKS, Task, find_task, full_name
@@ -28,6 +29,7 @@ class Source:
     """Where rows come from: a task's name, and perhaps a file.
 
     Attributes:
+        frame: a pandas DataFrame instead of a file.
         target, unit, energy: of a table of one's own only.
         limit: keep a seeded random number of rows.
     """
@@ -38,6 +40,12 @@ class Source:
     unit: str = ""
     energy: bool = False
     limit: int | None = None
+    frame: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def is_own_table(self) -> bool:
+        """Return whether rows come with the caller, not from Matbench's own files."""
+        return self.file is not None or self.frame is not None
 
 
 def known_task(name: str) -> Task | None:
@@ -60,9 +68,11 @@ def check_source(source: Source) -> None:
     check_name(source.task)
     if source.limit is not None and source.limit < 1:
         raise UserError(f"`limit={source.limit}`: must be at least 1")
-    task = find_task(source.task) if source.file is None else known_task(source.task)
+    task = known_task(source.task) if source.is_own_table else find_task(source.task)
     if source.file is not None:
         _check_file(source.file)
+    if task is not None and source.frame is not None:
+        raise UserError(f"`name={source.task}` is a task of its own; use another `name` for your table")
     if task is None:
         if source.file is not None and source.target is not None:
             _check_target_column(source.file, source.target)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.queues import Queue
 from typing import Any
@@ -74,7 +74,8 @@ class BarDisplay:
     draw at once one would erase a line too many.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spell: Callable[[str], str] = str) -> None:
+        self._spell = spell
         self._ended: list[TaskID] = []
         self._drawing, self._over = threading.RLock(), threading.Event()
         self._refresher = threading.Thread(target=self._refresh_again_and_again, daemon=True)
@@ -132,7 +133,7 @@ class BarDisplay:
 
     def message(self, text: RenderableType) -> None:
         with self._drawing:
-            self._bars.console.print(text)
+            self._bars.console.print(self._spell(text) if isinstance(text, str) else text)
 
     def above(self, shown: RenderableType) -> None:
         """Keep this above the bars, in place of what was there."""
@@ -167,6 +168,9 @@ class LineDisplay:
 
     above = None
 
+    def __init__(self, spell: Callable[[str], str] = str) -> None:
+        self._spell = spell
+
     def __enter__(self) -> "LineDisplay":
         return self
 
@@ -180,7 +184,10 @@ class LineDisplay:
         bar.close()
 
     def message(self, text: RenderableType) -> None:
-        console.print(text, soft_wrap=isinstance(text, str))
+        if isinstance(text, str):
+            console.print(self._spell(text), soft_wrap=True)
+        else:
+            console.print(text)
 
 
 class _LineBar:
@@ -218,9 +225,15 @@ class _LineBar:
         console.print(" | ".join([*parts, *([self._note] if self._note else [])]), soft_wrap=True)
 
 
-def display() -> "BarDisplay | LineDisplay":
-    """Bars where a person watches, lines where a file does or the terminal cannot move its cursor."""
-    return BarDisplay() if console.is_terminal and not console.is_dumb_terminal else LineDisplay()
+def display(spell: Callable[[str], str] = str) -> "BarDisplay | LineDisplay":
+    """Return bars where a person watches, lines where a file does or the terminal cannot move its cursor.
+
+    Args:
+        spell: how messages name parameters (see trainables.errors); by default as they are.
+    """
+    if console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal):
+        return BarDisplay(spell)
+    return LineDisplay(spell)
 
 
 class QueueProgress:

@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from orchestrator.study.journal import TrialRecord
-from orchestrator.study.sampler import frozen
+from orchestrator.study.sampler import frozen, quiet_optuna
 from trainables.progress import Progress
 from trainables.training.result import StepResult
 
@@ -65,7 +65,8 @@ class Mirror:
         if self._broken:
             return
         try:
-            act()
+            with quiet_optuna():
+                act()
         except Exception as error:
             self._broken = True
             reason = " ".join(str(error).split())[:120]

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import orchestrator.ray_session  # noqa: F401  before ray is imported: it sets what ray reads then
-
-# isort: split
 from ray import tune
 from ray.exceptions import RayActorError
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopper, TuneConfig, TuneError
@@ -104,8 +101,13 @@ def _fit(
             verbose=0,
         ),
     )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the study, in one line each
-    tuner.fit()
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # failures are told by the study, in one line each
+    try:
+        tuner.fit()
+    finally:
+        logger.setLevel(level)
 
 
 class _Here:

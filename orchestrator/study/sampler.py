@@ -25,8 +25,6 @@ _UNTOLD = ("model.freeze", "optim.layer_decay")  # what a head on a frozen trunk
 _STARTUP = 10  # trials before TPE and GP have something to go by
 _TRIES = 10  # of the sampler for a configuration that was not tried yet; then as many times at random, times five
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -60,7 +58,7 @@ class Sampling:
             # Where the best so far sits on exact zeros, a sampler asks for it over and over.
             asking = self.sampler if attempt < _TRIES else "random"
             study.sampler = _make_sampler(asking, _own_seed(self.seed, number, attempt))
-            with _without_warnings():
+            with quiet_optuna():
                 record = self._record(number, study.ask(), "sampler")
             if record.changes not in tried:
                 return record
@@ -84,9 +82,10 @@ class Sampling:
 
 
 def study_of(trials: Iterable[TrialRecord], n_objectives: int) -> optuna.Study:
-    """An Optuna study (in memory) with these trials in their states."""
-    study = optuna.create_study(directions=["minimize"] * n_objectives)
-    study.add_trials([frozen(trial, single=n_objectives == 1) for trial in trials])
+    """Return an Optuna study (in memory) with these trials in their states."""
+    with quiet_optuna():
+        study = optuna.create_study(directions=["minimize"] * n_objectives)
+        study.add_trials([frozen(trial, single=n_objectives == 1) for trial in trials])
     return study
 
 
@@ -101,7 +100,7 @@ def frozen(trial: TrialRecord, *, single: bool) -> FrozenTrial:
     Args:
         single: there is one objective; Optuna keeps values by step for no more.
     """
-    with _without_warnings():
+    with quiet_optuna():
         return create_trial(
             state=TrialState[trial.state],
             values=list(trial.values) or None,
@@ -118,11 +117,16 @@ def distributions_of(trial: TrialRecord) -> dict[str, BaseDistribution]:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Of what is experimental in Optuna: multivariate TPE in groups."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
+def quiet_optuna() -> Iterator[None]:
+    """Keep Optuna's notes, and its warnings of what is experimental (multivariate TPE in groups), to itself."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _own_seed(seed: int, number: int, attempt: int) -> int:
@@ -130,7 +134,7 @@ def _own_seed(seed: int, number: int, attempt: int) -> int:
 
 
 def _make_sampler(name: SamplerName, seed: int) -> BaseSampler:
-    with _without_warnings():
+    with quiet_optuna():
         if name == "tpe":
             return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=_STARTUP)
         if name == "gp":

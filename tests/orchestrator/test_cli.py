@@ -52,6 +52,7 @@ def test_help_names_every_command_without_loading_torch() -> None:
         ("`auxiliary=mp_gap=a b.csv`: no such file", "--aux mp_gap=a b.csv: no such file"),
         ("`check_seeds=0`, `compiled=on`", "--check-seeds 0, --compile on"),
         ("set `optim.lr` lower", "set `optim.lr` lower"),
+        ("is not in use there (see its `when`)", "is not in use there (see its `when`)"),
     ],
 )
 def test_parameters_in_messages_are_spelled_as_options(message: str, shown: str) -> None:

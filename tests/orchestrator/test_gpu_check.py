@@ -9,7 +9,7 @@ from said import Said
 
 from orchestrator.execution import gpu_check
 from orchestrator.execution.gpu_check import tell_unused_gpu, unused_gpu
-from orchestrator.execution.pool import plan
+from orchestrator.execution.pool import allocate
 from trainables.errors import UserError
 
 OLD = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02  Tue Jul 13 16:14:05 UTC 2021\nGCC version:\n"
@@ -39,7 +39,7 @@ def test_an_old_driver_is_told_with_both_versions(text: str, version: str, tmp_p
 def test_asking_for_it_is_refused_with_the_same_reason(tmp_path: Path) -> None:
     (tmp_path / "version").write_text(OLD)
     with pytest.raises(UserError, match=r"`device=cuda`: this machine has an NVIDIA GPU, but its driver 470.57.02"):
-        plan(1, "cuda")
+        allocate(1, "cuda")
 
 
 def test_a_build_without_cuda_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def test_the_only_numeric_column_is_the_target(tmp_path: Path, cells: list[Struc
 def test_two_numeric_columns_want_a_name(tmp_path: Path, cells: list[Structure]) -> None:
     path = saved(tmp_path / "t.json", records(cells, bulk=[9.0] * 5))
     message = refusal(lambda: read_table(path, "mine"))
-    assert "2 numeric columns (y, bulk); name one with --target" in message
+    assert "2 numeric columns (y, bulk); choose one with `target`" in message
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_all_kinds_of_trouble_are_told_at_once_and_long_lists_are_cut(tmp_path: 
 
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("id,structure,y\n")
-    assert "holds no rows" in refusal(lambda: read_table(tmp_path / "t.csv", "mine", "y"))
+    assert "has no rows" in refusal(lambda: read_table(tmp_path / "t.csv", "mine", "y"))
 
 
 @pytest.mark.parametrize("name", ["t.csv.gz", "t.json.gz"])

@@ -101,9 +101,9 @@ class _Builder:
             self._bad["duplicate ids"] = doubles
         if self._bad:
             kinds = "; ".join(f"{kind}: {listed(ids)}" for kind, ids in self._bad.items())
-            raise UserError(f"{self._source} has rows that cannot be used (mend or remove them): {kinds}")
+            raise UserError(f"{self._source} has rows that cannot be used (correct or remove them): {kinds}")
         if not self.ids:
-            raise UserError(f"{self._source} holds no rows; at least one structure with a target is wanted")
+            raise UserError(f"{self._source} has no rows; at least one structure with a target is needed")
         rows = None if official_row is None else np.array(list(official_row), dtype=np.int64)
         return Dataset(tuple(self.ids), CrystalTable.pack(self._crystals), np.array(self._targets), task, rows)
 
@@ -173,13 +173,38 @@ def read_table(path: Path, name: str, target: str | None = None, *, unit: str = 
     Raises:
         UserError: unreadable file, missing columns, or unusable rows (ids listed).
     """
-    table = read_frame(path)
-    id_column = _column(table, ID_COLUMNS, "id", path)
-    structure_column = _column(table, STRUCTURE_COLUMNS, "structure", path)
-    target = _target_column(table, target, {id_column, structure_column}, path)
+    return _dataset_of(read_frame(path), str(path), path.parent, name, target, unit=unit, energy=energy)
+
+
+def dataset_of_frame(
+    table: pd.DataFrame, name: str, target: str | None = None, *, unit: str = "", energy: bool = False
+) -> Dataset:
+    """Read a table that is in memory: as `read_table`, whose structures may also be pymatgen Structures.
+
+    Without a column of ids, the index has them. Paths of CIF files are taken from the current folder.
+
+    Raises:
+        UserError: missing columns, or unusable rows (ids listed).
+    """
+    return _dataset_of(with_ids(table), "the table", Path(), name, target, unit=unit, energy=energy)
+
+
+def with_ids(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with a column of ids: its own, or its index."""
+    if any(name in table.columns for name in ID_COLUMNS):
+        return table
+    return table.assign(**{ID_COLUMNS[0]: table.index.astype(str)})
+
+
+def _dataset_of(
+    table: pd.DataFrame, source: str, folder: Path, name: str, target: str | None, *, unit: str, energy: bool
+) -> Dataset:
+    id_column = _column(table, ID_COLUMNS, "id", source)
+    structure_column = _column(table, STRUCTURE_COLUMNS, "structure", source)
+    target = _target_column(table, target, {id_column, structure_column}, source)
     task = custom_task(name, target, unit, "energy_per_atom" if energy else "property")
-    builder = _Builder(str(path), path.parent)
-    for row_id, structure, value in _cells(table, path, id_column, structure_column, target):
+    builder = _Builder(source, folder)
+    for row_id, structure, value in _cells(table, source, id_column, structure_column, target):
         builder.add(row_id, structure, value)
     return builder.finish(task)
 
@@ -198,15 +223,27 @@ def read_structures(path: Path, task: Task) -> Dataset:
         if not task.is_matbench:
             raise UserError(f"{path} is a Matbench table, the model predicts '{task.name}'; give a CSV or JSON table")
         return read_matbench(path, task)
-    table = read_frame(path)
-    id_column = _column(table, ID_COLUMNS, "id", path)
-    structure_column = _column(table, STRUCTURE_COLUMNS, "structure", path)
-    for row_id, structure, _ in _cells(table, path, id_column, structure_column, id_column):
+    return _structures_of(read_frame(path), builder, str(path), task)
+
+
+def structures_of_frame(table: pd.DataFrame, task: Task) -> Dataset:
+    """Read structures to predict from a table that is in memory; without a column of ids, the index has them.
+
+    Raises:
+        UserError: missing columns, or unusable structures (ids listed).
+    """
+    return _structures_of(with_ids(table), _Builder("the table", Path()), "the table", task)
+
+
+def _structures_of(table: pd.DataFrame, builder: _Builder, source: str, task: Task) -> Dataset:
+    id_column = _column(table, ID_COLUMNS, "id", source)
+    structure_column = _column(table, STRUCTURE_COLUMNS, "structure", source)
+    for row_id, structure, _ in _cells(table, source, id_column, structure_column, id_column):
         builder.add(row_id, structure, None, needs_target=False)
     return builder.finish(task)
 
 
-def _cells(table: pd.DataFrame, path: Path, *columns: str) -> Iterator[tuple[str, Any, Any]]:
+def _cells(table: pd.DataFrame, path: str, *columns: str) -> Iterator[tuple[str, Any, Any]]:
     ids = table[columns[0]]
     nameless = np.flatnonzero(ids.isna() | (ids.astype(str).str.strip() == ""))
     if len(nameless):
@@ -218,7 +255,7 @@ def _cells(table: pd.DataFrame, path: Path, *columns: str) -> Iterator[tuple[str
 def read_frame(path: Path) -> pd.DataFrame:
     """Read CSV or JSON (a list of records, or a mapping of columns), plain or gzipped."""
     if not path.is_file():
-        raise UserError(f"{path} does not exist; a CSV or JSON table was wanted")
+        raise UserError(f"{path} does not exist; a CSV or JSON table was expected")
     name = path.name.lower().removesuffix(".gz")
     try:
         if name.endswith(".csv"):
@@ -231,14 +268,14 @@ def read_frame(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} is truncated or not a CSV/JSON table: {reason}") from None
 
 
-def _column(table: pd.DataFrame, names: tuple[str, ...], what: str, path: Path) -> str:
+def _column(table: pd.DataFrame, names: tuple[str, ...], what: str, path: str) -> str:
     for name in names:
         if name in table.columns:
             return name
-    raise UserError(f"{path} has columns {listed(table.columns)}; one named {' or '.join(names)} is wanted for {what}")
+    raise UserError(f"{path} has columns {listed(table.columns)}; one named {' or '.join(names)} is needed for {what}")
 
 
-def _target_column(table: pd.DataFrame, target: str | None, taken: set[str], path: Path) -> str:
+def _target_column(table: pd.DataFrame, target: str | None, taken: set[str], path: str) -> str:
     if target is not None:
         if target not in table.columns:
             raise UserError(f"{path} has no column '{target}'; it has {listed(table.columns)}")
@@ -248,5 +285,5 @@ def _target_column(table: pd.DataFrame, target: str | None, taken: set[str], pat
         return "target"
     numeric = [column for column in left if pd.to_numeric(table[column], errors="coerce").notna().any()]
     if len(numeric) != 1:
-        raise UserError(f"{path} has {len(numeric)} numeric columns ({listed(numeric)}); name one with --target")
+        raise UserError(f"{path} has {len(numeric)} numeric columns ({listed(numeric)}); choose one with `target`")
     return str(numeric[0])

@@ -3,24 +3,22 @@
     python launch/tune_run.py                       # the embedded sample, on this machine
     ray submit CLUSTER.yaml launch/tune_run.py -- --task mp_e_form --address auto
 
-`crystaltune search` does more (it resumes, checks its best and writes a report); this is for studies of your own.
+`crystaltune.search` does more (it resumes, confirms its best trials and writes a report); this is for studies of your
+own.
 """
 
 import argparse
 from pathlib import Path
 
-from orchestrator.ray_session import ray_session  # before ray: it sets what ray reads when it is imported
+import crystaltune as ct  # before ray: it sets what ray reads when it is imported
 
 # isort: split
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from orchestrator.inputs.source import Source
-from orchestrator.study.trial_data import prepare_trials
-from trainables.ray_trainable import FineTune
-
 
 def main() -> None:
+    """Search learning rates twice: with a Tuner, and with tune.run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", default="sample")
     parser.add_argument("--limit", type=int, default=None)
@@ -30,15 +28,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tune_run"))
     options = parser.parse_args()
 
-    data = prepare_trials(
-        Source(options.task, limit=options.limit), "optim", options.out, settings={"optim.epochs": options.epochs}
+    data = ct.prepare_trials(
+        options.task, "optim", options.out, limit=options.limit, settings={"optim.epochs": options.epochs}
     )
-    trainable = tune.with_parameters(FineTune, data=data)
+    trainable = tune.with_parameters(ct.FineTune, data=data)
     learning_rates = {"optim.lr": tune.loguniform(3e-4, 3e-3)}
     # Rungs are counted in the trial's own steps: `training_iteration` would count on where a trial begins anew.
     asha = ASHAScheduler(time_attr="step", metric="mae", mode="min", max_t=options.epochs)
 
-    with ray_session(options.address):
+    with ct.ray_session(options.address):
         # 1. the Tuner
         tuner = tune.Tuner(
             trainable,

@@ -1,5 +1,6 @@
 """Where Ray is started: the one place with ray.init."""
 
+import logging
 import os
 import shlex
 import sys
@@ -53,14 +54,19 @@ def ray_session(address: str | None = None, *, cores: int | None = None, gpus: i
     Raises:
         UserError: nothing answers at the address, or no folder can hold Ray's sockets.
     """
-    # A worker takes Ray's niceness of 15 from its own environment: trials run at the driver's priority instead.
-    environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}}
-    common = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": environment}
     if address is None and ray.is_initialized():  # the caller's own Ray: used as it is, and left running
         yield _capacity()
         return
-    given, before = address, os.environ.get("RAY_ADDRESS")
+    with _restored():
+        yield from _started(address, cores, gpus)
+
+
+def _started(address: str | None, cores: int | None, gpus: int | None) -> Iterator[Capacity]:
+    given = address
     check_address(given)
+    # A worker takes Ray's niceness of 15 from its own environment: trials run at the driver's priority instead.
+    environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}}
+    common = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": environment}
     told, address = asked_address(given)
     if not address and shlex.quote(sys.executable) != sys.executable:
         # Ray pastes this path into a line of bash as it is: with a space in it, workers never start.
@@ -88,8 +94,23 @@ def ray_session(address: str | None = None, *, cores: int | None = None, gpus: i
         yield _capacity()
     finally:
         ray.shutdown()
-        if before is not None:
-            os.environ["RAY_ADDRESS"] = before
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    """Undo afterwards what Ray changes of this process: variables of its own, and the level of its log."""
+    logger = logging.getLogger("ray")
+    level, before = logger.level, dict(os.environ)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name in {*before, *os.environ}:
+            if name.startswith("RAY_") or name == "PYTHONBREAKPOINT":
+                if name in before:
+                    os.environ[name] = before[name]
+                else:
+                    del os.environ[name]
 
 
 def _capacity() -> Capacity:

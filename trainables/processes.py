@@ -78,7 +78,8 @@ def spawned_pool(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _begin_worker, (begin, arguments)) as pool:
         with ignored_by_children(), _without_main_module():
-            pool.submit(int)  # a job that is nothing: with the first one all processes are started
+            for _ in range(workers):  # a process is started with every job that finds none idle
+                pool.submit(int)
         try:
             yield pool
         except BaseException:

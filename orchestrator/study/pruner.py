@@ -28,7 +28,7 @@ class _Numbered:
 class _BracketsInTurn(AsyncHyperBandScheduler):
     """Asynchronous Hyperband whose trials go through the brackets in turn (Li et al., MLSys 2020, section 3.2).
 
-    Ray's own draws them from numpy's global generator, so that no study could be repeated.
+    Ray's own draws them from numpy's global generator, which is the caller's, and no study could be repeated.
     """
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -101,8 +101,7 @@ def _scheduler(rule: Rule, n_steps: int, grace: int, factor: int) -> TrialSchedu
         return FIFOScheduler()
     if rule == "median":  # an endless slice: it stops trials, it never pauses them
         return MedianStoppingRule(**told, grace_period=grace, min_time_slice=math.inf)
-    kind = AsyncHyperBandScheduler if rule == "asha" else _BracketsInTurn
     brackets = 1 if rule == "asha" else max(1, min(3, int(math.log(n_steps / grace, factor) + 1e-9)))
     # A hair above the last step: Ray cuts log(243 / 1) / log(3) off to 4 and loses the last rung.
     told |= {"max_t": n_steps * (1 + 1e-9), "grace_period": grace, "reduction_factor": factor}
-    return kind(**told, brackets=brackets, stop_last_trials=False)
+    return _BracketsInTurn(**told, brackets=brackets, stop_last_trials=False)

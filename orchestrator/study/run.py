@@ -19,7 +19,7 @@ from orchestrator.study.manifest import begin, refuse_another, study_about
 from orchestrator.study.options import ABOUT, JOURNAL, SearchOptions, refuse_folder, refuse_options
 from orchestrator.study.optuna_export import Mirror
 from orchestrator.study.pruner import Stopping, stopping_of
-from orchestrator.study.report.analysis import Analysis
+from orchestrator.study.report.analysis import Analysis, analyse
 from orchestrator.study.report.files import write_study_reports
 from orchestrator.study.sampler import Sampling, distributions_of
 from orchestrator.study.trial_data import refuse_full_disk, trial_data, with_models
@@ -140,6 +140,17 @@ def report(folder: Path) -> Analysis:
     Raises:
         UserError: no study is there, or its files are damaged.
     """
+    analysis = read_analysis(folder)
+    write_study_reports(folder, analysis)
+    return analysis
+
+
+def read_analysis(folder: Path) -> Analysis:
+    """Return what follows from the trials of a study.
+
+    Raises:
+        UserError: no study is there, or its files are damaged.
+    """
     try:
         about = read_json(folder / ABOUT)
     except (OSError, ValueError):
@@ -147,7 +158,7 @@ def report(folder: Path) -> Analysis:
             f"{folder} contains no study ({ABOUT} is missing or damaged): name the folder of a search"
         ) from None
     events = Journal(folder / JOURNAL).read()
-    return write_study_reports(folder, about, trials_of(events), distributions_of, crashes_of(events))
+    return analyse(about, trials_of(events), distributions_of, crashes_of(events))
 
 
 @contextmanager

@@ -76,7 +76,8 @@ class Tree(html.parser.HTMLParser):
 
 
 def written(folder: Path, made: Maker, **changed: Any) -> tuple[Analysis, str, Tree]:
-    analysis = write_study_reports(folder, ABOUT | changed, made.trials(), distributions)
+    analysis = analyse(ABOUT | changed, made.trials(), distributions)
+    write_study_reports(folder, analysis)
     page = (folder / "report.html").read_text(encoding="utf-8")
     return analysis, page, Tree(page)
 

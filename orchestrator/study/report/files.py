@@ -1,7 +1,6 @@
 """A study's files (best.yaml, report.html, report.md, trials.parquet), and its table for the terminal."""
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.study.journal import Crash, TrialRecord
-from orchestrator.study.report.analysis import Analysis, analyse, cost_of
+from orchestrator.study.journal import TrialRecord
+from orchestrator.study.report.analysis import Analysis, cost_of
 from orchestrator.study.report.figures import WORDS
-from orchestrator.study.report.importances import Distributions
 from orchestrator.study.report.sections import check_cells, html, markdown, sections
 from orchestrator.study.report.verdict import BASELINE, name_of, number_text
 from trainables.files import write_parquet, write_text
@@ -21,33 +19,18 @@ from trainables.files import write_parquet, write_text
 _MOST_LINES = 8  # of the table for the terminal
 
 
-def write_study_reports(
-    folder: Path,
-    about: Mapping[str, Any],
-    trials: Mapping[int, TrialRecord],
-    distributions: Distributions,
-    crashes: Sequence[Crash] = (),
-) -> Analysis:
+def write_study_reports(folder: Path, analysis: Analysis) -> None:
     """Write the files, each of them whole or not at all; best.yaml only where a trial completed.
 
     Args:
         folder: of the study; the commands in the report name it as it is given here.
-        about: study.json.
-        trials: of the journal, checks among them.
-        distributions: what a trial's parameters were drawn from, by name.
-        crashes: of the journal.
-
-    Raises:
-        UserError: a configuration of the study is none (of another version of crystaltune).
     """
-    analysis = analyse(about, trials, distributions, crashes)
     parts = sections(analysis, folder)
     write_parquet(folder / "trials.parquet", trials_table(analysis))
     if analysis.best is not None:
         analysis.best.save(folder / "best.yaml")
     write_text(folder / "report.md", markdown(analysis, parts))
     write_text(folder / "report.html", html(analysis, parts))
-    return analysis
 
 
 def trials_table(analysis: Analysis) -> pd.DataFrame:

@@ -1,0 +1,336 @@
+"""The commands as functions: each checks what was asked, runs, and returns what it left behind."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from crystaltune._rows import Data, RowOptions, chosen_settings, folds_of, picked, shown, source_of, unknown_keywords
+from crystaltune._run import Run
+from crystaltune._study import Study
+from orchestrator.ablation.analysis import Analysis
+from orchestrator.ablation.ladder import parse_experiments, parse_starts
+from orchestrator.evaluation.scores import BaselineScores
+from orchestrator.execution.resources import Resources
+from orchestrator.inputs.source import Source, check_folder, default_folder
+from orchestrator.study.options import Place, Rule, SamplerName, SearchOptions, refuse_folder, refuse_options
+from search_spaces.space import Space
+from trainables.choices import Compile, Device
+from trainables.config import RunConfig
+from trainables.data.dataset import Dataset
+from trainables.progress import Progress
+from trainables.training.trial import TrialData
+
+Config = RunConfig | Mapping[str, Any] | str | os.PathLike[str]
+
+
+class MachineOptions(TypedDict, total=False):
+    """Where models are trained.
+
+    Attributes:
+        device: "auto", "cpu" or "cuda".
+        compiled: torch.compile: "auto" (for long runs), "on" or "off".
+        tf32: TF32 matrix products on a GPU, where they are exact enough on a sample.
+    """
+
+    device: Device
+    compiled: Compile
+    tf32: bool
+
+
+class ProcessOptions(MachineOptions, total=False):
+    """Where models are trained, and how many at once.
+
+    Attributes:
+        processes: models trained at the same time; by default one a core, or one a GPU.
+        per_gpu: models that share a GPU.
+    """
+
+    processes: int
+    per_gpu: int
+
+
+class TrainKeywords(RowOptions, ProcessOptions, total=False):
+    """Keywords of `train` that say how rows are read and where models are trained."""
+
+
+def train(
+    data: Data,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    config: Config | None = None,
+    folds: int | Sequence[int] = range(5),
+    auxiliary: Sequence[str] = (),
+    published: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool | Progress = True,
+    **options: Unpack[TrainKeywords],
+) -> Run:
+    """Train and test the folds of a task, resuming what `out` already holds.
+
+    Args:
+        data: a Matbench task's name, the path of a table, or a DataFrame with a column `structure`.
+        settings: keys of RunConfig, nested or dotted, such as {"optim.lr": 3e-4}, over `config` and the task's preset.
+        config: a RunConfig, its content, or the path of a YAML file.
+        auxiliary: tasks to train on jointly first, as NAME or NAME=FILE.
+        published: a CSV of published test predictions to score beside the run's.
+        out: the run's folder; by default runs/NAME.
+        progress: show it; or an object that does.
+        options: see RowOptions and ProcessOptions.
+
+    Raises:
+        UserError: a mistake in what was asked, or folds that failed (what is finished is kept).
+    """
+    from orchestrator.train.run import TrainOptions
+    from orchestrator.train.run import train as run_training
+
+    unknown_keywords("train", options, TrainKeywords)
+    source = source_of(data, options)
+    folder = _folder(out, "", source, "run.json")
+    chosen_folds = folds_of(folds)
+    with shown(progress) as bars:
+        run_training(
+            source,
+            folder,
+            settings=chosen_settings(config, settings, source.task, bars),
+            options=TrainOptions(chosen_folds, _resources(options), None if published is None else Path(published)),
+            auxiliary=auxiliary,
+            progress=bars,
+        )
+    return Run(folder)
+
+
+class SearchKeywords(RowOptions, MachineOptions, total=False):
+    """Keywords of `search` beside rows and machine.
+
+    Attributes:
+        fold: outer fold whose training part is searched on.
+        seed: random seed for the sampler and all trials.
+        sampler: Optuna's: "tpe", "gp" or "random".
+        scheduler: early stopping: "asha", "hyperband", "median" or "none".
+        grace: minimum number of steps before a trial can be stopped.
+        factor: reduction factor: the best 1/factor of the trials continue at each rung.
+        validations_per_epoch: steps an epoch.
+        objectives: what is minimised: ("mae",) or ("mae", "cost").
+        probes: cheap trials on a frozen trunk that are run first; the search starts from the best of them.
+        top: number of the best trials that are retrained with new seeds, and the baseline with them.
+        check_seeds: new seeds for each of them.
+        time_budget: seconds after which this session stops; continue it later with resume=True.
+        address: a Ray cluster to join, as HOST:PORT, or "auto"; by default Ray is started on this machine.
+        cpus, gpus: for each trial.
+        max_concurrent: trials at the same time.
+    """
+
+    fold: int
+    seed: int
+    sampler: SamplerName
+    scheduler: Rule
+    grace: int
+    factor: int
+    validations_per_epoch: int
+    objectives: tuple[str, ...]
+    probes: int
+    top: int
+    check_seeds: int
+    time_budget: float
+    address: str
+    cpus: float
+    gpus: float
+    max_concurrent: int
+
+
+def search(
+    data: Data,
+    *,
+    space: str | os.PathLike[str],
+    trials: int = 32,
+    settings: Mapping[str, Any] | None = None,
+    config: Config | None = None,
+    auxiliary: Sequence[str] = (),
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool | Progress = True,
+    **options: Unpack[SearchKeywords],
+) -> Study:
+    """Search the hyperparameters of a task with Ray Tune and Optuna, confirm the best, and write the report.
+
+    Args:
+        data: as of `train`.
+        space: a search space's name, or a YAML or Python file with one.
+        trials: number of trials, not counting the confirmation runs.
+        resume: continue the study in `out`.
+        options: see SearchKeywords, RowOptions and MachineOptions.
+
+    Raises:
+        UserError: a mistake in what was asked, or a study whose trials all failed (what is finished is kept).
+    """
+    from orchestrator.study.run import search as run_search
+
+    unknown_keywords("search", options, SearchKeywords)
+    source = source_of(data, options)
+    folder = _folder(out, "search-", source, "study.json", suffix=f"-{Path(space).stem}")
+    names = ("fold", "seed", "sampler", "scheduler", "grace", "factor", "validations_per_epoch", "objectives")
+    asked = SearchOptions(
+        str(space),
+        trials=trials,
+        budget=options.get("time_budget", math.inf),
+        resume=resume,
+        place=Place(**picked(options, "address", "cpus", "gpus", "max_concurrent")),
+        resources=_resources(options),
+        **picked(options, *names, "probes", "top", "check_seeds"),
+    )
+    refuse_options(asked)
+    refuse_folder(folder, resume=resume)
+    with shown(progress) as bars:
+        run_search(
+            source,
+            folder,
+            asked,
+            settings=chosen_settings(config, settings, source.task, bars),
+            auxiliary=auxiliary,
+            progress=bars,
+            show=getattr(bars, "above", None),
+        )
+    return Study(folder)
+
+
+class AblateKeywords(RowOptions, ProcessOptions, total=False):
+    """Keywords of `ablate` that say how rows are read and where models are trained."""
+
+
+def ablate(
+    data: Data,
+    experiments: Sequence[str] | None = None,
+    *,
+    folds: int | Sequence[int] = range(5),
+    seeds: int = 3,
+    starts: Sequence[str] = (),
+    equal_steps: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    config: Config | None = None,
+    auxiliary: Sequence[str] = (),
+    published: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool | Progress = True,
+    **options: Unpack[AblateKeywords],
+) -> Analysis:
+    """Run a ladder of experiments, resuming what `out` holds, and say what each lever did.
+
+    Args:
+        data: as of `train`.
+        experiments: such as ["E0", "E1"]; their parents and controls come along. By default the whole ladder.
+        seeds: seeds of every experiment.
+        starts: weights to start from; further ones give a twin of every experiment.
+        equal_steps: take the steps of joint training from the target's own epochs.
+        options: see RowOptions and ProcessOptions.
+
+    Returns:
+        The analysis: rows, and what follows from them in sentences; ablation.html in `out` shows it.
+
+    Raises:
+        UserError: a mistake in what was asked, or no experiment that finished (what is finished is kept).
+    """
+    from orchestrator.ablation.run import AblationOptions
+    from orchestrator.ablation.run import ablate as run_ablation
+
+    unknown_keywords("ablate", options, AblateKeywords)
+    source = source_of(data, options)
+    folder = _folder(out, "ablation-", source, "ablation.json")
+    names = parse_experiments(None if experiments is None else ",".join(experiments), with_auxiliary=bool(auxiliary))
+    asked = AblationOptions(
+        names,
+        folds_of(folds),
+        seeds,
+        parse_starts(starts),
+        equal_steps,
+        None if published is None else Path(published),
+        _resources(options),
+    )
+    with shown(progress) as bars:
+        chosen = chosen_settings(config, settings, source.task, bars)
+        analysis = run_ablation(source, folder, asked, settings=chosen, auxiliary=auxiliary, progress=bars)
+    assert analysis is not None  # only a plan has none
+    return analysis
+
+
+def baseline(
+    data: Data,
+    *,
+    folds: int | Sequence[int] = range(5),
+    published: str | os.PathLike[str] | None = None,
+    progress: bool | Progress = True,
+    **options: Unpack[RowOptions],
+) -> BaselineScores:
+    """Score the mean, the composition alone and the untouched CHGNet on the folds of a task.
+
+    Args:
+        data: as of `train`.
+    """
+    from orchestrator.train.run import baseline_run
+
+    unknown_keywords("baseline", options, RowOptions)
+    source, chosen = source_of(data, options), folds_of(folds)
+    with shown(progress) as bars:
+        return baseline_run(source, chosen, None if published is None else Path(published), bars)
+
+
+def load_dataset(data: Data, *, progress: bool | Progress = True, **options: Unpack[RowOptions]) -> Dataset:
+    """Read and check the rows of a task or of a table.
+
+    Args:
+        data: as of `train`.
+
+    Raises:
+        UserError: rows that cannot be used (ids listed).
+    """
+    from orchestrator.inputs.datasets import load_dataset as load
+
+    unknown_keywords("load_dataset", options, RowOptions)
+    source = source_of(data, options)
+    with shown(progress) as bars:
+        return load(source, bars)
+
+
+def prepare_trials(
+    data: Data,
+    space: str | Space,
+    out: str | os.PathLike[str],
+    *,
+    fold: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    validations_per_epoch: int = 1,
+    progress: bool | Progress = True,
+    **options: Unpack[RowOptions],
+) -> TrialData:
+    """Make what trials of a space share, for a search of one's own with Ray Tune and FineTune.
+
+    Args:
+        data: as of `train`.
+        out: folder for teachers and models that trials share.
+    """
+    from orchestrator.study.trial_data import prepare_trials as prepare
+
+    unknown_keywords("prepare_trials", options, RowOptions)
+    source = source_of(data, options)
+    with shown(progress) as bars:
+        return prepare(
+            source,
+            space,
+            Path(out),
+            fold=fold,
+            settings=settings,
+            validations_per_epoch=validations_per_epoch,
+            progress=bars,
+        )
+
+
+def _folder(out: str | os.PathLike[str] | None, prefix: str, source: Source, marker: str, suffix: str = "") -> Path:
+    default = default_folder(prefix, source.task)
+    folder = default.with_name(default.name + suffix) if out is None else Path(out)
+    check_folder(folder, marker=marker)
+    return folder
+
+
+def _resources(options: Mapping[str, Any]) -> Resources:
+    return Resources(**picked(options, "device", "processes", "per_gpu", "compiled", "tf32"))

@@ -1,0 +1,133 @@
+"""What a caller names as data: a task, a file, or a table in memory."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypedDict
+
+import pandas as pd
+
+from orchestrator.inputs.source import Source, check_source, known_task
+from orchestrator.report.progress import display
+from trainables.config import RunConfig, for_task, load_config, merged
+from trainables.data.tasks import TASKS, full_name
+from trainables.errors import UserError
+from trainables.progress import Progress, silent
+
+Data = str | os.PathLike[str] | pd.DataFrame
+_TABLES = (".csv", ".csv.gz", ".json", ".json.gz")
+
+
+class RowOptions(TypedDict, total=False):
+    """How rows are read.
+
+    Attributes:
+        name: of a table of one's own, for its folder and reports; by default the file's, or the target's.
+        target: column to predict; by default the only numeric one.
+        unit: of the target, for tables and reports.
+        energy: the target is an energy in eV/atom, which CHGNet's energy head fits.
+        limit: use this many rows, chosen at random with a fixed seed.
+        file: a local copy of a Matbench task's file, whole or partial.
+    """
+
+    name: str
+    target: str
+    unit: str
+    energy: bool
+    limit: int
+    file: str | os.PathLike[str]
+
+
+def source_of(data: Data, options: RowOptions) -> Source:
+    """Return where rows come from.
+
+    Args:
+        data: the name of a Matbench task (or "synthetic_sample"), the path of a table, or a DataFrame with a column
+            `structure` of pymatgen Structures, their dictionaries, CIF text or paths of CIF files; ids are in a column
+            `id` or in the index.
+
+    Raises:
+        UserError: with what came and what was expected.
+    """
+    named = picked(options, "target", "unit", "energy", "limit")
+    name, file = options.get("name"), options.get("file")
+    if isinstance(data, pd.DataFrame):
+        source = Source(name or options.get("target") or "table", frame=data, **named)
+    elif _is_table(data):
+        path = Path(data)
+        source = Source(name or path.name.split(".")[0], path, **named)
+    else:
+        source = Source(str(data), None if file is None else Path(file), **named)
+    check_source(source)
+    return source
+
+
+def picked(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return those of the options that were given."""
+    return {name: options[name] for name in names if name in options}
+
+
+def _is_table(data: str | os.PathLike[str]) -> bool:
+    """Return whether it is a path: a Path, the name of a file that is there, or a name that ends as tables do."""
+    if not isinstance(data, str):
+        return True
+    if full_name(data) in TASKS:
+        return False
+    return data.lower().endswith(_TABLES) or (Path(data).is_file() and known_task(data) is None)
+
+
+def chosen_settings(
+    config: RunConfig | Mapping[str, Any] | str | os.PathLike[str] | None,
+    settings: Mapping[str, Any] | None,
+    task: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Return the settings of a configuration for a task, with `settings` (nested or dotted keys) over them."""
+    if config is None:
+        content: Mapping[str, Any] = {}
+    elif isinstance(config, RunConfig):
+        content = config.model_dump(mode="json")
+    elif isinstance(config, Mapping):
+        content = config
+    else:
+        content = load_config(Path(config))
+    chosen, note = for_task(content, task, "`config`" if isinstance(config, RunConfig | Mapping) else str(config))
+    if note:
+        progress.message(note)
+    for key, chosen_by in (("task", "the first argument"), ("fold", "`folds` or `fold`")):
+        if key in (settings or {}):
+            raise UserError(f"settings['{key}']: it is chosen by {chosen_by}")
+    return merged({}, chosen, settings or {})
+
+
+def folds_of(folds: int | Sequence[int]) -> tuple[int, ...]:
+    """Return which folds are meant, in order.
+
+    Raises:
+        UserError: others than 0 to 4, or none.
+    """
+    chosen = sorted({folds} if isinstance(folds, int) else set(folds))
+    if not chosen or not set(chosen) <= set(range(5)):
+        raise UserError(f"`folds={folds}`: folds are 0 to 4")
+    return tuple(chosen)
+
+
+@contextmanager
+def shown(progress: bool | Progress) -> Iterator[Progress]:
+    """Show progress: bars in terminals and notebooks, lines elsewhere; nothing for False."""
+    if progress is True:
+        with display() as bars:
+            yield bars
+    else:
+        yield silent if progress is False else progress
+
+
+def unknown_keywords(function: str, given: Mapping[str, Any], *known: type) -> None:
+    """Raise a TypeError for keywords that none of these TypedDicts has, as Python does of any function."""
+    names = {name for kind in known for name in kind.__annotations__}
+    for name in given:
+        if name not in names:
+            raise TypeError(
+                f"{function}() got an unexpected keyword argument {name!r}; it takes {', '.join(sorted(names))}"
+            )

@@ -1,0 +1,158 @@
+"""A finished or partly finished run, as its folder has it."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pymatgen.core import Structure
+
+from crystaltune._rows import shown
+from orchestrator.evaluation.scores import Scores
+from trainables.config import RunConfig
+from trainables.errors import UserError
+from trainables.files import read_json
+from trainables.progress import Progress
+
+
+class Run:
+    """A run: a folder with verbs. `train` returns one; `open_run` opens one that is there."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        """Open the folder of a run.
+
+        Raises:
+            UserError: it is none.
+        """
+        self.folder = Path(folder)
+        if not (self.folder / "run.json").is_file():
+            raise UserError(f"{self.folder} does not contain a run (run.json is missing)")
+
+    @property
+    def scores(self) -> Scores:
+        """Return the scores: `run.scores.mean.mae`, `run.scores.folds[0].mae`, `run.scores.baselines["linear"]`.
+
+        Raises:
+            UserError: no fold is finished.
+        """
+        try:
+            return Scores.model_validate(read_json(self.folder / "scores.json"))
+        except (OSError, ValueError):
+            raise UserError(f"{self.folder} has no scores yet: train at least one fold") from None
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """Return the test predictions: id, fold, target, prediction, std, fallback.
+
+        Raises:
+            UserError: no fold is finished.
+        """
+        try:
+            return pd.read_parquet(self.folder / "predictions.parquet")
+        except (OSError, ValueError):
+            raise UserError(f"{self.folder} has no predictions yet: train at least one fold") from None
+
+    @property
+    def config(self) -> RunConfig:
+        """Return the configuration of fold 0."""
+        return RunConfig.model_validate(read_json(self.folder / "run.json")["config"])
+
+    @property
+    def report(self) -> Path:
+        """Return the path of report.html, which is written once a fold is finished."""
+        return self.folder / "report.html"
+
+    @property
+    def record(self) -> Path | None:
+        """Return the Matbench record's results file, or None where there can be none (scores.no_record_because)."""
+        path = self.scores.record
+        return None if path is None else self.folder / path
+
+    def predict(
+        self,
+        data: str | os.PathLike[str] | pd.DataFrame | Structure | Sequence[Structure],
+        *,
+        out: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        progress: bool | Progress = True,
+    ) -> pd.DataFrame:
+        """Predict structures with the mean of the trained folds.
+
+        Args:
+            data: the path of a table or of a CIF file, a DataFrame with a column `structure`, or Structures.
+            out: also write the predictions there, in the format of the name's ending.
+
+        Returns:
+            Columns id, prediction, std (over folds) and fallback (True where the composition alone was used), in
+            the order of the structures.
+
+        Raises:
+            UserError: no fold is trained, or structures that cannot be used (ids listed).
+        """
+        from orchestrator.predict.files import check_predictions_path, write_predictions
+        from orchestrator.predict.run import load_folds, predict_structures
+        from trainables.data.dataset import read_structures, structures_of_frame
+
+        if isinstance(data, Structure):
+            data = [data]
+        if out is not None:
+            check_predictions_path(Path(out))
+        with shown(progress) as bars:
+            folds = load_folds(self.folder, device)
+            if isinstance(data, pd.DataFrame):
+                dataset = structures_of_frame(data, folds[0].task)
+            elif isinstance(data, str | os.PathLike):
+                dataset = read_structures(Path(data), folds[0].task)
+            else:
+                dataset = structures_of_frame(pd.DataFrame({"structure": list(data)}), folds[0].task)
+            table = predict_structures(folds, dataset, bars)
+        if out is not None:
+            write_predictions(Path(out), table)
+        return table
+
+    def write_record(self) -> Path:
+        """Write the Matbench record of a run with all five folds of a whole Matbench task.
+
+        Raises:
+            UserError: why there can be none.
+        """
+        from orchestrator.record.submission import record_run
+
+        return record_run(self.folder).path
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the scores of the folds, and of what they are compared with."""
+        return f"<p>{_title(self.scores)}</p>{_score_frame(self.scores).to_html(index=False, na_rep='')}"
+
+
+def _title(scores: Scores) -> str:
+    from html import escape
+
+    from orchestrator.report.terminal import title_of
+
+    return escape(title_of(scores))
+
+
+def _score_frame(scores: Scores) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = [
+        {"": f"fold {fold}", "MAE": f"{values.mae:.4g}", "RMSE": f"{values.rmse:.4g}", "rows": values.n}
+        for fold, values in scores.folds.items()
+    ]
+    own = {} if scores.own is None else {"crystaltune": scores.own}
+    for name, other in {**own, **scores.baselines, **scores.published}.items():
+        mean = other.mean
+        rows.append({"": name, "MAE": f"{mean.mae:.4g}", "RMSE": f"{mean.rmse:.4g}", "rows": mean.n})
+    return pd.DataFrame(rows)
+
+
+def open_run(folder: str | os.PathLike[str]) -> Run:
+    """Open the folder of a run.
+
+    Raises:
+        UserError: it is none.
+    """
+    return Run(folder)

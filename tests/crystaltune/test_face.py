@@ -1,0 +1,301 @@
+"""The package as a user of Python meets it: names, tables in memory, runs, studies, and nothing left behind."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import torch
+from small_data import rocksalts, smooth_targets
+
+import crystaltune as ct
+from trainables.data.dataset import read_table
+
+pytestmark = pytest.mark.trains
+
+SMALL = {"model.start": "scratch", "model.width": 8, "optim.epochs": 2, "optim.batch_size": 8}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def frame(n_crystals: int = 20) -> pd.DataFrame:
+    structures = rocksalts(n_crystals)
+    return pd.DataFrame(
+        {
+            "id": [f"salt-{number:02d}" for number in range(n_crystals)],
+            "structure": structures,
+            "gap": smooth_targets(structures, "property"),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> ct.Run:
+    folder = tmp_path_factory.mktemp("run") / "salts"
+    return ct.train(
+        frame(), target="gap", unit="eV", settings=SMALL, folds=(0, 1), out=folder, device="cpu", progress=False
+    )
+
+
+def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own."""
+    script = folder / "script.py"
+    script.write_text(textwrap.dedent(code))
+    return subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])} | environment,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_importing_the_package_loads_nothing_heavy_and_every_name_resolves(tmp_path: Path) -> None:
+    told = python(
+        """
+        import sys
+        import crystaltune as ct
+        heavy = {"torch", "ray", "pandas", "numpy", "pymatgen", "chgnet", "matplotlib", "optuna"} & set(sys.modules)
+        assert not heavy, heavy
+        for name in ct.__all__:
+            assert getattr(ct, name) is not None
+            assert name in dir(ct)
+        assert len(set(ct.__all__)) == len(ct.__all__)
+        """,
+        tmp_path,
+    )
+    assert told.returncode == 0, told.stderr
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        ct.trian  # noqa: B018
+
+
+def test_a_frame_is_read_as_its_file_is(tmp_path: Path) -> None:
+    table = frame()
+    table.assign(structure=[cell.as_dict() for cell in table["structure"]]).to_json(
+        tmp_path / "salts.json", orient="records", double_precision=15
+    )
+    from_file = read_table(tmp_path / "salts.json", "salts", "gap", unit="eV")
+    from_frame = ct.load_dataset(table, target="gap", unit="eV", progress=False)
+    assert from_frame.ids == from_file.ids
+    for one, other in zip(from_frame.structures, from_file.structures, strict=True):
+        np.testing.assert_array_equal(one.numbers, other.numbers)
+        np.testing.assert_allclose(one.lattice, other.lattice, atol=1e-12)
+    np.testing.assert_allclose(from_frame.targets, from_file.targets, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["structure", "dictionary", "cif"])
+def test_cells_may_be_structures_dictionaries_or_cif_text(kind: str) -> None:
+    table = frame(3)
+    make: Any = {
+        "structure": lambda cell: cell,
+        "dictionary": lambda cell: cell.as_dict(),
+        "cif": lambda cell: cell.to(fmt="cif"),
+    }
+    cells = [make[kind](cell) for cell in table["structure"]]
+    dataset = ct.load_dataset(table.assign(structure=cells), target="gap", progress=False)
+    assert [len(crystal.numbers) for crystal in dataset.structures] == [2, 2, 2]
+    assert dataset.task.name == "gap"
+
+
+def test_the_index_names_rows_where_no_column_does() -> None:
+    table = frame(3).set_index("id")
+    assert ct.load_dataset(table, target="gap", progress=False).ids == ("salt-00", "salt-01", "salt-02")
+
+
+def test_a_run_has_scores_predictions_and_a_configuration(run: ct.Run) -> None:
+    assert set(run.scores.folds) == {0, 1}
+    assert run.scores.mean is not None
+    predictions = run.predictions
+    error = (predictions["prediction"] - predictions["target"]).abs()
+    assert run.scores.folds[0].mae == pytest.approx(error[predictions["fold"] == 0].mean())
+    assert run.scores.baselines["linear"].mean.n == len(predictions)
+    assert run.config.model.width == 8
+    assert run.record is None
+    assert "table of your own" in str(run.scores.no_record_because)
+    assert "fold 1" in run._repr_html_()
+    assert ct.open_run(run.folder).scores == run.scores
+
+
+def test_a_run_predicts_frames_structures_and_files(run: ct.Run, tmp_path: Path) -> None:
+    table = frame(6)
+    whole = run.predict(table, device="cpu", progress=False)
+    assert list(whole.columns) == ["id", "prediction", "std", "fallback"]
+    assert list(whole["id"]) == list(table["id"])
+    alone = run.predict(table["structure"][2], device="cpu", progress=False)
+    assert alone["prediction"][0] == pytest.approx(whole["prediction"][2], abs=1e-6)
+    several = run.predict(list(table["structure"]), device="cpu", progress=False)
+    np.testing.assert_allclose(several["prediction"], whole["prediction"], atol=1e-6)
+    before = set(run.folder.rglob("*"))
+    table.assign(structure=[cell.to(fmt="cif") for cell in table["structure"]]).to_csv(
+        tmp_path / "new.csv", index=False
+    )
+    from_file = run.predict(tmp_path / "new.csv", out=tmp_path / "new.json", device="cpu", progress=False)
+    np.testing.assert_allclose(from_file["prediction"], whole["prediction"], atol=1e-4)
+    assert len(pd.read_json(tmp_path / "new.json")) == 6
+    assert set(run.folder.rglob("*")) == before
+
+
+def test_training_again_resumes(run: ct.Run) -> None:
+    first = run.folder / "fold_0" / "model.safetensors"
+    written = first.stat().st_mtime_ns
+    again = ct.train(
+        frame(), target="gap", unit="eV", settings=SMALL, folds=[0], out=run.folder, device="cpu", progress=False
+    )
+    assert first.stat().st_mtime_ns == written
+    assert again.scores.mean == run.scores.mean
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"folds": 7}, "`folds=7`"),
+        ({"target": "no such"}, "no column 'no such'"),
+        ({"settings": {"optim.lrr": 1}}, "did you mean 'optim.lr'"),
+        ({"settings": {"task": "x"}}, "settings"),
+        ({"name": "jdft2d"}, "`name=jdft2d`"),
+        ({"published": "missing.csv"}, "`published=missing.csv`"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_without_options(arguments: dict[str, Any], words: str, tmp_path: Path) -> None:
+    given = {"target": "gap", "out": tmp_path / "out", "progress": False} | arguments
+    with pytest.raises(ct.UserError) as caught:
+        ct.train(frame(6), **given)
+    assert words in str(caught.value)
+    assert "--" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_keyword_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epochs'"):
+        ct.train(frame(6), target="gap", epochs=3)  # type: ignore[call-arg]
+
+
+# Set by pytest itself, and by OpenMP's and Ray's own packages when they are imported.
+_LIBRARIES = ("PYTEST", "KMP_", "RAY_CLIENT_MODE", "ONEDNN_PRIMITIVE_CACHE")
+
+
+def process_state() -> dict[str, Any]:
+    """What a caller's process must keep."""
+    return {
+        "threads": torch.get_num_threads(),
+        "interrupt": signal.getsignal(signal.SIGINT),
+        "environment": {key: value for key, value in os.environ.items() if not key.startswith(_LIBRARIES)},
+        "folder": Path.cwd(),
+        "filters": list(warnings.filters),
+        "optuna": optuna.logging.get_verbosity(),
+        "levels": {name: logging.getLogger(name).level for name in ("", "ray", "ray.tune", "optuna")},
+        "random": torch.random.get_rng_state().tolist(),
+        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002
+    }
+
+
+def test_training_and_predicting_leave_the_process_as_it_was(tmp_path: Path) -> None:
+    torch.set_num_threads(3)
+    try:
+        before = process_state()
+        run = ct.train(
+            frame(), target="gap", settings=SMALL, folds=0, out=tmp_path / "run", device="cpu", progress=False
+        )
+        run.predict(frame(4), device="cpu", progress=False)
+        assert process_state() == before
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_search_gives_a_study_and_leaves_the_process_as_it_was(tmp_path: Path) -> None:
+    before = process_state()
+    study = ct.search(
+        frame(),
+        space="optim",
+        trials=2,
+        target="gap",
+        unit="eV",
+        settings=SMALL,
+        check_seeds=2,
+        top=1,
+        out=tmp_path / "study",
+        device="cpu",
+        max_concurrent=1,
+        progress=False,
+    )
+    import ray
+
+    assert not ray.is_initialized()
+    assert process_state() == before
+    assert study.best_config.model.width == 8
+    assert len(study.trials) >= 2
+    assert study.verdict is not None
+    assert study.verdict.sentence.startswith("Verdict")
+    assert study.report.is_file()
+    assert "Verdict" in study._repr_html_()
+    with pytest.raises(ct.UserError, match="`resume=True`"):
+        ct.search(frame(), space="optim", target="gap", out=tmp_path / "study", progress=False)
+
+
+def test_a_script_without_a_guard_trains_in_several_processes_and_runs_once(tmp_path: Path) -> None:
+    told = python(
+        f"""
+        from pathlib import Path
+        with Path("times.txt").open("a") as counted:
+            counted.write("x")
+        import crystaltune as ct
+        from small_data import rocksalts, smooth_targets
+        import pandas as pd
+        structures = rocksalts(20)
+        table = pd.DataFrame({{"structure": structures, "gap": smooth_targets(structures, "property")}})
+        run = ct.train(table, target="gap", settings={SMALL}, folds=(0, 1), processes=2, device="cpu", progress=True)
+        print(f"{{run.scores.mean.mae:.3f}}")
+        """,
+        tmp_path,
+    )
+    assert told.returncode == 0, told.stderr
+    assert (tmp_path / "times.txt").read_text() == "x"
+    assert float(told.stdout) > 0
+    assert (tmp_path / "runs" / "gap" / "scores.json").is_file()
+    assert "fold 1 seed 0: validation MAE" in told.stderr  # progress was shown
+
+
+def test_ray_is_imported_after_its_variables_are_set(tmp_path: Path) -> None:
+    told = python(
+        """
+        import os, sys, importlib.abc
+        os.environ.pop("RAY_ENABLE_UV_RUN_RUNTIME_ENV", None)
+        class Watch(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path=None, target=None):
+                if name == "ray":
+                    assert os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0", "ray came first"
+                    print("ray")
+                return None
+        sys.meta_path.insert(0, Watch())
+        import importlib, pkgutil
+        import crystaltune
+        import orchestrator, trainables.ray_trainable
+        names = [found.name for found in pkgutil.walk_packages(orchestrator.__path__, "orchestrator.")]
+        assert len(names) > 50
+        for name in names:
+            importlib.import_module(name)
+        """,
+        tmp_path,
+    )
+    assert told.returncode == 0, told.stderr
+    assert "ray" in told.stdout
+
+
+def test_ray_that_was_imported_before_is_warned_of(tmp_path: Path) -> None:
+    code = "import os\nos.environ.pop('RAY_ENABLE_UV_RUN_RUNTIME_ENV', None)\nimport ray\nimport orchestrator\n"
+    told = python(code, tmp_path)
+    assert "ray was imported before crystaltune" in told.stderr
+    assert told.returncode == 0

@@ -15,6 +15,8 @@ Everything is imported when it is first used, so importing this package takes no
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import orchestrator  # noqa: F401  sets what ray reads when it is imported, and loads nothing
+
 if TYPE_CHECKING:
     from crystaltune._commands import ablate as ablate
     from crystaltune._commands import baseline as baseline
@@ -60,8 +62,6 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import orchestrator  # noqa: F401  sets what ray reads when it is imported
-
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)
     return value
 

@@ -18,6 +18,10 @@ import torch
 from small_data import rocksalts, smooth_targets
 
 import crystaltune as ct
+
+# isort: split
+import ray.tune  # sets a log level and a filter of warnings when it is imported
+
 from trainables.data.dataset import read_table
 
 pytestmark = pytest.mark.trains
@@ -231,8 +235,6 @@ def test_a_search_gives_a_study_and_leaves_the_process_as_it_was(tmp_path: Path)
         max_concurrent=1,
         progress=False,
     )
-    import ray
-
     assert not ray.is_initialized()
     assert process_state() == before
     assert study.best_config.model.width == 8

@@ -6,14 +6,14 @@ from typing import Any
 
 import pandas as pd
 from rich import box
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from orchestrator.ablation.analysis import Analysis
-from orchestrator.ablation.figures import Sheet, page, shown_name
+from orchestrator.ablation.figures import pictures, shown_name
 from orchestrator.ablation.verdicts import Row, p_text
 from orchestrator.evaluation.scores import TaskSummary
-from orchestrator.report.document import pipes
+from orchestrator.report.document import Document, Section, Table
 from orchestrator.report.terminal import title_of
 from trainables.files import write_json, write_parquet, write_text
 
@@ -31,6 +31,9 @@ DEFINITIONS = (
     "Cost of training: structures processed by all of an experiment's models, teachers included. Cost of use: "
     "predictions of a crystal at test time, models x views. A control has one of them in common with its experiment: "
     "training for E3 and L3; use for E4 and E0, or B1 and E0 (one model predicts; training costs more).",
+)
+_TEXT_COLUMNS = frozenset(
+    ("experiment", "what it is", "against", "control", "equal in", "tier", "device", "decision", "algorithm")
 )
 _STUDENTS = (
     "Students of a fold share their teachers, so their spread over seeds leaves out the teachers'.",
@@ -50,8 +53,9 @@ def write_reports(folder: Path, analysis: Analysis, about: Mapping[str, Any]) ->
     content = {"about": dict(about), "experiments": analysis.rows, "sentences": analysis.sentences}
     write_json(folder / "ablation.json", content | {"published": analysis.published})
     write_parquet(folder / "ablation.parquet", flat_table(analysis))
-    write_text(folder / "ablation.md", markdown(analysis, about))
-    write_text(folder / "ablation.html", html(analysis, about))
+    page = document(analysis, about)
+    write_text(folder / "ablation.md", page.markdown())
+    write_text(folder / "ablation.html", page.html())
 
 
 def flat_table(analysis: Analysis) -> pd.DataFrame:
@@ -75,9 +79,9 @@ def _flat(row: Mapping[str, Any]) -> Row:
     return flat
 
 
-def summary_table(analysis: Analysis) -> Table:
+def summary_table(analysis: Analysis) -> RichTable:
     """The experiments for the terminal, in 80 columns; p is the corrected one."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
     table.add_column("", no_wrap=True, max_width=12)
     for column in ("MAE", "+-", "difference", "95 % interval", "p"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -91,21 +95,21 @@ def summary_table(analysis: Analysis) -> Table:
     return table
 
 
-def _sheets(analysis: Analysis) -> list[Sheet]:
+def _sheets(analysis: Analysis) -> list[Table]:
     unit = f" ({analysis.unit})" if analysis.unit else ""
     makers = (_against_parent, _equal_cost, _by_fold, _published, _experiments)
     return [sheet for make in makers if (sheet := make(analysis, unit)).rows]
 
 
-def _against_parent(analysis: Analysis, unit: str) -> Sheet:
+def _against_parent(analysis: Analysis, unit: str) -> Table:
     first = ("experiment", "MAE", "+-", "against", "difference", "95 % interval", "corrected p", "decision")
     columns = (*first, "p", "detectable", "+- seeds", "replicates")
     found = [_cells(row, analysis.decimals) for row in analysis.rows]
     rows = [[cells[column] for column in columns] for cells in found]
-    return Sheet(f"Against the parent{unit}", columns, rows, _notes(analysis.rows))
+    return _sheet(f"Against the parent{unit}", columns, rows, _notes(analysis.rows))
 
 
-def _equal_cost(analysis: Analysis, unit: str) -> Sheet:
+def _equal_cost(analysis: Analysis, unit: str) -> Table:
     costs = ("structures", "its structures", "predictions", "its predictions")
     numbers = ("difference", "95 % interval", "corrected p", "decision")
     named = {row["name"]: row for row in analysis.rows}
@@ -120,10 +124,10 @@ def _equal_cost(analysis: Analysis, unit: str) -> Sheet:
         notes += [f"{row['name']}: {control['reason']}"] if control["reason"] else []
     notes.append("structures: processed in training; predictions: of a crystal at test time; its: the control's")
     title = f"Against a control of equal cost, in training or in use{unit}"
-    return Sheet(title, ("experiment", "control", "equal in", *costs, *numbers), rows, notes)
+    return _sheet(title, ("experiment", "control", "equal in", *costs, *numbers), rows, notes)
 
 
-def _by_fold(analysis: Analysis, unit: str) -> Sheet:
+def _by_fold(analysis: Analysis, unit: str) -> Table:
     folds = sorted({fold for row in analysis.rows for fold in row["per_fold"]}, key=int)
     rows, d = [], analysis.decimals
     for row in analysis.rows:
@@ -135,17 +139,17 @@ def _by_fold(analysis: Analysis, unit: str) -> Sheet:
         rows.append([shown_name(row), *cells, _number(row["p95_error"], d), _number(row["max_error"], d)])
     columns = ("experiment", *(f"fold {fold}" for fold in folds), "95th percentile", "largest error")
     notes = ["95th percentile and largest error: of each replicate's own errors, then their mean"]
-    return Sheet(f"MAE by fold, with the difference to the parent{unit}", columns, rows if folds else [], notes)
+    return _sheet(f"MAE by fold, with the difference to the parent{unit}", columns, rows if folds else [], notes)
 
 
-def _published(analysis: Analysis, unit: str) -> Sheet:
+def _published(analysis: Analysis, unit: str) -> Table:
     ordered = sorted(analysis.published.items(), key=lambda item: item[1])
     limit = [] if analysis.comparable else ["These rows are not the whole official task: no leaderboard scores."]
     rows = [[name, _number(mae, analysis.decimals)] for name, mae in ordered]
-    return Sheet(f"Published algorithms on the same test rows{unit}", ("algorithm", "MAE"), rows, limit)
+    return _sheet(f"Published algorithms on the same test rows{unit}", ("algorithm", "MAE"), rows, limit)
 
 
-def _experiments(analysis: Analysis, _unit: str) -> Sheet:
+def _experiments(analysis: Analysis, _unit: str) -> Table:
     about = ("experiment", "what it is", "tier", "rows", "folds", "replicates")
     columns = (*about, "models", "structures", "seconds", "predictions", "device")
     rows = []
@@ -166,7 +170,7 @@ def _experiments(analysis: Analysis, _unit: str) -> Sheet:
     notes = [f"{row['name']} changes {row['change']}" for row in analysis.rows if row["change"]]
     notes.append("models: trained, a fold and replicate; structures and seconds: in training, all folds, a replicate")
     notes.append("predictions: of a crystal at test time, models x views")
-    return Sheet("The experiments", columns, rows, notes)
+    return _sheet("The experiments", columns, rows, notes)
 
 
 def _predictions(cost: Mapping[str, Any]) -> str:
@@ -231,18 +235,18 @@ def _words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def markdown(analysis: Analysis, about: Mapping[str, Any]) -> str:
-    parts = [f"# Ablation: {_title(about)}"]
-    for sheet in _sheets(analysis):
-        parts += [f"## {sheet.title}", pipes(sheet), "\n".join(f"- {note}" for note in sheet.notes)]
-    parts += ["## What follows", "\n".join(f"- {sentence}" for sentence in analysis.sentences)]
-    parts += ["## How to read it", "\n".join(f"- {definition}" for definition in _definitions(analysis, about))]
-    parts += ["## How to repeat it", f"```\n{_words(about.get('command', ''))}\n```"]
-    parts += ["\n".join(f"- {name}: {words}" for name, words in _origin(about))]
-    return "\n\n".join(part for part in parts if part) + "\n"
+def document(analysis: Analysis, about: Mapping[str, Any]) -> Document:
+    """Return the report; a table a section, the pictures with the first."""
+    tables = _sheets(analysis)
+    drawn = pictures(analysis)
+    sections = [Section("What follows", analysis.sentences)]
+    for place, table in enumerate(tables):
+        sections.append(Section(table.title, tables=[table], pictures=[] if place else drawn))
+    sections.append(Section("How to read it", notes=list(_definitions(analysis, about))))
+    command = _words(about.get("command", ""))
+    sections.append(Section("How to repeat it", commands=[command] if command else [], facts=_origin(about)))
+    return Document(f"Ablation: {_title(about)}", sections)
 
 
-def html(analysis: Analysis, about: Mapping[str, Any]) -> str:
-    """One page without any link outwards."""
-    command, definitions = _words(about.get("command", "")), _definitions(analysis, about)
-    return page(analysis, _sheets(analysis), _title(about), command, _origin(about), definitions)
+def _sheet(title: str, columns: tuple[str, ...], rows: list[list[str]], notes: list[str]) -> Table:
+    return Table(title, columns, rows, notes, _TEXT_COLUMNS & set(columns), {"better": "better", "worse": "worse"})

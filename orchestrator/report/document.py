@@ -1,44 +1,123 @@
-"""What the report pages share: their look, their tables (HTML and Markdown), and figures as inline SVG."""
+"""A report as a value: sections of sentences, facts, tables, figures and commands, written as HTML or Markdown.
 
-import io
+    page = Document("Study: ...", [Section("What follows", ["..."]), Section("Trials", tables=[table])])
+    write_text(path, page.html())
+
+Figures are plotly's; pages follow the reader's colours, fit a telephone, can be printed and fetch nothing. Without
+JavaScript their text and tables are all there.
+"""
+
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import jinja2
-import matplotlib as mpl
 from markupsafe import Markup, escape
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
-from orchestrator.report.colours import css_variables, following_page
+from orchestrator.report.colours import css_variables
+from orchestrator.report.interactive import figure_json, script
 
-WIDTH_INCHES = 8.4
-_SMALLEST = 1.06  # pixels that a point of a picture has at least: text of 9 points stays readable on a telephone
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A table with its notes, for Markdown and HTML alike; columns named in `text` hold words, others numbers."""
+class Table:
+    """A table with its notes; columns named in `text` hold words, others numbers.
+
+    Attributes:
+        classes: of cells by their text, for example {"better": "better"} for a coloured word.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)
     text: frozenset[str] = frozenset()
+    classes: dict[str, str] = field(default_factory=dict)
 
     def is_text(self, column: str) -> bool:
+        """Return whether a column holds words."""
         return column in self.text
 
     def kind(self, column: str, cell: str = "") -> str:
-        """Classes of a cell of the page."""
-        return "text" if self.is_text(column) else "number"
+        """Return the classes of a cell of the page."""
+        return f"{'text' if self.is_text(column) else 'number'} {self.classes.get(cell, '')}".rstrip()
 
 
-def environment() -> jinja2.Environment:
-    """Templates can include "head" (of a page with that title), "sheet" (a table with its notes) and "picture"."""
-    shared = jinja2.DictLoader({"head": _HEAD, "sheet": _SHEET, "picture": _PICTURE})
+@dataclass(frozen=True)
+class Picture:
+    """A figure of plotly, or ready HTML, with the caption that says what it shows."""
+
+    caption: str
+    figure: "Figure | Markup"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report; empty parts are not shown, and a section without any says why in its sentences.
+
+    Attributes:
+        drawn: tables of what the pictures show, for Markdown, which has no pictures.
+        code: not one command a line, but lines that belong together.
+    """
+
+    title: str
+    sentences: list[str] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    drawn: list[Table] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report."""
+
+    title: str
+    sections: Sequence[Section]
+
+    def html(self) -> str:
+        """Return one page; nothing in it is fetched from elsewhere."""
+        drawn = [
+            (section, [_drawn(picture, f"s{i}p{k}-") for k, picture in enumerate(section.pictures)])
+            for i, section in enumerate(self.sections)
+        ]
+        interactive = any(not isinstance(p.figure, Markup) for part in self.sections for p in part.pictures)
+        return (
+            _environment()
+            .from_string(_PAGE)
+            .render(title=self.title, sections=drawn, script=Markup(script()) if interactive else "")
+        )
+
+    def markdown(self) -> str:
+        """Return the same without the pictures; sections that would hold nothing else are left out."""
+        lines = [f"# {self.title}"]
+        for part in self.sections:
+            written = ["\n".join(f"- {sentence}" for sentence in part.sentences)]
+            for table in (*part.tables, *part.drawn):
+                title = f"### {table.title}" if table.title != part.title else ""
+                written += [title, pipes(table), "\n".join(f"- {note}" for note in table.notes)]
+            written.append("\n".join(f"- {note}" for note in part.notes))
+            if part.commands:
+                written.append("```\n" + "\n".join(part.commands) + "\n```")
+            written.append("\n".join(f"- {name}: {words}" for name, words in part.facts))
+            if any(written):
+                lines += [f"## {part.title}", *filter(None, written)]
+        return "\n\n".join(lines) + "\n"
+
+
+def _drawn(picture: Picture, prefix: str) -> tuple[str, Markup]:
+    if isinstance(picture.figure, Markup):
+        return picture.caption, picture.figure
+    return picture.caption, Markup(figure_json(picture.figure, f"{prefix}plot", picture.caption))
+
+
+def _environment() -> jinja2.Environment:
+    shared = jinja2.DictLoader({"table": _TABLE, "picture": _PICTURE})
     made = jinja2.Environment(
         loader=shared, autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -49,66 +128,20 @@ def environment() -> jinja2.Environment:
 
 
 def breakable(text: str) -> Markup:
-    """The text with places behind dots, slashes and underscores at which a narrow page may break it."""
+    """Return the text with places behind dots, slashes and underscores at which a narrow page may break it."""
     return Markup(re.sub(r"(?<=[./_])(?=\w)", "<wbr>", str(escape(text))))
 
 
 def code(text: str) -> Markup:
-    """The text with what stands between backticks as code."""
+    """Return the text with what stands between backticks as code."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
-def blank(height_inches: float) -> Figure:
-    """A figure without axes, as wide as the page's pictures."""
-    figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=72)  # SVG's own resolution, so that extents are the same
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def framed(axes: Axes, label_size: int = 10) -> Axes:
-    """The axes in the pages' look; the size of tick labels is in points."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=label_size)
-    return axes
-
-
-def figure_with_axes(height_inches: float) -> tuple[Figure, Axes]:
-    figure = blank(height_inches)
-    return figure, framed(figure.add_subplot())
-
-
-def svg(figure: Figure, prefix: str, caption: str) -> str:
-    """The figure as an SVG element whose colours follow the page, enlarged where labels reach beyond its edges.
-
-    Args:
-        prefix: of the ids, for two pictures of a page must not share them.
-    """
-    stream = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    box = _with_labels(figure)
-    with mpl.rc_context({"svg.hashsalt": "crystaltune", "svg.fonttype": "path"}):  # the same picture every time
-        figure.savefig(stream, format="svg", metadata=nothing, bbox_inches=box, transparent=True)
-    drawn = stream.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", drawn)
-    drawn = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", drawn, count=5)
-    width = round(72 * box.width * _SMALLEST)
-    start = f'<svg role="img" aria-label="{escape(caption)}" style="min-width: {width}px"'
-    return following_page(drawn).replace("<svg", start, 1)
-
-
-def _with_labels(figure: Figure) -> Bbox:
-    """The figure and all that is drawn outside of it, in inches."""
-    tight = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer()).padded(0.03)
-    whole = Bbox.from_bounds(0, 0, *figure.get_size_inches())
-    return Bbox.union([whole, tight])
-
-
-def pipes(sheet: Sheet) -> str:
-    """The table in Markdown, with cells padded to one width, so that it can be read as it stands."""
-    lines = [list(sheet.columns), *([" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in sheet.rows)]
+def pipes(table: Table) -> str:
+    """Return the table in Markdown, with cells padded to one width, so that it can be read as it stands."""
+    lines = [list(table.columns), *([" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in table.rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    texts = [sheet.is_text(column) for column in sheet.columns]
+    texts = [table.is_text(column) for column in table.columns]
     rule = [f":{'-' * (w - 1)}" if text else f"{'-' * (w - 1)}:" for text, w in zip(texts, widths, strict=True)]
     padded = [
         [cell.ljust(w) if text else cell.rjust(w) for cell, text, w in zip(line, texts, widths, strict=True)]
@@ -116,16 +149,6 @@ def pipes(sheet: Sheet) -> str:
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:]))
 
-
-_HEAD = """\
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{{ title }}</title>
-<style>
-{{ style }}
-</style>
-"""
 
 _STYLE = """\
 body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 72rem; background: var(--page); color: var(--ink);
@@ -154,7 +177,13 @@ td { vertical-align: top; }
 td.text { white-space: normal; max-width: 22rem; }
 td:first-child { font-weight: 600; }
 figure { margin: 1.25rem 0; max-width: 50rem; }
-figure svg { display: block; width: 100%; height: auto; fill: currentColor; }
+.plot .parcoords text { fill: var(--ink) !important; text-shadow: none !important; }
+.elements { display: grid; grid-template-columns: repeat(18, minmax(2.6rem, 1fr)); gap: 2px; min-width: 49rem; }
+.elements div { border: 1px solid var(--grid); padding: .1rem 0; font-size: .8125rem; line-height: 1.25;
+  text-align: center; white-space: nowrap;
+  background: linear-gradient(to top, var(--heat) var(--share), transparent var(--share)); }
+.elements b { display: block; }
+.elements .none { color: var(--grey); border-style: dashed; }
 figcaption { color: var(--grey); font-size: .875rem; margin-top: .25rem; }
 pre { background: var(--code); padding: .6rem 1rem .6rem 3ch; text-indent: -2ch; font-size: .875rem;
   white-space: pre-wrap; margin: .5rem 0; }
@@ -173,7 +202,9 @@ dd { margin: 0; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
   .scroll { overflow: visible; background: none; }
-  figure svg { min-width: 0 !important; }
+  .plot { min-width: 0 !important; }
+  .elements { min-width: 0; grid-template-columns: repeat(18, minmax(0, 1fr)); }
+  .elements div { font-size: 7pt; }
   figure, tr { break-inside: avoid; }
   h1, h2, h3 { break-after: avoid; }
   table { width: auto; font-size: 7.5pt; }
@@ -181,23 +212,23 @@ dd { margin: 0; }
 }
 """
 
-_SHEET = """\
-<div class="scroll" tabindex="0" role="region" aria-label="{{ sheet.title }}"><table>
+_TABLE = """\
+<div class="scroll" tabindex="0" role="region" aria-label="{{ table.title }}"><table>
 <thead><tr>
-{%- for column in sheet.columns %}<th scope="col" class="{{ sheet.kind(column) }}">{{ column }}</th>{% endfor -%}
+{%- for column in table.columns %}<th scope="col" class="{{ table.kind(column) }}">{{ column }}</th>{% endfor -%}
 </tr></thead>
 <tbody>
-{% for row in sheet.rows %}
+{% for row in table.rows %}
 <tr>{% for cell in row %}
 {%- set words = cell | breakable if loop.first else cell -%}
-<td class="{{ sheet.kind(sheet.columns[loop.index0], cell) }}">{{ words }}</td>
+<td class="{{ table.kind(table.columns[loop.index0], cell) }}">{{ words }}</td>
 {%- endfor %}</tr>
 {% endfor %}
 </tbody>
 </table></div>
-{% if sheet.notes %}
+{% if table.notes %}
 <ul class="notes">
-{% for note in sheet.notes %}
+{% for note in table.notes %}
 <li>{{ note }}</li>
 {% endfor %}
 </ul>
@@ -209,4 +240,57 @@ _PICTURE = """\
 <div class="scroll" tabindex="0" role="region" aria-label="Picture: {{ caption.split(". ")[0] }}">{{ picture }}</div>
 <figcaption>{{ caption }}</figcaption>
 </figure>
+"""
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{{ title }}</title>
+<style>
+{{ style }}
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% for section, pictures in sections %}
+<h2>{{ section.title }}</h2>
+{% if section.sentences %}
+<ul>
+{% for sentence in section.sentences %}
+{% set head, colon, rest = sentence.partition(": ") %}
+{% set bold = colon and head | length < 40 %}
+<li>{% if bold %}<b>{{ head }}:</b> {{ rest | code }}{% else %}{{ sentence | code }}{% endif %}</li>
+{% endfor %}
+</ul>
+{% endif %}
+{% for table in section.tables %}
+{% if table.title != section.title %}
+<h3>{{ table.title }}</h3>
+{% endif %}
+{% include "table" %}
+{% endfor %}
+{% for caption, picture in pictures %}
+{% include "picture" %}
+{% endfor %}
+{% if section.notes %}
+<ul class="notes">
+{% for note in section.notes %}
+<li>{{ note }}</li>
+{% endfor %}
+</ul>
+{% endif %}
+{% for command in section.commands %}
+<pre>{{ command }}</pre>
+{% endfor %}
+{% if section.facts %}
+<dl>{% for name, words in section.facts %}<dt>{{ name }}</dt><dd>{{ words }}</dd>{% endfor %}</dl>
+{% endif %}
+{% endfor %}
+{{ script }}
+</body>
+</html>
 """

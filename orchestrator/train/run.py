@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from orchestrator.evaluation.baselines import baseline_predictions, baseline_scores
 from orchestrator.evaluation.published import published_scores
 from orchestrator.evaluation.scores import BaselineScores, Scores, TaskSummary, score_folds
@@ -69,6 +71,7 @@ def train(
         write_json(out / SCORES, scores.content())
         scores = _with_record(scores, out)
         write_json(out / SCORES, scores.content())
+        _write_report(context, out, scores)
     if failed:
         reasons = "; ".join(f"fold {fold}: {reason}" for fold, reason in failed.items())
         raise UserError(f"{len(failed)} of {len(options.folds)} folds failed ({reasons}); the rest is kept in {out}")
@@ -149,6 +152,20 @@ def _score(context: TaskContext, options: TrainOptions, out: Path, failed: Mappi
 def _speed(folder: Path) -> float:
     manifest = read_fold(folder)
     return 0.0 if manifest is None else manifest.structures_per_s
+
+
+def _write_report(context: TaskContext, out: Path, scores: Scores) -> None:
+    """Write report.html; whatever goes wrong with it, the scores are there."""
+    from orchestrator.train.report import write_report, write_rows
+
+    if scores.mean is None:
+        return
+    try:
+        write_rows(out, context.dataset, list(pd.read_parquet(out / "predictions.parquet", columns=["id"])["id"]))
+        write_report(out)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        context.progress.message(f"report.html could not be written ({type(error).__name__}: {reason})")
 
 
 def _with_record(scores: Scores, out: Path) -> Scores:

@@ -1,13 +1,14 @@
 """The look that report pages share."""
 
-import re
+from typing import Any
 
+import plotly.graph_objects as go
 import pytest
 
-from orchestrator.report.colours import INK, PALETTE, css_variables, following_page, scale_colour
-from orchestrator.report.document import breakable, code, figure_with_axes, svg
+from orchestrator.report.colours import INK, PALETTE, css_variables
+from orchestrator.report.document import Document, Picture, Section, Table, breakable, code, pipes
 
-PAPER = ("line", "grid", "page", "code", "shade")  # never the colour of words
+PAPER = ("line", "grid", "page", "code", "shade", "heat")  # never the colour of words
 BOTH = pytest.mark.parametrize("dark", [False, True])
 
 
@@ -27,18 +28,13 @@ def test_colours_of_words_and_lines_stand_out_from_the_page(dark: bool) -> None:
     page = PALETTE["page"][dark]
     for name, pair in PALETTE.items():
         if name not in PAPER:
-            assert contrast(pair[dark], page) >= (3 if name.startswith("scale") else 4.5), name
+            assert contrast(pair[dark], page) >= 4.5, name
     assert contrast(PALETTE["ink"][dark], PALETTE["code"][dark]) >= 4.5
 
 
 @BOTH
-def test_the_scale_begins_with_what_stands_out_most(dark: bool) -> None:
-    steps = [contrast(PALETTE[f"scale{step}"][dark], PALETTE["page"][dark]) for step in range(9)]
-    assert steps == sorted(steps, reverse=True)
-    assert (scale_colour(-1), scale_colour(0), scale_colour(1), scale_colour(2)) == (
-        *2 * (PALETTE["scale0"][0],),
-        *2 * (PALETTE["scale8"][0],),
-    )
+def test_words_stand_out_from_a_full_cell_of_the_periodic_table(dark: bool) -> None:
+    assert contrast(PALETTE["ink"][dark], PALETTE["heat"][dark]) >= 4.5
 
 
 def test_dark_colours_are_for_screens_alone() -> None:
@@ -49,28 +45,50 @@ def test_dark_colours_are_for_screens_alone() -> None:
     assert "color-scheme: dark;" in dark
 
 
-def test_colours_of_a_picture_become_the_pages() -> None:
-    assert following_page(f"fill: {INK}; stroke: #000000") == "fill: var(--ink); stroke: var(--ink)"
-    assert following_page("fill: #123456") == "fill: #123456"
+def plotted(**layout: Any) -> go.Figure:
+    figure = go.Figure()
+    figure.add_scatter(x=[1, 2], y=[3, 4], text=["a", "</script><b>"], marker={"color": "var(--blue)"})
+    return figure.update_layout(**layout)
 
 
-def view_box(drawn: str) -> list[float]:
-    found = re.search(r'viewBox="([^"]*)"', drawn)
-    assert found
-    return [float(number) for number in found[1].split()]
+def test_a_document_is_one_page_and_one_text() -> None:
+    table = Table("A table", ("name", "value"), [["one", "1.0"], ["a|b", "-2"]], ["a note"], frozenset(("name",)))
+    parts = [
+        Section("First", ["Verdict: it `works`.", "and more"], [("seed", "3")], tables=[table]),
+        Section(
+            "Second", pictures=[Picture("Dots & lines.", plotted()), Picture("More.", plotted(meta={"min_width": 700}))]
+        ),
+        Section("Third", commands=["run --this <now>"], notes=["noted"]),
+    ]
+    page, text = Document("A <report>", parts).html(), Document("A <report>", parts).markdown()
+    assert "<title>A &lt;report&gt;</title>" in page
+    assert "<b>Verdict:</b> it <code>works</code>." in page
+    assert page.count('class="plot"') == 2
+    assert page.count("plotly.js v") == 1
+    assert 'aria-label="Dots &amp; lines."' in page
+    assert 'style="min-width: 700px"' in page
+    assert "</script><b>" not in page  # what data hold does not end their element
+    assert "run --this &lt;now&gt;" in page
+    assert "## Second" not in text  # it has nothing but pictures
+    assert pipes(table) in text
+    assert text.startswith("# A <report>\n\n## First\n")
+    assert "```\nrun --this <now>\n```" in text
 
 
-def test_a_picture_grows_with_labels_that_reach_beyond_it_and_keeps_its_size_otherwise() -> None:
-    figure, axes = figure_with_axes(2.0)
-    figure.subplots_adjust(bottom=0.2)
-    plain = svg(figure, "a-", "A plain picture")
-    assert view_box(plain) == pytest.approx([0, 0, 604.8, 144], abs=0.01)
-    assert 'style="min-width: 641px"' in plain
-    assert 'aria-label="A plain picture"' in plain
-    axes.set_yticks([0.5], ["a name that is far too long to stand before the axis of this little picture"])
-    wide = svg(figure, "b-", "A wide one")
-    assert view_box(wide)[2] > 700
-    assert f"min-width: {round(1.06 * view_box(wide)[2])}px" in wide
+def test_a_document_without_pictures_needs_no_script() -> None:
+    page = Document("Words", [Section("Only", ["words"])]).html()
+    assert "<script" not in page
+    assert len(page) < 10_000
+
+
+def test_tables_in_markdown_are_aligned_and_escape_bars() -> None:
+    table = Table("T", ("name", "value"), [["one", "1.0"], ["a|b", "-2"]], text=frozenset(("name",)))
+    assert pipes(table).splitlines() == [
+        "| name | value |",
+        "| :--- | ----: |",
+        "| one  |   1.0 |",
+        "| a\\|b |    -2 |",
+    ]
 
 
 def test_long_names_can_be_broken_behind_dots_and_are_escaped() -> None:

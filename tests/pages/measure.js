@@ -19,8 +19,9 @@
   };
   const all = selector => [...document.querySelectorAll(selector)];
   const words = all("h1, h2, h3, li, th, td, dt, dd, figcaption, pre").filter(one => one.textContent.trim());
-  const drawn = all('svg g[id*="text_"] g[transform*="scale"]');  // a text of a picture: glyphs of 100 units
-  const wider = all("body *").filter(one => !one.closest("svg") && one.scrollWidth > one.clientWidth + 1
+  const drawn = all(".plot svg text").filter(one => one.textContent.trim() && one.getClientRects().length
+    && !one.closest(".modebar, .hoverlayer"));
+  const wider = all("body *").filter(one => !one.closest("svg, .plot") && one.scrollWidth > one.clientWidth + 1
     && getComputedStyle(one).display !== "inline");
   const mute = one => !(one.matches('.scroll[tabindex="0"][role="region"]') && one.getAttribute("aria-label"));
   return {
@@ -31,8 +32,11 @@
     words_contrast: Math.min(...words.map(one => contrast(getComputedStyle(one).color, behind(one)))),
     words_size: Math.min(...words.map(one => parseFloat(getComputedStyle(one).fontSize))),
     n_drawn: drawn.length,
-    drawn_contrast: Math.min(...drawn.map(one => contrast(getComputedStyle(one).fill, behind(one.closest("div"))))),
-    drawn_size: Math.min(...drawn.map(one => one.getScreenCTM()).map(m => 100 * Math.hypot(m.a, m.b))),
+    drawn_contrast: Math.min(...drawn.map(one => contrast(getComputedStyle(one).fill, behind(one.closest(".plot"))))),
+    drawn_size: Math.min(...drawn.map(one => parseFloat(getComputedStyle(one).fontSize))),
+    n_plots: all(".plot").length,
+    n_plots_drawn: all(".plot .main-svg").filter(one => one.getBoundingClientRect().height > 80)
+      .map(one => one.closest(".plot")).filter((one, at, whole) => whole.indexOf(one) === at).length,
     n_scrolling: wider.filter(one => !mute(one)).length,
     hidden: wider.filter(one => mute(one) && !one.closest(".scroll")).map(one => one.outerHTML.slice(0, 200)),
   };

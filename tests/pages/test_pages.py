@@ -8,11 +8,13 @@ import pytest
 from chromium import Chromium, installed
 from ladder_data import ABOUT as LADDER
 from ladder_data import full_ladder
+from run_report_data import run_results
 from study_report_data import ABOUT, checked, distributions, with_crashes
 
-from orchestrator.ablation.report import html as ablation_html
+from orchestrator.ablation.report import document as ablation_document
 from orchestrator.study.report.analysis import analyse
-from orchestrator.study.report.sections import html, sections
+from orchestrator.study.report.sections import document
+from orchestrator.train.report import document as run_document
 
 MEASURE = Path(__file__).with_name("measure.js").read_text(encoding="utf-8")
 LONG = "/home/someone/" + 40 * "unbroken" + "/table.json.gz"
@@ -25,7 +27,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made.trial(40, [], "FAIL", f"no such file: {LONG}")
     about = ABOUT | {"command": f"crystaltune search mine --data {LONG}"}
     analysis = with_crashes(analyse(about, made.trials(), distributions), (1_700_000_000.0, "search", f"lost {LONG}"))
-    written = {"study": html(analysis, sections(analysis, folder)), "ablation": ablation_html(full_ladder(), LADDER)}
+    written = {
+        "study": document(analysis, folder).html(),
+        "ablation": ablation_document(full_ladder(), LADDER).html(),
+        "run": run_document(run_results()).html(),
+    }
     for name, text in written.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in written}
@@ -41,7 +47,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     opened.close()
 
 
-@pytest.mark.parametrize("name", ["study", "ablation"])
+@pytest.mark.parametrize("name", ["study", "ablation", "run"])
 @pytest.mark.parametrize("width", [400, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_fits_its_window_and_can_be_read(
@@ -60,9 +66,11 @@ def test_a_page_fits_its_window_and_can_be_read(
     assert found["drawn_contrast"] >= 4.5
     assert found["words_size"] >= 13
     assert found["drawn_size"] >= 9
+    assert found["n_plots"] == found["n_plots_drawn"] >= 3
+    assert browser.value("performance.getEntriesByType('resource').length") == 0  # nothing is fetched
 
 
-@pytest.mark.parametrize("name", ["study", "ablation"])
+@pytest.mark.parametrize("name", ["study", "ablation", "run"])
 def test_paper_stays_white(browser: Chromium, pages: dict[str, Path], name: str) -> None:
     browser.show(pages[name], 700, "dark", media="print")
     found: dict[str, Any] = browser.value(MEASURE)

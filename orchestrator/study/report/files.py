@@ -12,7 +12,7 @@ from rich.text import Text
 from orchestrator.study.journal import TrialRecord
 from orchestrator.study.report.analysis import Analysis, cost_of
 from orchestrator.study.report.figures import WORDS
-from orchestrator.study.report.sections import check_cells, html, markdown, sections
+from orchestrator.study.report.sections import check_cells, document
 from orchestrator.study.report.verdict import BASELINE, name_of, number_text
 from trainables.files import write_parquet, write_text
 
@@ -25,12 +25,12 @@ def write_study_reports(folder: Path, analysis: Analysis) -> None:
     Args:
         folder: of the study; the commands in the report name it as it is given here.
     """
-    parts = sections(analysis, folder)
+    page = document(analysis, folder)
     write_parquet(folder / "trials.parquet", trials_table(analysis))
     if analysis.best is not None:
         analysis.best.save(folder / "best.yaml")
-    write_text(folder / "report.md", markdown(analysis, parts))
-    write_text(folder / "report.html", html(analysis, parts))
+    write_text(folder / "report.md", page.markdown())
+    write_text(folder / "report.html", page.html())
 
 
 def trials_table(analysis: Analysis) -> pd.DataFrame:

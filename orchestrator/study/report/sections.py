@@ -3,20 +3,16 @@
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from orchestrator.evaluation.scores import TaskSummary
-from orchestrator.report.document import Sheet, environment, pipes, svg
+from orchestrator.report.document import Document, Picture, Section, Table
 from orchestrator.report.terminal import title_of
 from orchestrator.study.report.analysis import Analysis, best_config, milestones_of
 from orchestrator.study.report.figures import (
     WORDS,
-    Picture,
     curves_picture,
     history_picture,
     importance_pictures,
@@ -29,24 +25,6 @@ from orchestrator.study.report.importances import NOTES
 from orchestrator.study.report.verdict import BASELINE, Checked, four_digits, name_of, number_text, paired_margin
 from trainables.config import RunConfig
 from trainables.errors import listed
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the report; empty parts are not shown, and a section without any says why in its sentences.
-
-    Attributes:
-        drawn: tables of what the pictures show, for Markdown, which has no pictures.
-    """
-
-    title: str
-    sentences: list[str] = field(default_factory=list)
-    facts: list[tuple[str, str]] = field(default_factory=list)
-    sheets: list[Sheet] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
-    drawn: list[Sheet] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    commands: list[str] = field(default_factory=list)
 
 
 def title_line(about: Mapping[str, Any]) -> str:
@@ -87,11 +65,11 @@ def _best(analysis: Analysis) -> Section:
         return Section(title, ["No trial completed."])
     best = name_of(analysis.verdict.winner)
     changed = differences(best_config(analysis.about, analysis.searched[BASELINE], analysis.best.seed), analysis.best)
-    keys = Sheet("Keys that differ", ("key", "E0", best), changed, text=frozenset(("key", "E0", best)))
+    keys = Table("Keys that differ", ("key", "E0", best), changed, text=frozenset(("key", "E0", best)))
     said = [] if changed else ["The best configuration is E0's."]
-    sheets = [sheet for sheet in (keys, _checks_sheet(analysis)) if sheet.rows]
+    tables = [table for table in (keys, _checks_table(analysis)) if table.rows]
     picture = seeds_picture(analysis)
-    return Section(title, said, sheets=sheets, pictures=[picture] if picture else [])
+    return Section(title, said, tables=tables, pictures=[picture] if picture else [])
 
 
 def differences(one: RunConfig, other: RunConfig) -> list[list[str]]:
@@ -115,7 +93,7 @@ def _value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _checks_sheet(analysis: Analysis) -> Sheet:
+def _checks_table(analysis: Analysis) -> Table:
     unit = f" ({analysis.unit})" if analysis.unit else ""
     columns = ("trial", f"search MAE{unit}", f"check MAE{unit}", "+- seeds", "seeds", "below E0", "95 % interval")
     ordered = sorted((one for one in analysis.checks.values() if one.maes), key=lambda one: (not one.full, one.mean))
@@ -125,7 +103,7 @@ def _checks_sheet(analysis: Analysis) -> Sheet:
         "Interval: Student's, of differences paired by seed. It does not know that the lowest of several means "
         "was chosen.",
     ]
-    return Sheet("Checks", columns, rows, notes, frozenset(("trial",)))
+    return Table("Checks", columns, rows, notes, frozenset(("trial",)))
 
 
 def check_cells(analysis: Analysis, one: Checked) -> list[str]:
@@ -149,7 +127,7 @@ def _searched(analysis: Analysis) -> Section:
     about = analysis.about
     rows = [[_value(cell) for cell in row] for row in about["space_table"]]
     columns = ("key", "range", "what it is")
-    space = Sheet(f"Space {about['space']['name']}", columns, rows, text=frozenset(columns))
+    space = Table(f"Space {about['space']['name']}", columns, rows, text=frozenset(columns))
     states = ", ".join(f"{count} {WORDS[state]}" for state, count in analysis.states.items())
     facts = [
         ("space", f"{about['space']['name']}: {about['space'].get('says', '')}".rstrip(": ")),
@@ -161,7 +139,7 @@ def _searched(analysis: Analysis) -> Section:
         ("trials", f"{states or 'none'} (asked: {about['n_trials']})"),
         ("checks", _checks_asked(about)),
     ]
-    return Section("What was searched, and on which data", facts=facts, sheets=[space] if rows else [])
+    return Section("What was searched, and on which data", facts=facts, tables=[space] if rows else [])
 
 
 def _scheduler(analysis: Analysis) -> str:
@@ -201,7 +179,7 @@ def _curves(analysis: Analysis) -> Section:
         ]
         for place, rung in enumerate(analysis.rungs)
     ]
-    section.sheets.append(Sheet("Rungs", columns, rows))
+    section.tables.append(Table("Rungs", columns, rows))
     return section
 
 
@@ -220,7 +198,7 @@ def _importances(analysis: Analysis) -> Section:
         notes.append(
             f"The {stopped} stopped trials have values of earlier steps: they count only where all are compared at one."
         )
-    drawn = [Sheet("Importances", columns, rows, text=frozenset(columns[:2]))] if rows else []
+    drawn = [Table("Importances", columns, rows, text=frozenset(columns[:2]))] if rows else []
     return Section("Parameter importances", said, pictures=pictures, drawn=drawn, notes=notes)
 
 
@@ -229,11 +207,11 @@ def _share(share: float | None) -> str:
 
 
 def _failures(analysis: Analysis) -> Section:
-    sheets = [sheet for sheet in (_failed_trials(analysis), _crashes(analysis)) if sheet.rows]
-    return Section("Failures", [] if sheets else ["None."], sheets=sheets)
+    tables = [table for table in (_failed_trials(analysis), _crashes(analysis)) if table.rows]
+    return Section("Failures", [] if tables else ["None."], tables=tables)
 
 
-def _failed_trials(analysis: Analysis) -> Sheet:
+def _failed_trials(analysis: Analysis) -> Table:
     columns = ("how many", "trials", "reason", "the first")
     rows = [
         [
@@ -245,17 +223,17 @@ def _failed_trials(analysis: Analysis) -> Sheet:
         for failure in analysis.failures
     ]
     notes = ["N: a number that differs; checks are counted too."]
-    return Sheet("Failed trials", columns, rows, notes, frozenset(columns[1:]))
+    return Table("Failed trials", columns, rows, notes, frozenset(columns[1:]))
 
 
-def _crashes(analysis: Analysis) -> Sheet:
+def _crashes(analysis: Analysis) -> Table:
     """What ended a session of the search, though no trial failed."""
     columns = ("when (UTC)", "phase", "reason")
     rows = [
         [f"{datetime.fromtimestamp(crash.time, UTC):%Y-%m-%d %H:%M:%S}", crash.phase, crash.reason]
         for crash in getattr(analysis, "crashes", ())
     ]
-    return Sheet("Crashes of the engine", columns, rows, text=frozenset(columns))
+    return Table("Crashes of the engine", columns, rows, text=frozenset(columns))
 
 
 def _repeat(analysis: Analysis, folder: Path) -> Section:
@@ -276,78 +254,10 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def html(analysis: Analysis, parts: list[Section]) -> str:
-    """The page; nothing in it is fetched from elsewhere."""
-    drawn = [
-        (
-            section,
-            [
-                (caption, Markup(svg(figure, f"s{i}p{k}-", caption)))
-                for k, (caption, figure) in enumerate(section.pictures)
-            ],
-        )
-        for i, section in enumerate(parts)
-    ]
-    return environment().from_string(_PAGE).render(title=f"Study: {title_line(analysis.about)}", sections=drawn)
+def document(analysis: Analysis, folder: Path) -> Document:
+    """Return the report of a study.
 
-
-def markdown(analysis: Analysis, parts: list[Section]) -> str:
-    """The same without the pictures; sections that would hold nothing else are left out."""
-    lines = [f"# Study: {title_line(analysis.about)}"]
-    for part in parts:
-        written = ["\n".join(f"- {sentence}" for sentence in part.sentences)]
-        written.append("\n".join(f"- {name}: {words}" for name, words in part.facts))
-        for sheet in (*part.sheets, *part.drawn):
-            title = f"### {sheet.title}" if sheet.title != part.title else ""
-            written += [title, pipes(sheet), "\n".join(f"- {note}" for note in sheet.notes)]
-        written.append("\n".join(f"- {note}" for note in part.notes))
-        if part.commands:
-            written.append("```\n" + "\n".join(part.commands) + "\n```")
-        if any(written):
-            lines += [f"## {part.title}", *filter(None, written)]
-    return "\n\n".join(lines) + "\n"
-
-
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-{% include "head" %}
-</head>
-<body>
-<h1>{{ title }}</h1>
-{% for section, pictures in sections %}
-<h2>{{ section.title }}</h2>
-{% if section.sentences %}
-<ul>
-{% for sentence in section.sentences %}
-{% set head, colon, rest = sentence.partition(": ") %}
-{% set bold = colon and head | length < 40 %}
-<li>{% if bold %}<b>{{ head }}:</b> {{ rest | code }}{% else %}{{ sentence | code }}{% endif %}</li>
-{% endfor %}
-</ul>
-{% endif %}
-{% if section.facts %}
-<dl>{% for name, words in section.facts %}<dt>{{ name }}</dt><dd>{{ words }}</dd>{% endfor %}</dl>
-{% endif %}
-{% for sheet in section.sheets %}
-{% if sheet.title != section.title %}
-<h3>{{ sheet.title }}</h3>
-{% endif %}
-{% include "sheet" %}
-{% endfor %}
-{% for caption, picture in pictures %}
-{% include "picture" %}
-{% endfor %}
-{% if section.notes %}
-<ul class="notes">{% for note in section.notes %}<li>{{ note }}</li>{% endfor %}</ul>
-{% endif %}
-{% if section.commands %}
-{% for command in section.commands %}
-<pre>{{ command }}</pre>
-{% endfor %}
-{% endif %}
-{% endfor %}
-</body>
-</html>
-"""
+    Args:
+        folder: of the study, as the commands shall name it.
+    """
+    return Document(f"Study: {title_line(analysis.about)}", sections(analysis, folder))

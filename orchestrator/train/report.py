@@ -1,0 +1,294 @@
+"""A run's report.html, made from the run's folder alone: scores, predictions, learning curves, errors, cost."""
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from orchestrator.evaluation.scores import PredictorScores, Scores
+from orchestrator.execution.estimate import readable
+from orchestrator.execution.fold import read_fold
+from orchestrator.execution.job import DONE
+from orchestrator.execution.summary import RunSummary
+from orchestrator.provenance import RunManifest
+from orchestrator.report.document import Document, Section, Table
+from orchestrator.report.terminal import title_of
+from orchestrator.train import figures
+from trainables.config import RunConfig, dotted_names
+from trainables.data.dataset import Dataset
+from trainables.errors import UserError
+from trainables.files import read_json, write_parquet, write_text
+
+REPORT, ROWS = "report.html", "rows.parquet"
+_WORST = 20  # rows that are listed
+_ELEMENTS = 12  # that a list names
+
+
+def write_rows(out: Path, dataset: Dataset, ids: Sequence[str]) -> None:
+    """Keep formula and number of sites of predicted rows in the run's folder, for its report."""
+    place = {row_id: row for row, row_id in enumerate(dataset.ids)}
+    rows = [place[row_id] for row_id in ids]
+    formulas, n_sites = dataset.structures.reduced_formulas, dataset.structures.n_atoms
+    table = pd.DataFrame(
+        {"id": list(ids), "formula": [formulas[row] for row in rows], "n_sites": [int(n_sites[row]) for row in rows]}
+    )
+    write_parquet(out / ROWS, table)
+
+
+def write_report(run: Path) -> Path:
+    """Write report.html of a run from what its folder holds.
+
+    Raises:
+        UserError: no fold is finished, or a file is missing or damaged.
+    """
+    write_text(run / REPORT, document(read_results(run)).html())
+    return run / REPORT
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What a run's folder holds.
+
+    Attributes:
+        table: a line a test row: id, fold, target, prediction, std, fallback, error, and where they are known formula
+            and n_sites.
+        models: what each model's run reported, by fold.
+    """
+
+    folder: Path
+    scores: Scores
+    own: PredictorScores
+    manifest: RunManifest
+    table: pd.DataFrame
+    models: dict[int, list[RunSummary]]
+
+    @property
+    def unit(self) -> str:
+        """Return the target's unit in brackets, with a space before it, or nothing."""
+        return f" ({self.scores.unit})" if self.scores.unit else ""
+
+    @cached_property
+    def decimals(self) -> int:
+        """Return the decimals that give the MAE four digits."""
+        mae = self.own.mean.mae
+        return min(9, max(0, 3 - math.floor(math.log10(mae)))) if mae > 0 else 4
+
+
+def read_results(run: Path) -> Results:
+    """Read what a run's folder holds.
+
+    Raises:
+        UserError: no fold is finished, or a file is missing or damaged.
+    """
+    try:
+        scores = Scores.model_validate(read_json(run / "scores.json"))
+        manifest = RunManifest.model_validate(read_json(run / "run.json"))
+        table = pd.read_parquet(run / "predictions.parquet")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "a file is damaged"
+        raise UserError(f"{run} has no scores to report ({reason}): train at least one fold") from None
+    if scores.own is None:
+        raise UserError(f"{run} has no scores to report: train at least one fold")
+    table = table.assign(error=table["prediction"] - table["target"])
+    with suppress(OSError, ValueError):  # a run that an older version has finished has none
+        table = table.merge(pd.read_parquet(run / ROWS), on="id", how="left")
+    models = {fold: _models(run / f"fold_{fold}") for fold in scores.folds}
+    return Results(run, scores, scores.own, manifest, table, models)
+
+
+def _models(folder: Path) -> list[RunSummary]:
+    """Return what the models of a fold and their teachers reported."""
+    manifest = read_fold(folder)
+    if manifest is None:
+        return []
+    places = {folder / member for member in manifest.members} | {path.parent for path in folder.glob(f"*/{DONE}")}
+    summaries = []
+    for place in sorted(places):
+        try:
+            summaries.append(RunSummary.model_validate(read_json(place / DONE)))
+        except (OSError, ValueError):
+            continue
+    return summaries
+
+
+def document(results: Results) -> Document:
+    """Return the report of a run."""
+    sections = [
+        _summary(results),
+        Section("Predictions against targets", pictures=figures.parity_and_errors(results.table, results.unit)),
+        _curves(results),
+        _by_element(results),
+        Section("Where errors are large", pictures=figures.error_trends(results.table, results.unit)),
+        _worst(results),
+        _cost(results),
+        _repeat(results),
+    ]
+    kept = [part for part in sections if part.sentences or part.tables or part.pictures or part.facts]
+    return Document(f"Run: {title_of(results.scores)}", kept)
+
+
+def _summary(results: Results) -> Section:
+    own, unit, d = results.own, f" {results.scores.unit}".rstrip(), results.decimals
+    n_folds = len(own.folds)
+    spread = f" ± {own.std.mae:.{d}f}" if n_folds > 1 else ""
+    folds = f"the mean of {n_folds} folds, ± their standard deviation" if n_folds > 1 else "of one fold"
+    said = [
+        f"MAE: {own.mean.mae:.{d}f}{spread}{unit}, {folds}, on {own.mean.n:,} test rows that no model was trained on."
+    ]
+    others = {**results.scores.baselines, **results.scores.published}
+    better = {name: 1 - own.mean.mae / other.mean.mae for name, other in others.items() if other.mean.mae > 0}
+    if better:
+        words = (f"{abs(gain):.0%} {'below' if gain >= 0 else 'ABOVE'} {name}" for name, gain in better.items())
+        said.append(f"Compared with others on the same rows: {', '.join(words)}.")
+    return Section("Scores", [*said, *_limits(results)], tables=[_score_table(results)])
+
+
+def _limits(results: Results) -> list[str]:
+    """Return what limits the number, one sentence each."""
+    scores, said = results.scores, []
+    if scores.synthetic:
+        said.append("Synthetic: these targets were made up; they must never be compared with Matbench.")
+    if scores.partial:
+        said.append(
+            f"Partial: {scores.n_rows:,} of {scores.official_rows or 0:,} official rows were used, so this is no "
+            "leaderboard score."
+        )
+    if missing := sorted(set(range(5)) - set(results.own.folds)):
+        said.append(f"Folds: {', '.join(map(str, missing))} of the five are not trained.")
+    if results.own.mean.n_fallback:
+        said.append(f"Fallback: {results.own.mean.n_fallback:,} rows were predicted from their composition alone.")
+    said += [f"Caveat: {mark}." for mark in scores.marks]
+    said += [f"Failed: fold {fold} ({reason})." for fold, reason in scores.failed.items()]
+    said.append(f"Tier: {scores.tier}.")
+    if scores.record:
+        said.append(f"Matbench record: `{scores.record}`.")
+    elif scores.official_rows is not None and scores.no_record_because:
+        said.append(f"No Matbench record: {scores.no_record_because}.")
+    return said
+
+
+def _score_table(results: Results) -> Table:
+    d = results.decimals
+    rows = [
+        [f"fold {fold}", f"{s.mae:.{d}f}", "", f"{s.rmse:.{d}f}", f"{s.max_error:.{d}f}", f"{s.n:,}", str(s.n_fallback)]
+        for fold, s in sorted(results.own.folds.items())
+    ]
+    named = {"crystaltune": results.own, **results.scores.baselines}
+    named |= {f"{name} *": score for name, score in results.scores.published.items()}
+    for name, score in named.items():
+        mean, spread = score.mean, f"{score.std.mae:.{d}f}" if len(score.folds) > 1 else ""
+        cells = [f"{mean.mae:.{d}f}", spread, f"{mean.rmse:.{d}f}", f"{mean.max_error:.{d}f}"]
+        rows.append([name, *cells, f"{mean.n:,}", str(mean.n_fallback)])
+    notes = ["± is the population's standard deviation over folds, as Matbench gives it."]
+    notes += ["* published predictions, on the same test rows"] if results.scores.published else []
+    columns = ("", "MAE", "±", "RMSE", "largest error", "rows", "fallback")
+    return Table(f"Errors{results.unit}", columns, rows, notes, frozenset(("",)))
+
+
+def _curves(results: Results) -> Section:
+    histories = [
+        (f"fold {fold}", model.history[: _epochs(model)])
+        for fold, models in sorted(results.models.items())
+        for model in models[:1]
+        if model.history
+    ]
+    return Section("Learning curves", pictures=figures.learning_curves(histories, results.unit))
+
+
+def _epochs(model: RunSummary) -> int:
+    """Return the epochs of the training that chose the model: the history goes on with those of a refit."""
+    extra = getattr(model, "refit_epochs", 0) or 0
+    return len(model.history) - int(extra)
+
+
+def _by_element(results: Results) -> Section:
+    if "formula" not in results.table:
+        return Section("Error by element")
+    errors = figures.errors_by_element(results.table)
+    if errors.empty:
+        return Section("Error by element")
+    ranked = errors[errors["rows"] >= min(10, int(errors["rows"].max()))].sort_values("mae", ascending=False)
+    named = ", ".join(f"{symbol} {mae:.{results.decimals}f}" for symbol, mae in ranked["mae"].head(_ELEMENTS).items())
+    said = [f"Largest mean absolute errors: {named}{' ' + results.scores.unit if results.scores.unit else ''}."]
+    return Section("Error by element", said, pictures=[figures.periodic_table(errors, results.unit)])
+
+
+def _worst(results: Results) -> Section:
+    table, d = results.table, results.decimals
+    order = table["error"].abs().sort_values(ascending=False, kind="stable").index[:_WORST]
+    known = "formula" in table
+    spread = bool((table["std"] > 0).any())
+    columns = ("id", *(("formula", "sites") if known else ()), "fold", "target", "prediction", "error")
+    columns += ("std",) if spread else ()
+    rows = []
+    for row in table.loc[order].itertuples():
+        own = [str(row.formula), f"{row.n_sites:.0f}"] if known else []
+        numbers = [f"{row.target:.{d}f}", f"{row.prediction:.{d}f}", f"{row.error:+.{d}f}"]
+        numbers += [_or_blank(row.std, d)] if spread else []
+        rows.append([f"{row.id}{' *' if row.fallback else ''}", *own, str(row.fold), *numbers])
+    notes = ["* predicted from the composition alone"] if table.loc[order, "fallback"].any() else []
+    title = f"The {len(rows)} worst rows{results.unit}" if len(rows) > 1 else f"The only row{results.unit}"
+    return Section(title, tables=[Table(title, columns, rows, notes, frozenset(("id", "formula")))])
+
+
+def _or_blank(value: Any, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if math.isfinite(value) else ""
+
+
+def _cost(results: Results) -> Section:
+    models = [model for models in results.models.values() for model in models]
+    if not models:
+        return Section("What it cost")
+    seconds, structures = sum(model.seconds for model in models), sum(model.structures for model in models)
+    devices = sorted({str(model.device) for model in models if model.device})
+    facts = [
+        ("models", f"{len(models):,}"),
+        ("training", f"{readable(seconds)}, all models together"),
+        ("structures", f"{structures:,} processed, {structures / max(seconds, 1e-9):,.0f} a second and model"),
+        ("device", ", ".join(devices)),
+        ("compiled", ", ".join(sorted({"yes" if model.compiled else "no" for model in models}))),
+    ]
+    return Section("What it cost", facts=facts)
+
+
+def _repeat(results: Results) -> Section:
+    manifest = results.manifest
+    changed = _changed(RunConfig.model_validate(manifest.config))
+    text = yaml.safe_dump(changed, sort_keys=False).strip() if changed else "{}"
+    code = f"import crystaltune as ct; ct.train({results.scores.task!r}, settings={changed!r})"
+    facts = [
+        ("settings", text.replace("\n", ", ") if changed else "the task's preset"),
+        ("data", manifest.data),
+        ("fingerprint", results.scores.fingerprint),
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
+    ]
+    said = ["The same rows and settings give the same digits on a CPU, whatever the number of processes."]
+    if results.scores.official_rows is None and not results.scores.synthetic:
+        said.append("The table is your own: name its file, target and unit as they were.")
+    return Section("How to repeat it", said, facts=facts, commands=[code])
+
+
+def _changed(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that are not the default ones, by dotted key; those of a preset are among them."""
+    told: dict[str, Any] = {}
+    default = RunConfig(task=config.task).model_dump(mode="json")
+    content = config.model_dump(mode="json")
+    for name in dotted_names():
+        if name in ("task", "fold"):
+            continue
+        before, now = (_look_up(values, name) for values in (default, content))
+        if before != now:
+            told[name] = now
+    return told
+
+
+def _look_up(content: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        content = content.get(name) if isinstance(content, dict) else None
+    return content

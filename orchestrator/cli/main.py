@@ -348,7 +348,7 @@ def _show(
         say(MatbenchRecord(folder / scores.record, scores.record_validated_by).sentence)
     elif scores.official_rows is not None:  # whoever trains on a table of their own expects none
         say(f"No Matbench record: {scores.no_record_because}")
-    say(f"Everything is in {folder} (scores.json, predictions.parquet).")
+    say(f"Everything is in {folder} (report.html, scores.json, predictions.parquet).")
     say_next(*_after_training(source, folder, config, settings))
 
 

@@ -178,10 +178,16 @@ def _continuation(folder: Path) -> list[str]:
     return words + (["--resume"] if (folder / JOURNAL).exists() and "--resume" not in words else [])
 
 
-def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a search.")]) -> None:
-    """Write the report of a search anew, also while it runs."""
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run or of a search.")]) -> None:
+    """Write the report of a run or of a search again; a search may still be running."""
+    if (folder / "run.json").is_file():
+        from orchestrator.train.report import write_report as write_run_report
+
+        with interruptible():
+            say(f"Written: {write_run_report(folder)}")
+        return
     if not (folder / "study.json").is_file():
-        raise UserError(f"{folder} holds no study (study.json is missing): name the --out of a search")
+        raise UserError(f"{folder} contains neither a run nor a search (run.json and study.json are missing)")
     from orchestrator.study.report.files import study_table
     from orchestrator.study.run import report as write_report
 

@@ -177,7 +177,6 @@ td { vertical-align: top; }
 td.text { white-space: normal; max-width: 22rem; }
 td:first-child { font-weight: 600; }
 figure { margin: 1.25rem 0; max-width: 50rem; }
-.plot .parcoords text { fill: var(--ink) !important; text-shadow: none !important; }
 .elements { display: grid; grid-template-columns: repeat(18, minmax(2.6rem, 1fr)); gap: 2px; min-width: 49rem; }
 .elements div { border: 1px solid var(--grid); padding: .1rem 0; font-size: .8125rem; line-height: 1.25;
   text-align: center; white-space: nowrap;

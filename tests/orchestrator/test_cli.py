@@ -112,7 +112,7 @@ def test_tasks_lists_all_eight() -> None:
         (("train", "mine", "--data", "missing.csv"), "there is no such file"),
         (("train", "matbench_mp_is_metal"), "classification"),
         (("predict", "missing", "missing.csv"), "no trained fold"),
-        (("report", "missing"), "holds no study"),
+        (("report", "missing"), "contains neither a run nor a search"),
         (("record", "missing"), "holds no finished run"),
         (("trian",), "trian"),
         (("train",), "TASK"),

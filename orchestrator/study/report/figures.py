@@ -153,11 +153,10 @@ def parallel_picture(analysis: Analysis) -> Picture | None:
     figure.update_layout(
         title=None, margin={"l": 70, "r": 40, "t": 40, "b": 90}, meta={"min_width": 200 + 90 * len(names)}
     )
+    figure.update_annotations(font={"color": "var(--ink)", "size": 11})
     left_out = len(analysis.axes) - len(names)
     less = f" Left out: {left_out} less important parameters." if left_out else ""
-    return Picture(
-        f"Parameters of the complete trials and their validation MAE; drag along an axis to select.{less}", figure
-    )
+    return Picture(f"Parameters of the complete trials and their validation MAE.{less}", figure)
 
 
 def slices_picture(analysis: Analysis) -> Picture | None:

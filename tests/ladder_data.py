@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.ablation.analysis import Analysis, Outcome, analyse
-from orchestrator.ablation.verdicts import Row
 
 N = 600
 FOLD = np.arange(N) % 5
@@ -63,8 +62,9 @@ def analysed(outcomes: dict[str, Outcome], **options: Any) -> Analysis:
     return analyse(list(outcomes.values()), SYSTEMS, unit="eV/atom", n_resamples=500, **options)
 
 
-def row(analysis: Analysis, name: str) -> Row:
-    return next(row for row in analysis.rows if row["name"] == name)
+def row(analysis: Analysis, name: str) -> dict[str, Any]:
+    """What the files hold of an experiment."""
+    return next(row.content() for row in analysis.rows if row.name == name)
 
 
 def sentence(analysis: Analysis, start: str) -> str:

@@ -9,14 +9,15 @@ would make the levers themselves harder to see.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from orchestrator.ablation.verdicts import QUESTIONS, Row, decimals_of, sentences_of, suffixes
+from orchestrator.ablation.rows import Comparison, Control, Cost, Decision, Errors, ExperimentRow
+from orchestrator.ablation.verdicts import QUESTIONS, decimals_of, sentences_of, suffixes
 from orchestrator.evaluation.statistics import CONFIDENCE, N_RESAMPLES, Contrast, compare, with_holm
 from trainables.progress import Progress, silent
 
@@ -76,15 +77,15 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """The table and what follows from it; all of it is plain JSON without NaN.
+    """The table and what follows from it.
 
     Attributes:
-        rows: one an experiment, see `analyse`.
+        rows: one an experiment.
         published: mean MAE over folds of published algorithms on the same test rows, in `unit`.
         comparable: whether the rows are the whole official task, so that an MAE may stand beside the leaderboard's.
     """
 
-    rows: list[Row]
+    rows: list[ExperimentRow]
     sentences: list[str]
     published: dict[str, float]
     unit: str
@@ -93,7 +94,7 @@ class Analysis:
     @property
     def decimals(self) -> int:
         """Decimals that give the smallest MAE four digits; the whole table shares them."""
-        return decimals_of(self.rows)
+        return decimals_of(row.mae for row in self.rows)
 
 
 def analyse(
@@ -107,18 +108,6 @@ def analyse(
     progress: Progress = silent,
 ) -> Analysis:
     """Score the experiments, compare each with its parent and its control, and say what the comparisons decide.
-
-    A row holds name, says, change, parent, control (below), tier, marks, failed, n_rows, folds and replicates
-    (numbers of), mae_mean, mae_std (population, over folds; None for one), mae_seed_std (over replicates, ddof 1; None
-    for one), per_fold, max_error, p95_error (of each replicate's absolute errors, mean over replicates), cost
-    (structures, seconds, device, models, members, views, and predictions of a crystal: members x views), curve, and
-    of the comparison with its parent difference, interval, p, p_bootstrap, p_corrected, detectable (alone),
-    detectable_corrected (as the only difference of its family), per_fold_difference, n_systems, decision, reason (why
-    there is no comparison) and note. `control` is None, or the same of the comparison with it, its name and equal_in:
-    "training", "use", "training and use" or "neither"; nothing where one of the two has no numbers.
-
-    Decisions: baseline; better or worse (corrected p < 0.05 and the bootstrap's interval on one side of zero); no
-    difference seen; failed; not compared (there are numbers, but none of the parent on the same rows).
 
     Args:
         systems: chemical system of every id.
@@ -145,13 +134,13 @@ def analyse(
         for child, other in possible:
             contrasts[child, other] = compare(errors[child], errors[other], systems, n_resamples=n_resamples)
             bar.advance(1, f"{child} against {other}")
-    pairs = {pair: _nothing(reason) for pair, reason in reasons.items()}
+    pairs = {pair: Comparison(reason=reason) for pair, reason in reasons.items()}
     for is_first in (True, False):
         pairs |= _family({pair: made for pair, made in contrasts.items() if (pair in first) is is_first})
     rows = {}
     for name, outcome in by_name.items():
         control = None if outcome.control is None else _control(outcome, outcome.control, by_name, failures, pairs)
-        rows[name] = _row(outcome, failures[name], errors.get(name), pairs) | {"control": control}
+        rows[name] = replace(_row(outcome, failures[name], errors.get(name), pairs), control=control)
     given = dict(published or {})
     return Analysis(list(rows.values()), sentences_of(rows, pairs, unit, given, comparable), given, unit, comparable)
 
@@ -176,31 +165,49 @@ def _errors(predictions: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby("id", as_index=False).agg({"fold": "first", "target": "first", "error": "mean"})
 
 
-def _row(outcome: Outcome, failure: str, errors: pd.DataFrame | None, pairs: Mapping[Pair, Row]) -> Row:
-    against_parent = _nothing("") if outcome.parent is None else pairs[outcome.name, outcome.parent]
-    decision = "failed" if failure else "baseline" if outcome.parent is None else against_parent["decision"]
-    about = {"name": outcome.name, "says": outcome.says, "change": outcome.change, "parent": outcome.parent}
-    cost = {"structures": _plain(outcome.structures), "seconds": _plain(outcome.seconds), "device": outcome.device}
-    cost |= {"models": int(outcome.n_models), "members": int(outcome.n_members), "views": int(outcome.views)}
-    return (
-        about
-        | {"tier": outcome.tier, "marks": list(outcome.marks), "failed": failure}
-        | _scores(outcome.predictions, errors)
-        | {"cost": cost | {"predictions": int(outcome.n_predictions)}}
-        | {"curve": [_plain(point) for point in outcome.curve]}
-        | against_parent
-        | {"decision": decision}
+def _row(
+    outcome: Outcome, failure: str, errors: pd.DataFrame | None, pairs: Mapping[Pair, Comparison]
+) -> ExperimentRow:
+    compared = Comparison() if outcome.parent is None else pairs[outcome.name, outcome.parent]
+    if failure:
+        compared = replace(compared, decision=Decision.FAILED)
+    elif outcome.parent is None:
+        compared = replace(compared, decision=Decision.BASELINE)
+    cost = Cost(
+        structures=int(outcome.structures),
+        seconds=_finite(outcome.seconds),
+        device=outcome.device,
+        models=int(outcome.n_models),
+        members=int(outcome.n_members),
+        views=int(outcome.views),
+    )
+    return ExperimentRow(
+        name=outcome.name,
+        description=outcome.says,
+        change=outcome.change,
+        parent=outcome.parent,
+        tier=outcome.tier,
+        caveats=tuple(outcome.marks),
+        failed=failure,
+        errors=_scores(outcome.predictions, errors),
+        cost=cost,
+        curve=[_plain(point) for point in outcome.curve],
+        against_parent=compared,
     )
 
 
 def _control(
-    outcome: Outcome, name: str, by_name: Mapping[str, Outcome], failures: Mapping[str, str], pairs: Mapping[Pair, Row]
-) -> Row:
-    """The comparison with the control, and which of the two costs is equal."""
+    outcome: Outcome,
+    name: str,
+    by_name: Mapping[str, Outcome],
+    failures: Mapping[str, str],
+    pairs: Mapping[Pair, Comparison],
+) -> Control:
+    """Return the comparison with the control, and which of the two costs is equal."""
     equal = ""
     if not failures.get(name, "it was not run") and not failures[outcome.name]:
         equal = _equal_in(outcome, by_name[name])
-    return {"name": name, "equal_in": equal} | pairs[outcome.name, name]
+    return Control(name, equal, pairs[outcome.name, name])
 
 
 def _equal_in(one: Outcome, other: Outcome) -> str:
@@ -211,28 +218,27 @@ def _equal_in(one: Outcome, other: Outcome) -> str:
     return " and ".join(found) or "neither"
 
 
-def _scores(predictions: pd.DataFrame, errors: pd.DataFrame | None) -> Row:
+def _scores(predictions: pd.DataFrame, errors: pd.DataFrame | None) -> Errors:
     if errors is None:
-        names = ("n_rows", "folds", "replicates", "mae_mean", "mae_std", "mae_seed_std", "max_error", "p95_error")
-        return dict.fromkeys(names) | {"per_fold": {}}
+        return Errors()
     per_fold = errors.groupby("fold")["error"].mean()
     each = (predictions["prediction"] - predictions["target"]).abs()
     of_replicates = each.groupby([predictions["replicate"], predictions["fold"]]).mean().groupby(level=0).mean()
     by_replicate = each.groupby(predictions["replicate"])  # errors averaged over replicates are no model's
-    return {
-        "n_rows": len(errors),
-        "folds": len(per_fold),
-        "replicates": len(of_replicates),
-        "mae_mean": float(per_fold.mean()),
-        "mae_std": float(per_fold.std(ddof=0)) if len(per_fold) > 1 else None,
-        "mae_seed_std": float(of_replicates.std(ddof=1)) if len(of_replicates) > 1 else None,
-        "max_error": float(by_replicate.max().mean()),
-        "p95_error": float(by_replicate.quantile(0.95).mean()),
-        "per_fold": {str(fold): float(value) for fold, value in per_fold.items()},
-    }
+    return Errors(
+        n_rows=len(errors),
+        folds=len(per_fold),
+        replicates=len(of_replicates),
+        mae_mean=float(per_fold.mean()),
+        mae_std=float(per_fold.std(ddof=0)) if len(per_fold) > 1 else None,
+        mae_seed_std=float(of_replicates.std(ddof=1)) if len(of_replicates) > 1 else None,
+        max_error=float(by_replicate.max().mean()),
+        p95_error=float(by_replicate.quantile(0.95).mean()),
+        per_fold={str(fold): float(value) for fold, value in per_fold.items()},
+    )
 
 
-def _family(contrasts: Mapping[Pair, Contrast]) -> dict[Pair, Row]:
+def _family(contrasts: Mapping[Pair, Contrast]) -> dict[Pair, Comparison]:
     """The comparisons, corrected for their number."""
     corrected = with_holm({" ".join(pair): contrast for pair, contrast in contrasts.items()})
     return {
@@ -251,40 +257,37 @@ def _obstacle(child: str, other: str, errors: Mapping[str, pd.DataFrame], failur
     return "" if left.equals(right) else f"{child} and {other} have other folds or targets of the same rows"
 
 
-def _nothing(reason: str) -> Row:
-    """What stands where there is no comparison."""
-    names = ("difference", "interval", "p", "p_bootstrap", "p_corrected", "detectable", "detectable_corrected")
-    nothing = dict.fromkeys((*names, "n_systems")) | {"per_fold_difference": {}, "note": ""}
-    return nothing | {"decision": "not compared", "reason": reason}
-
-
-def _compared(contrast: Contrast, p_corrected: float | None, family: int) -> Row:
-    """A comparison, one of `family`, as plain JSON."""
+def _compared(contrast: Contrast, p_corrected: float | None, family: int) -> Comparison:
+    """Return a comparison, one of `family`."""
     bootstrap, over_folds = contrast.bootstrap, contrast.corrected_t
     # Holm's first step is Bonferroni's: a lone difference has to pass it
     critical = 0.0 if over_folds is None else float(stats.t.isf(LEVEL / 2 / family, over_folds.df))
-    found = {
-        "difference": contrast.difference,
-        "interval": [bootstrap.low, bootstrap.high] if math.isfinite(bootstrap.high - bootstrap.low) else None,
-        "p": contrast.p,
-        "p_bootstrap": bootstrap.p,
-        "p_corrected": p_corrected,
-        "detectable": None if over_folds is None else over_folds.detectable,
-        "detectable_corrected": None if over_folds is None else critical * over_folds.se,
-        "per_fold_difference": contrast.per_fold,
-        "n_systems": bootstrap.n_clusters,
-    }
-    decided = {"decision": _decision(contrast, p_corrected), "reason": "", "note": _note(contrast)}
-    return {name: _plain(value) for name, value in found.items()} | decided
+    return Comparison(
+        decision=_decision(contrast, p_corrected),
+        note=_note(contrast),
+        difference=_finite(contrast.difference),
+        interval=(bootstrap.low, bootstrap.high) if math.isfinite(bootstrap.high - bootstrap.low) else None,
+        p=_finite(contrast.p),
+        p_bootstrap=_finite(bootstrap.p),
+        p_corrected=_finite(p_corrected),
+        detectable=None if over_folds is None else _finite(over_folds.detectable),
+        detectable_corrected=None if over_folds is None else _finite(critical * over_folds.se),
+        n_systems=bootstrap.n_clusters,
+        per_fold_difference=_plain(contrast.per_fold),
+    )
 
 
-def _decision(contrast: Contrast, p_corrected: float | None) -> str:
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _decision(contrast: Contrast, p_corrected: float | None) -> Decision:
     if p_corrected is not None and p_corrected < LEVEL:
         if contrast.bootstrap.high < 0:
-            return "better"
+            return Decision.BETTER
         if contrast.bootstrap.low > 0:
-            return "worse"
-    return "no difference seen"
+            return Decision.WORSE
+    return Decision.NO_DIFFERENCE
 
 
 def _note(contrast: Contrast) -> str:

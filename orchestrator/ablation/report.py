@@ -10,8 +10,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orchestrator.ablation.analysis import Analysis
-from orchestrator.ablation.figures import pictures, shown_name
-from orchestrator.ablation.verdicts import Row, p_text
+from orchestrator.ablation.figures import pictures
+from orchestrator.ablation.rows import Comparison, Cost, Decision, ExperimentRow
+from orchestrator.ablation.verdicts import p_text
 from orchestrator.evaluation.scores import TaskSummary
 from orchestrator.report.document import Document, Section, Table
 from orchestrator.report.terminal import title_of
@@ -50,7 +51,11 @@ def write_reports(folder: Path, analysis: Analysis, about: Mapping[str, Any]) ->
             command, versions, data, auxiliary, seeds, folds and device; and
             base, the configuration that all experiments start from.
     """
-    content = {"about": dict(about), "experiments": analysis.rows, "sentences": analysis.sentences}
+    content = {
+        "about": dict(about),
+        "experiments": [row.content() for row in analysis.rows],
+        "sentences": analysis.sentences,
+    }
     write_json(folder / "ablation.json", content | {"published": analysis.published})
     write_parquet(folder / "ablation.parquet", flat_table(analysis))
     page = document(analysis, about)
@@ -60,14 +65,14 @@ def write_reports(folder: Path, analysis: Analysis, about: Mapping[str, Any]) ->
 
 def flat_table(analysis: Analysis) -> pd.DataFrame:
     """One line an experiment; nested values have joined names: cost_seconds, interval_low, mae_fold_0, control_p."""
-    table = pd.DataFrame([_flat(row) for row in analysis.rows])
+    table = pd.DataFrame([_flat(row.content()) for row in analysis.rows])
     for column in table.columns[table.isna().any()]:
         if not table[column].map(lambda value: isinstance(value, str)).any():
             table[column] = table[column].astype(float)  # None alone would have no type in the file
     return table
 
 
-def _flat(row: Mapping[str, Any]) -> Row:
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     nested = ("per_fold", "per_fold_difference", "interval", "control", "cost", "curve", "marks")
     flat = {name: value for name, value in row.items() if name not in nested}
     flat |= dict(zip(("interval_low", "interval_high"), row["interval"] or (None, None), strict=True))
@@ -87,10 +92,11 @@ def summary_table(analysis: Analysis) -> RichTable:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("decision")
     for row in analysis.rows:
-        cells = _cells(row, analysis.decimals)
+        cells = _cells(row, row.against_parent, analysis.decimals)
         values = [cells[name] for name in ("MAE", "+-", "difference", "95 % interval", "corrected p")]
-        decision = row["decision"].replace("no difference seen", "none seen")  # else a line has more than 80 columns
-        table.add_row(cells["experiment"], *values, decision, style="bold" if row["decision"] == "better" else None)
+        decision = row.decision.replace("no difference seen", "none seen")  # else a line has more than 80 columns
+        style = "bold" if row.decision == Decision.BETTER else None
+        table.add_row(cells["experiment"], *values, decision, style=style)
     table.caption = Text("\n".join(["p: corrected for the number of comparisons", *_notes(analysis.rows)]))
     return table
 
@@ -104,7 +110,7 @@ def _sheets(analysis: Analysis) -> list[Table]:
 def _against_parent(analysis: Analysis, unit: str) -> Table:
     first = ("experiment", "MAE", "+-", "against", "difference", "95 % interval", "corrected p", "decision")
     columns = (*first, "p", "detectable", "+- seeds", "replicates")
-    found = [_cells(row, analysis.decimals) for row in analysis.rows]
+    found = [_cells(row, row.against_parent, analysis.decimals) for row in analysis.rows]
     rows = [[cells[column] for column in columns] for cells in found]
     return _sheet(f"Against the parent{unit}", columns, rows, _notes(analysis.rows))
 
@@ -112,31 +118,32 @@ def _against_parent(analysis: Analysis, unit: str) -> Table:
 def _equal_cost(analysis: Analysis, unit: str) -> Table:
     costs = ("structures", "its structures", "predictions", "its predictions")
     numbers = ("difference", "95 % interval", "corrected p", "decision")
-    named = {row["name"]: row for row in analysis.rows}
+    named = {row.name: row.cost for row in analysis.rows}
     rows, notes = [], []
-    for row in (row for row in analysis.rows if row["control"]):
-        control = row["control"]
-        cells = _cells(row | control | {"name": row["name"]}, analysis.decimals)
-        both = [named[name]["cost"] if name in named else {} for name in (row["name"], control["name"])]
-        shown = [_number(cost.get(kind), 0) for kind in ("structures", "predictions") for cost in both]
-        about = [shown_name(row), control["name"], control["equal_in"]]
-        rows.append([*about, *shown, *(cells[column] for column in numbers)])
-        notes += [f"{row['name']}: {control['reason']}"] if control["reason"] else []
+    for row in analysis.rows:
+        if (control := row.control) is None:
+            continue
+        cells = _cells(row, control.comparison, analysis.decimals)
+        both = [named.get(name) for name in (row.name, control.name)]
+        shown = ["" if cost is None else _number(cost.structures, 0) for cost in both]
+        shown += ["" if cost is None else _number(cost.predictions, 0) for cost in both]
+        rows.append([row.shown_name, control.name, control.equal_in, *shown, *(cells[column] for column in numbers)])
+        notes += [f"{row.name}: {control.comparison.reason}"] if control.comparison.reason else []
     notes.append("structures: processed in training; predictions: of a crystal at test time; its: the control's")
     title = f"Against a control of equal cost, in training or in use{unit}"
     return _sheet(title, ("experiment", "control", "equal in", *costs, *numbers), rows, notes)
 
 
 def _by_fold(analysis: Analysis, unit: str) -> Table:
-    folds = sorted({fold for row in analysis.rows for fold in row["per_fold"]}, key=int)
+    folds = sorted({fold for row in analysis.rows for fold in row.errors.per_fold or {}}, key=int)
     rows, d = [], analysis.decimals
     for row in analysis.rows:
-        cells = [_number(row["per_fold"].get(fold), d) for fold in folds]
-        differences = [row["per_fold_difference"].get(fold) for fold in folds]
+        cells = [_number((row.errors.per_fold or {}).get(fold), d) for fold in folds]
+        differences = [row.against_parent.by_fold.get(fold) for fold in folds]
         cells = [
             cell + (f" ({x:+z.{d}f})" if x is not None else "") for cell, x in zip(cells, differences, strict=True)
         ]
-        rows.append([shown_name(row), *cells, _number(row["p95_error"], d), _number(row["max_error"], d)])
+        rows.append([row.shown_name, *cells, _number(row.errors.p95_error, d), _number(row.errors.max_error, d)])
     columns = ("experiment", *(f"fold {fold}" for fold in folds), "95th percentile", "largest error")
     notes = ["95th percentile and largest error: of each replicate's own errors, then their mean"]
     return _sheet(f"MAE by fold, with the difference to the parent{unit}", columns, rows if folds else [], notes)
@@ -154,46 +161,38 @@ def _experiments(analysis: Analysis, _unit: str) -> Table:
     columns = (*about, "models", "structures", "seconds", "predictions", "device")
     rows = []
     for row in analysis.rows:
-        counts = [_number(row[name], 0) for name in ("n_rows", "folds", "replicates")]
-        cost = [_number(row["cost"][name], 0) for name in ("models", "structures", "seconds")]
-        rows.append(
-            [
-                shown_name(row),
-                row["says"],
-                row["tier"],
-                *counts,
-                *cost,
-                _predictions(row["cost"]),
-                row["cost"]["device"],
-            ]
-        )
-    notes = [f"{row['name']} changes {row['change']}" for row in analysis.rows if row["change"]]
+        errors, cost = row.errors, row.cost
+        counts = [_number(number, 0) for number in (errors.n_rows, errors.folds, errors.replicates)]
+        spent = [_number(number, 0) for number in (cost.models, cost.structures, cost.seconds)]
+        rows.append([row.shown_name, row.description, row.tier, *counts, *spent, _predictions(cost), cost.device])
+    notes = [f"{row.name} changes {row.change}" for row in analysis.rows if row.change]
     notes.append("models: trained, a fold and replicate; structures and seconds: in training, all folds, a replicate")
     notes.append("predictions: of a crystal at test time, models x views")
     return _sheet("The experiments", columns, rows, notes)
 
 
-def _predictions(cost: Mapping[str, Any]) -> str:
-    """As "3 x 4 = 12"; a single one is just that."""
-    product = f"{cost['members']} x {cost['views']} = "
-    return f"{product if cost['predictions'] > 1 else ''}{cost['predictions']:,}"
+def _predictions(cost: Cost) -> str:
+    """Return a product such as "3 x 4 = 12"; a single one is just that."""
+    product = f"{cost.members} x {cost.views} = " if cost.predictions > 1 else ""
+    return f"{product}{cost.predictions:,}"
 
 
-def _cells(row: Mapping[str, Any], decimals: int) -> dict[str, str]:
-    interval = row["interval"] and " ".join(f"{value:+z.{decimals}f}" for value in row["interval"])
+def _cells(row: ExperimentRow, pair: Comparison, decimals: int) -> dict[str, str]:
+    """Return an experiment and one of its comparisons, by column."""
+    interval = " ".join(f"{value:+z.{decimals}f}" for value in pair.interval or ())
     return {
-        "experiment": shown_name(row),
-        "MAE": _number(row["mae_mean"], decimals),
-        "+-": _number(row["mae_std"], decimals),
-        "+- seeds": _number(row["mae_seed_std"], decimals),
-        "replicates": _number(row["replicates"], 0),
-        "against": row["parent"] or "",
-        "difference": "" if row["difference"] is None else f"{row['difference']:+z.{decimals}f}",
-        "95 % interval": interval or "",
-        "p": p_text(row["p"]),
-        "corrected p": p_text(row["p_corrected"]),
-        "detectable": _number(row["detectable"], decimals),
-        "decision": row["decision"],
+        "experiment": row.shown_name,
+        "MAE": _number(row.mae, decimals),
+        "+-": _number(row.errors.mae_std, decimals),
+        "+- seeds": _number(row.errors.mae_seed_std, decimals),
+        "replicates": _number(row.errors.replicates, 0),
+        "against": row.parent or "",
+        "difference": "" if pair.difference is None else f"{pair.difference:+z.{decimals}f}",
+        "95 % interval": interval,
+        "p": p_text(pair.p),
+        "corrected p": p_text(pair.p_corrected),
+        "detectable": _number(pair.detectable, decimals),
+        "decision": str(pair.decision),
     }
 
 
@@ -201,13 +200,14 @@ def _number(value: float | None, decimals: int) -> str:
     return "" if value is None else f"{value:,.{decimals}f}"
 
 
-def _notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What must be read beside the numbers; a note that several experiments share is said once."""
+def _notes(rows: Iterable[ExperimentRow]) -> list[str]:
+    """Return what must be read beside the numbers; a note that several experiments share is said once."""
     names: dict[str, list[str]] = {}
     for row in rows:
-        why = f"failed ({row['failed']})" if row["failed"] else row["reason"] and f"not compared ({row['reason']})"
-        for note in filter(None, (why, row["note"], *row["marks"])):
-            names.setdefault(note, []).append(shown_name(row))
+        reason = row.against_parent.reason
+        why = f"failed ({row.failed})" if row.failed else reason and f"not compared ({reason})"
+        for note in filter(None, (why, row.against_parent.note, *row.caveats)):
+            names.setdefault(note, []).append(row.shown_name)
     return [f"{', '.join(who)}: {note}" for note, who in names.items()]
 
 
@@ -217,7 +217,7 @@ def _title(about: Mapping[str, Any]) -> str:
 
 def _definitions(analysis: Analysis, about: Mapping[str, Any]) -> tuple[str, ...]:
     """How to read it; of students only where there are any, of out-of-fold teachers only where they are such."""
-    if not {"E4", "E6", "B1"} & {row["name"].partition("-")[0] for row in analysis.rows}:
+    if not {"E4", "E6", "B1"} & {row.name.partition("-")[0] for row in analysis.rows}:
         return DEFINITIONS
     in_sample = about.get("base", {}).get("distil", {}).get("teachers") == "in_sample"
     return DEFINITIONS + (_STUDENTS[:1] if in_sample else _STUDENTS)

@@ -228,7 +228,7 @@ def ablate(
         return
     out_console.print(summary_table(analysis))
     for sentence in analysis.sentences:
-        say(f"- {sentence}")
+        say(as_options(f"- {sentence}"))
     say(f"Everything is in {folder} (ablation.html, ablation.md, ablation.json).")
     say_next(*_after_training(source, folder)[:1])
 

@@ -165,7 +165,7 @@ def search(
             )
     out_console.print(study_table(analysis))
     for sentence in analysis.sentences:
-        say(f"- {sentence}")
+        say(as_options(f"- {sentence}"))
     say(f"Everything is in {folder} (report.html, best.yaml, trials.parquet).")
     if analysis.best is not None:
         words = ["crystaltune", "train", *task_words(source), "--config", str(folder / "best.yaml")]
@@ -195,7 +195,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
         analysis = write_report(folder)
     out_console.print(study_table(analysis))
     for sentence in analysis.sentences:
-        say(f"- {sentence}")
+        say(as_options(f"- {sentence}"))
     say(f"Written: {folder / 'report.html'}")
 
 

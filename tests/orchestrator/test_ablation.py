@@ -186,7 +186,7 @@ def test_a_run_that_fails_is_a_record_and_stops_only_what_needs_it(
 
     monkeypatch.setattr(execute_module, "run_job", fails)
     analysis, _ = run(tmp_path, volumes, ("E4", "W0"))
-    rows = {row["name"]: row for row in analysis.rows}
+    rows = {row.name: row.content() for row in analysis.rows}
     assert "the loss became nan" in rows["E4"]["failed"]
     assert rows["E4"]["mae_mean"] is None
     assert rows["E4"]["decision"] == "failed"

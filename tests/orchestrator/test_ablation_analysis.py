@@ -14,7 +14,7 @@ import pytest
 from ladder_data import ABOUT, IDS, SYSTEMS, N, analysed, full_ladder, ladder, outcome, predictions, row, sentence
 
 from orchestrator.ablation.analysis import Analysis, Outcome, analyse
-from orchestrator.ablation.report import html, markdown
+from orchestrator.ablation.report import document
 from orchestrator.evaluation.statistics import chemical_system
 
 
@@ -45,7 +45,7 @@ def test_largest_errors_are_those_of_each_replicate_and_not_of_their_mean() -> N
     found = row(analysed({"E0": outcome("E0", rows)}), "E0")
     assert found["max_error"] == pytest.approx(4.0)  # of the mean error it would be 2.55
     assert found["p95_error"] == pytest.approx(4.0)
-    text = markdown(analysed({"E0": outcome("E0", rows)}), ABOUT)
+    text = document(analysed({"E0": outcome("E0", rows)}), ABOUT).markdown()
     assert "95th percentile and largest error: of each replicate's own errors, then their mean" in text
 
 
@@ -83,7 +83,7 @@ def test_what_is_equal_of_the_costs_is_said_and_both_costs_are_shown() -> None:
         "E4": "use",
         "B1": "use",
     }
-    sheet = markdown(analysis, ABOUT).split("## Against a control of equal cost, in training or in use")[1]
+    sheet = document(analysis, ABOUT).markdown().split("## Against a control of equal cost, in training or in use")[1]
     lines = [[cell.strip() for cell in line.split("|")[1:8]] for line in sheet.splitlines() if line.startswith("|")]
     assert lines[0][3:] == ["structures", "its structures", "predictions", "its predictions"]
     assert lines[2] == ["E3", "L3", "training", "360,000", "360,000", "3", "1"]
@@ -166,7 +166,7 @@ def test_a_single_fold_rests_on_the_bootstrap_and_says_so() -> None:
     assert found["p"] == found["p_bootstrap"] == pytest.approx(2 / 501)
     assert (found["detectable"], found["mae_std"], found["mae_seed_std"]) == (None, None, None)
     assert found["note"].startswith("one fold")
-    assert "one fold" in markdown(analysis, ABOUT)
+    assert "one fold" in document(analysis, ABOUT).markdown()
 
 
 def test_on_one_fold_consistency_cannot_be_judged() -> None:
@@ -183,8 +183,8 @@ def test_an_infinite_interval_is_none() -> None:
     found = row(analysis, "E3")
     assert (found["interval"], found["decision"]) == (None, "no difference seen")
     assert found["note"].startswith("few chemical systems (1)")
-    assert "Infinity" not in json.dumps(analysis.rows, allow_nan=False)
-    assert html(analysis, ABOUT)
+    assert "Infinity" not in json.dumps([row.content() for row in analysis.rows], allow_nan=False)
+    assert document(analysis, ABOUT).html()
 
 
 # the decision sentences
@@ -228,7 +228,7 @@ def test_the_ensemble_is_near_the_best_published_or_not() -> None:
     far = sentence(analysed(outcomes, published={"best": mae / 1.12}), "Ensemble")
     assert far.startswith("Ensemble: not near the best, so do not distil it")
     unknown = sentence(analysed(outcomes), "Ensemble")
-    assert "cannot be judged: give published predictions for these test rows with --published" in unknown
+    assert "cannot be judged: give `published` predictions for these test rows" in unknown
 
 
 def test_the_student_keeps_a_share_of_the_gain_if_there_is_one(full: Analysis) -> None:

@@ -27,10 +27,10 @@ def test_reports_hold_every_experiment_and_read_back(full: Analysis, tmp_path: P
         f"ablation.{x}" for x in ("html", "json", "md", "parquet")
     ]
     content = json.loads((tmp_path / "ablation.json").read_text())
-    assert (content["about"], content["experiments"]) == (ABOUT, full.rows)
+    assert (content["about"], content["experiments"]) == (ABOUT, [row.content() for row in full.rows])
     assert (content["sentences"], content["published"]) == (full.sentences, full.published)
     table = pd.read_parquet(tmp_path / "ablation.parquet")
-    assert list(table["name"]) == [row["name"] for row in full.rows]
+    assert list(table["name"]) == [row.name for row in full.rows]
     by_name = table.set_index("name")
     assert by_name.loc["E3", "interval_high"] == row(full, "E3")["interval"][1]
     assert by_name.loc["E3", "control_name"] == "L3"
@@ -56,7 +56,7 @@ def test_markdown_has_a_line_an_experiment_and_begins_with_the_limits(full: Anal
     first = text.split("## ")[2]
     lines = [line for line in first.splitlines() if line.startswith("|")]
     assert len({len(line) for line in lines}) == 1  # aligned
-    assert [line.split("|")[1].strip(" *") for line in lines[2:]] == [row["name"] for row in full.rows]
+    assert [line.split("|")[1].strip(" *") for line in lines[2:]] == [row.name for row in full.rows]
     assert "- E5 *: 12 auxiliary rows are test crystals and were KEPT" in first
     assert "- E1: failed (out of memory | at step 3)" in first
     for wanted in (
@@ -123,7 +123,7 @@ def test_the_page_holds_everything_and_links_nowhere(full: Analysis) -> None:
     assert page.count('class="plot"') == 3
     assert page.count("plotly.js v") == 1
     for one in full.rows:
-        assert re.search(rf"<td[^>]*>{one['name']}( \*)?</td>", page)
+        assert re.search(rf"<td[^>]*>{one.name}( \*)?</td>", page)
     ids = re.findall(r' id="([^"]+)"', bare)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', bare)) <= {(i, "") for i in ids} | {("", i) for i in ids}
@@ -181,7 +181,7 @@ def test_pictures_are_left_out_where_there_is_nothing_to_draw(full: Analysis) ->
 
 def test_every_experiment_and_published_line_is_named_in_the_cost_picture(full: Analysis) -> None:
     points, *lines = pictures(full)[1].figure.data
-    placed = [f"{one['name']} *" if one["marks"] else one["name"] for one in full.rows if one["mae_mean"]]
+    placed = [one.shown_name for one in full.rows if one.mae]
     assert list(points.text) == placed
     assert sorted(line.text[1] for line in lines) == ["ALIGNN", "CGCNN", "CrabNet", "coNGN"]  # the dummy is far above
     near = [(x, y, at) for x, y, at in zip(points.x, points.y, points.textposition, strict=True)]
@@ -193,7 +193,7 @@ def test_the_terminals_table_fits_80_columns(full: Analysis) -> None:
     with console.capture() as capture:
         console.print(summary_table(full))
     shown = capture.get()
-    assert all(one["name"] in shown for one in full.rows)
+    assert all(one.name in shown for one in full.rows)
     assert "…" not in shown
     assert max(map(len, shown.splitlines())) <= 80
     assert "E5 *: 12 auxiliary rows" in shown

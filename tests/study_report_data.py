@@ -9,6 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from orchestrator.study.journal import Journal, StepResult, TrialRecord, result_event, trials_of
+from orchestrator.study.manifest import StudyManifest
 from orchestrator.study.report.analysis import Analysis
 from trainables.config import RunConfig
 
@@ -22,7 +23,7 @@ RANGES: dict[str, BaseDistribution] = {
 }
 ABOUT: dict[str, Any] = {
     "command": "crystaltune search jdft2d --space ssa --trials 18",
-    "train": ["crystaltune", "train", "jdft2d"],
+    "train": ["crystaltune", "train", "jdft2d", "--config", "{config}", "--folds", "{folds}"],
     "task": "jdft2d",
     "unit": "meV/atom",
     "title": {
@@ -59,6 +60,13 @@ ABOUT: dict[str, Any] = {
     "device": "2 CPU cores",
     "runs": "training",
 }
+
+
+def manifest(**changed: Any) -> StudyManifest:
+    """ABOUT with changes, as analyses take it."""
+    return StudyManifest.model_validate(ABOUT | changed)
+
+
 FULL = {"E0": (44.0, 44.5, 43.5), "7": (43.0, 43.2, 42.8), "3": (43.4, 43.9, 43.2)}  # MAEs of the checks
 
 

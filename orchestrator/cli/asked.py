@@ -88,6 +88,11 @@ def task_words(source: Source) -> list[str]:
     return words + (["--energy"] if source.energy else [])
 
 
-def auxiliary_words(auxiliary: Sequence[str]) -> list[str]:
-    """Return the words of a command line that name auxiliary tasks."""
-    return [word for name in auxiliary for word in ("--aux", name)]
+def train_words(source: Source, auxiliary: Sequence[str]) -> tuple[str, ...]:
+    """Return the command that trains on the same rows with a best configuration, word by word.
+
+    The report puts in the path of the configuration and the fold for {config} and {folds}.
+    """
+    rows = (word.replace("{", "{{").replace("}", "}}") for word in task_words(source))
+    joint = (word for name in auxiliary for word in ("--aux", name.replace("{", "{{").replace("}", "}}")))
+    return ("crystaltune", "train", *rows, *joint, "--config", "{config}", "--folds", "{folds}")

@@ -117,7 +117,7 @@ def search(
     ] = None,
 ) -> None:
     """Search the hyperparameters of a task, confirm the best, and write best.yaml and report.html."""
-    from orchestrator.cli.asked import auxiliary_words, check_asked, check_study, task_words
+    from orchestrator.cli.asked import check_asked, check_study, task_words, train_words
     from orchestrator.execution.resources import Resources
 
     source = Source(task, data, target, unit, energy, limit)
@@ -141,7 +141,7 @@ def search(
         resources=Resources(device, compiled=compiled, tf32=tf32),
         loggers=loggers(mlflow, wandb),
         command=shlex.join(["crystaltune", *(word for word in sys.argv[1:] if word != "--resume")]),
-        train_command=("crystaltune", "train", *task_words(source), *auxiliary_words(aux or [])),
+        train_command=train_words(source, aux or []),
     )
     refuse_options(options)
     chosen = chosen_settings(config, settings, task)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from orchestrator.execution.resources import Resources
 from trainables.errors import UserError
 
-ABOUT, JOURNAL = "study.json", "journal.jsonl"  # of a study's folder
+MANIFEST, JOURNAL = "study.json", "journal.jsonl"  # of a study's folder
 SamplerName = Literal["tpe", "gp", "random"]
 Rule = Literal["asha", "hyperband", "median", "none"]
 

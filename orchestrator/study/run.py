@@ -15,8 +15,15 @@ from orchestrator.inputs.source import Source
 from orchestrator.study.callbacks import Housekeeper, StudyWatch
 from orchestrator.study.driver import StudyDriver, Watcher
 from orchestrator.study.journal import Journal, TrialRecord, crashes_of, trials_of
-from orchestrator.study.manifest import begin, refuse_another, study_about
-from orchestrator.study.options import ABOUT, JOURNAL, SearchOptions, refuse_folder, refuse_options
+from orchestrator.study.manifest import (
+    ConfirmationPlan,
+    StudyManifest,
+    begin,
+    manifest_of,
+    read_manifest,
+    require_same_study,
+)
+from orchestrator.study.options import JOURNAL, MANIFEST, SearchOptions, refuse_folder, refuse_options
 from orchestrator.study.optuna_export import Mirror
 from orchestrator.study.pruner import Stopping, stopping_of
 from orchestrator.study.report.analysis import Analysis, analyse
@@ -28,7 +35,6 @@ from search_spaces.reading import load_space
 from search_spaces.space import Space
 from trainables.config import parse_config
 from trainables.errors import UserError
-from trainables.files import read_json
 from trainables.progress import Progress, silent
 from trainables.training.trial import TrialData
 
@@ -39,7 +45,7 @@ class _Study:
 
     folder: Path
     options: SearchOptions
-    about: dict[str, Any]
+    manifest: StudyManifest
     space: Space
     data: TrialData
     context: TaskContext
@@ -86,15 +92,15 @@ def search(
     config = context.config.changed({"fold": options.fold, "seed": options.seed})
     space.check(config, context.task, options.space)
     space = space.for_task(context.task, config.multitask.tasks)
-    about = study_about(context, space, config, options)
+    manifest = manifest_of(context, space, config, options)
     with only_process(out):
         if options.resume:
-            refuse_another(out, about, progress)
+            require_same_study(out, manifest, progress)
         with _ray(options) as (capacity, share):
             at_once = min(options.place.max_concurrent or capacity, capacity)
             refuse_full_disk(out, at_once)
-            begin(out, about, options)
-            study = _prepared(context, space, out, options, about, show, deadline)
+            begin(out, manifest, options)
+            study = _prepared(context, space, out, options, manifest, show, deadline)
             try:
                 finished = (
                     _probe(study, share, at_once) and _search(study, share, at_once) and _check(study, share, at_once)
@@ -122,16 +128,16 @@ def _prepared(
     space: Space,
     out: Path,
     options: SearchOptions,
-    about: dict[str, Any],
+    manifest: StudyManifest,
     show: Callable[[RenderableType], None] | None,
     deadline: float,
 ) -> _Study:
     """Make what trials share."""
-    base = parse_config(about["base"], ABOUT)
+    base = parse_config(manifest.base, MANIFEST)
     data = trial_data(
         context, space, base, out, validations_per_epoch=options.validations_per_epoch, resources=options.resources
     )
-    return _Study(out, options, about, space, data, context, show, deadline)
+    return _Study(out, options, manifest, space, data, context, show, deadline)
 
 
 def report(folder: Path) -> Analysis:
@@ -151,14 +157,9 @@ def read_analysis(folder: Path) -> Analysis:
     Raises:
         UserError: no study is there, or its files are damaged.
     """
-    try:
-        about = read_json(folder / ABOUT)
-    except (OSError, ValueError):
-        raise UserError(
-            f"{folder} contains no study ({ABOUT} is missing or damaged): name the folder of a search"
-        ) from None
+    manifest = read_manifest(folder)
     events = Journal(folder / JOURNAL).read()
-    return analyse(about, trials_of(events), distributions_of, crashes_of(events))
+    return analyse(manifest, trials_of(events), distributions_of, crashes_of(events))
 
 
 @contextmanager
@@ -199,11 +200,11 @@ def _search(study: _Study, share: Any, at_once: int) -> bool:
 def _check(study: _Study, share: Any, at_once: int) -> bool:
     """The best and E0 again, at full length and with fresh seeds; True where all have ended."""
     trials = trials_of(study.journal.read())
-    planned = planned_checks(trials.values(), study.about["checks"], study.options.top)
+    planned = planned_checks(trials.values(), study.manifest.checks, study.options.top)
     if not planned:
         return True
     if study.space.runs == "prediction":
-        seeds = study.about["checks"]["seeds"]
+        seeds = study.manifest.checks.seeds
         study.data = with_models(study.data, seeds, study.folder, study.context, study.options.resources)
     begun = sum(trial.of is not None for trial in trials.values())
     left = iter(planned[begun:])
@@ -216,7 +217,7 @@ def _check(study: _Study, share: Any, at_once: int) -> bool:
     return _phase(study, "check", ask, stopping, len(planned), share, at_once)
 
 
-def planned_checks(trials: Iterable[TrialRecord], checks: Mapping[str, Any], top: int) -> list[TrialRecord]:
+def planned_checks(trials: Iterable[TrialRecord], checks: ConfirmationPlan, top: int) -> list[TrialRecord]:
     """What is trained again: E0 and the best trials, one seed of all after the other.
 
     The best are the complete ones, by their MAE, then those that were stopped last: early stopping judges by one seed
@@ -234,7 +235,7 @@ def planned_checks(trials: Iterable[TrialRecord], checks: Mapping[str, Any], top
     done = {(trial.of, trial.seed) for trial in known}
     new = [
         TrialRecord(0, dict(trial.changes), {}, "check", seed, of=trial.number)
-        for seed in checks["seeds"]
+        for seed in checks.seeds
         for trial in [*baseline, *others[:top]]
         if (trial.number, seed) not in done
     ]
@@ -266,7 +267,7 @@ def _phase(
     costs = _cost(study) if searching and len(study.options.objectives) > 1 else None
     with study.progress.stage(name, n_trials, "trials") as bar:
         watchers: list[Watcher] = [
-            StudyWatch(name, study.about["unit"], stopping, records, bar, study.show, study.progress.message),
+            StudyWatch(name, study.manifest.unit, stopping, records, bar, study.show, study.progress.message),
             Housekeeper(study.folder / "trials", records),
         ]
         if searching:

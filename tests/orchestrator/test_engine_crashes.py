@@ -13,7 +13,7 @@ from orchestrator.ray_session import Share
 from orchestrator.study import ray_tune as tuning
 from orchestrator.study.driver import StudyDriver
 from orchestrator.study.journal import Journal, TrialRecord, crashes_of
-from orchestrator.study.options import ABOUT as STUDY
+from orchestrator.study.options import MANIFEST as STUDY
 from orchestrator.study.pruner import Stopping
 from orchestrator.study.ray_tune import _Asking, _Ending, _Reporting, run_phase
 from orchestrator.study.run import report

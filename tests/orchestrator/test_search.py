@@ -24,6 +24,7 @@ from orchestrator.ray_session import Capacity, ray_session
 from orchestrator.study import run as study_module
 from orchestrator.study import trial_data as study_material
 from orchestrator.study.journal import Journal, TrialRecord, trials_of
+from orchestrator.study.manifest import ConfirmationPlan
 from orchestrator.study.options import Place, SearchOptions
 from orchestrator.study.report.analysis import Analysis
 from orchestrator.study.run import planned_checks, report, search
@@ -336,12 +337,12 @@ def test_checks_take_the_best_that_ended_then_those_stopped_last_and_always_e0()
         ended(3, "PRUNED", 2.0, 3),
         replace(ended(4, "FAIL", math.nan, 1), values=()),
     ]
-    planned = planned_checks(trials, {"seeds": [1, 2]}, 2)
+    planned = planned_checks(trials, ConfirmationPlan(top=2, seeds=(1, 2)), 2)
     assert [(trial.of, trial.seed) for trial in planned] == [(0, 1), (1, 1), (3, 1), (0, 2), (1, 2), (3, 2)]
     assert planned[1].changes == {"n": 1}
-    assert planned_checks(trials, {"seeds": [1, 2]}, 0) == []
+    assert planned_checks(trials, ConfirmationPlan(top=2, seeds=(1, 2)), 0) == []
     known = replace(planned[0], number=5)
-    again = planned_checks([*trials, known], {"seeds": [1, 2]}, 2)
+    again = planned_checks([*trials, known], ConfirmationPlan(top=2, seeds=(1, 2)), 2)
     assert [(trial.of, trial.seed) for trial in again] == [(0, 1), (1, 1), (3, 1), (0, 2), (1, 2), (3, 2)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from study_report_data import ABOUT, BASE, FULL, Maker, changes_of, checked, curve, distributions, searched
+from study_report_data import ABOUT, BASE, FULL, Maker, changes_of, checked, curve, distributions, manifest, searched
 
 from orchestrator.study.journal import TrialRecord
 from orchestrator.study.report.analysis import Analysis, analyse, best_config, failures_of, pareto_front
@@ -19,7 +19,7 @@ from trainables.errors import UserError
 
 
 def analysed(made: Maker, **changed: Any) -> Analysis:
-    return analyse(ABOUT | changed, made.trials(), distributions)
+    return analyse(manifest(**changed), made.trials(), distributions)
 
 
 def of_seeds(*maes: float, first: int = 1) -> Checked:
@@ -173,9 +173,9 @@ def test_saving_compares_with_all_trials_at_full_length(tmp_path: Path) -> None:
 def test_the_best_configuration_is_the_base_with_its_changes_and_the_seed_that_is_repeated() -> None:
     trial = TrialRecord(1, {"optim.lr": 3e-4, "multitask.tasks": []}, {}, seed=77)
     expected = RunConfig.model_validate(ABOUT["base"]).changed({"optim.lr": 3e-4, "seed": 5})
-    assert best_config(ABOUT, trial, 5) == expected
+    assert best_config(manifest(), trial, 5) == expected
     with pytest.raises(UserError, match=r"optim\.lrr"):
-        best_config(ABOUT, replace(trial, changes={"optim.lrr": 1.0}), 5)
+        best_config(manifest(), replace(trial, changes={"optim.lrr": 1.0}), 5)
 
 
 def made_points(n: int) -> list[tuple[TrialRecord, float]]:

@@ -12,13 +12,13 @@ import pytest
 from optuna.distributions import FloatDistribution
 from rich.console import Console
 from study_report_data import (
-    ABOUT,
     BASE,
     Maker,
     changes_of,
     checked,
     curve,
     distributions,
+    manifest,
     params_of,
     searched,
     with_crashes,
@@ -79,7 +79,7 @@ def without_scripts(page: str) -> str:
 
 
 def written(folder: Path, made: Maker, **changed: Any) -> tuple[Analysis, str, Tree]:
-    analysis = analyse(ABOUT | changed, made.trials(), distributions)
+    analysis = analyse(manifest(**changed), made.trials(), distributions)
     write_study_reports(folder, analysis)
     page = (folder / "report.html").read_text(encoding="utf-8")
     return analysis, page, Tree(page)
@@ -152,7 +152,7 @@ def test_values_that_hardly_differ_are_drawn(tmp_path: Path, spread: float) -> N
         given = {"params": {"lr": 0.23 + spread * number}, "values": [0.2301 + spread * number]}
         made.trial(number, [0.24, 0.2301 + spread * number], "COMPLETE", **given)
     narrow = FloatDistribution(0.23, 0.23 + 6 * spread)
-    analysis = analyse(ABOUT, made.trials(), lambda trial: dict.fromkeys(trial.params, narrow))
+    analysis = analyse(manifest(), made.trials(), lambda trial: dict.fromkeys(trial.params, narrow))
     assert len([picture for part in sections(analysis, tmp_path) for picture in part.pictures]) == 5
     assert document(analysis, tmp_path).html().count('class="plot"') == 5
 
@@ -180,7 +180,7 @@ def test_crashes_of_the_engine_are_told_beside_failed_trials(
 def test_crashes_alone_and_no_failure_at_all_are_told(tmp_path: Path) -> None:
     made = Maker(tmp_path / "journal.jsonl")
     made.trial(0, curve(44.2, 36), "COMPLETE", origin="E0", params={})
-    analysis = analyse(ABOUT, made.trials(), distributions)
+    analysis = analyse(manifest(), made.trials(), distributions)
     page, text = failures_in(analysis, tmp_path)
     assert "<li>None.</li>" in page
     assert text.strip() == "- None."

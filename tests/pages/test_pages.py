@@ -9,7 +9,7 @@ from chromium import Chromium, installed
 from ladder_data import ABOUT as LADDER
 from ladder_data import full_ladder
 from run_report_data import run_results
-from study_report_data import ABOUT, checked, distributions, with_crashes
+from study_report_data import checked, distributions, manifest, with_crashes
 
 from orchestrator.ablation.report import document as ablation_document
 from orchestrator.study.report.analysis import analyse
@@ -25,7 +25,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     made = checked(folder)
     made.trial(40, [], "FAIL", f"no such file: {LONG}")
-    about = ABOUT | {"command": f"crystaltune search mine --data {LONG}"}
+    about = manifest(command=f"crystaltune search mine --data {LONG}")
     analysis = with_crashes(analyse(about, made.trials(), distributions), (1_700_000_000.0, "search", f"lost {LONG}"))
     written = {
         "study": document(analysis, folder).html(),

@@ -6,11 +6,11 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optuna.distributions import BaseDistribution
 
 from orchestrator.study.journal import Crash, StepResult, TrialRecord
+from orchestrator.study.manifest import StudyManifest
 from orchestrator.study.report.importances import Distributions, Importances, importances
 from orchestrator.study.report.verdict import (
     BASELINE,
@@ -78,7 +78,7 @@ class Analysis:
     """All that the reports of a study show.
 
     Attributes:
-        about: study.json.
+        manifest: study.json.
         searched: the search trials, by number.
         trials: those and their checks, by number.
         checks: of each trial that was checked.
@@ -91,7 +91,7 @@ class Analysis:
         crashes: of the engine that runs the trials.
     """
 
-    about: Mapping[str, Any]
+    manifest: StudyManifest
     searched: Mapping[int, TrialRecord]
     trials: Mapping[int, TrialRecord]
     checks: Mapping[int, Checked]
@@ -110,11 +110,11 @@ class Analysis:
 
     @property
     def unit(self) -> str:
-        return str(self.about["unit"])
+        return self.manifest.unit
 
     @property
     def predicts_only(self) -> bool:
-        return bool(self.about["runs"] == "prediction")
+        return self.manifest.predicts_only
 
     @property
     def cost_name(self) -> str:
@@ -122,7 +122,7 @@ class Analysis:
 
 
 def analyse(
-    about: Mapping[str, Any],
+    manifest: StudyManifest,
     trials: Mapping[int, TrialRecord],
     distributions: Distributions,
     crashes: Sequence[Crash] = (),
@@ -137,28 +137,28 @@ def analyse(
         UserError: the best trial's configuration is none (of another version of crystaltune).
     """
     searched = {number: trial for number, trial in sorted(trials.items()) if trial.of is None}
-    wanted = len(about["checks"]["seeds"]) if about["checks"]["top"] else 0
+    wanted = len(manifest.checks.seeds) if manifest.checks.top else 0
     checks = checks_of(trials.values(), wanted)
-    verdict = verdict_of(searched, checks, about["unit"])
+    verdict = verdict_of(searched, checks, manifest.unit)
     repeated = _repeated(verdict, trials)
-    front = pareto_front({number: (trial.values[0], cost_of(trial, about)) for number, trial in _ended(searched)})
+    front = pareto_front({number: (trial.values[0], cost_of(trial, manifest)) for number, trial in _ended(searched)})
     states = Counter(str(trial.state) for trial in searched.values())
-    saving = None if about["runs"] == "prediction" else saving_of(searched.values(), about["n_steps"])
+    saving = None if manifest.predicts_only else saving_of(searched.values(), manifest.n_steps)
     axes = {name: one for trial in searched.values() for name, one in distributions(trial).items()}
     analysis = Analysis(
-        about=about,
+        manifest=manifest,
         searched=searched,
         trials=trials,
         checks=checks,
         verdict=verdict,
-        best=best_config(about, searched[verdict.winner], repeated.seed) if verdict and repeated else None,
+        best=best_config(manifest, searched[verdict.winner], repeated.seed) if verdict and repeated else None,
         repeated=repeated,
         sentences=[],
         states={state: states[state] for state in STATES if states[state]},
         failures=failures_of(trials.values()),
         front=front,
-        rungs=[] if about["runs"] == "prediction" else rungs_of(searched.values(), about),
-        importances=_importances(searched, about, distributions),
+        rungs=[] if manifest.predicts_only else rungs_of(searched.values(), manifest),
+        importances=_importances(searched, manifest, distributions),
         saving=saving,
         axes=dict(sorted(axes.items())),
         crashes=tuple(crashes),
@@ -175,25 +175,25 @@ def _repeated(verdict: Verdict | None, trials: Mapping[int, TrialRecord]) -> Tri
     return min(checks, key=lambda trial: trial.seed) if verdict.check else trials[verdict.winner]
 
 
-def best_config(about: Mapping[str, Any], trial: TrialRecord, seed: int) -> RunConfig:
+def best_config(manifest: StudyManifest, trial: TrialRecord, seed: int) -> RunConfig:
     """The trial's complete configuration.
 
     Raises:
         UserError: base and changes give no valid configuration.
     """
-    return parse_config(about["base"], "the study's base configuration").changed(trial.changes | {"seed": seed})
+    return parse_config(manifest.base, "the study's base configuration").changed(trial.changes | {"seed": seed})
 
 
 def _ended(searched: Mapping[int, TrialRecord]) -> list[tuple[int, TrialRecord]]:
     return [(number, trial) for number, trial in searched.items() if trial.state == "COMPLETE"]
 
 
-def cost_of(trial: TrialRecord, about: Mapping[str, Any]) -> float:
+def cost_of(trial: TrialRecord, manifest: StudyManifest) -> float:
     """The second objective where there is one; else structures in training, or predictions a crystal."""
     if len(trial.values) > 1:
         return trial.values[1]
-    if about["runs"] == "prediction":
-        config = best_config(about, trial, about["seed"])
+    if manifest.predicts_only:
+        config = best_config(manifest, trial, manifest.seed)
         return float(config.tta.views * config.ensemble.members)
     return float(trial.structures)
 
@@ -226,21 +226,21 @@ def _failure(reason: str, failed: Sequence[TrialRecord]) -> Failure:
     return Failure(example or reason if same else reason, example, [trial.number for trial in failed])
 
 
-def rungs_of(searched: Iterable[TrialRecord], about: Mapping[str, Any]) -> list[Rung]:
+def rungs_of(searched: Iterable[TrialRecord], manifest: StudyManifest) -> list[Rung]:
     """The scheduler's milestones, then the end of full-length training."""
     trials = list(searched)
-    steps = milestones_of(about)
+    steps = milestones_of(manifest)
     rungs = []
     for step, following in zip(steps, [*steps, math.inf][1:], strict=True):
         stopped = sum(trial.state == "PRUNED" and step <= trial.last < following for trial in trials)
         rungs.append(_rung(step, stopped, [result.mae for trial in trials if (result := result_at(trial, step))]))
     ended = [trial.values[0] for trial in trials if trial.state == "COMPLETE"]
-    return [*rungs, _rung(about["n_steps"], 0, ended)]
+    return [*rungs, _rung(manifest.n_steps, 0, ended)]
 
 
-def milestones_of(about: Mapping[str, Any]) -> list[int]:
+def milestones_of(manifest: StudyManifest) -> list[int]:
     """Steps before the end at which the scheduler compares trials; none where it has no such steps."""
-    return sorted(step for step in set(about["scheduler"].get("milestones") or ()) if step < about["n_steps"])
+    return sorted(step for step in set(manifest.scheduler.milestones) if step < manifest.n_steps)
 
 
 def _rung(step: int, stopped: int, maes: Iterable[float]) -> Rung:
@@ -261,12 +261,12 @@ def saving_of(searched: Iterable[TrialRecord], n_steps: int) -> Saving:
 
 
 def _importances(
-    searched: Mapping[int, TrialRecord], about: Mapping[str, Any], distributions: Distributions
+    searched: Mapping[int, TrialRecord], manifest: StudyManifest, distributions: Distributions
 ) -> list[Importances]:
     """At the end, of complete trials; and where trials were stopped, at the first rung, where they can be compared."""
     ended = [(trial, trial.values[0]) for _, trial in _ended(searched)]
     found = [importances("MAE of the complete trials", ended, distributions)]
-    milestones = [] if about["runs"] == "prediction" else milestones_of(about)
+    milestones = [] if manifest.predicts_only else milestones_of(manifest)
     if milestones and any(trial.state == "PRUNED" for trial in searched.values()):
         first = milestones[0]
         there = [
@@ -286,8 +286,8 @@ def _sentences(analysis: Analysis) -> list[str]:
     else:
         said = [verdict.sentence, *_second(analysis, verdict), *_not_checked(analysis, verdict)]
         said.append(
-            f"No test score: all these MAEs are of the {analysis.about['n_val']:,} validation rows of fold "
-            f"{analysis.about['fold']} that chose the configuration, so they are too good. `crystaltune train` with "
+            f"No test score: all these MAEs are of the {analysis.manifest.n_val:,} validation rows of fold "
+            f"{analysis.manifest.fold} that chose the configuration, so they are too good. `crystaltune train` with "
             "best.yaml gives the score on test rows."
         )
     return [*said, _effort(analysis), *_front_sentence(analysis), *_failure_sentence(analysis)]
@@ -319,7 +319,7 @@ def _not_checked(analysis: Analysis, verdict: Verdict) -> list[str]:
 def _effort(analysis: Analysis) -> str:
     words = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
     counts = ", ".join(f"{count} {words[state]}" for state, count in analysis.states.items())
-    total, asked = sum(analysis.states.values()), analysis.about["n_trials"]
+    total, asked = sum(analysis.states.values()), analysis.manifest.n_trials
     text = f"Search: {total} of {asked} trials{f': {counts}' if counts else ''}"
     if analysis.saving and analysis.saving.full:
         text += f"; {analysis.saving.structures:,} structures processed in training"
@@ -332,7 +332,7 @@ def _effort(analysis: Analysis) -> str:
 
 
 def _front_sentence(analysis: Analysis) -> list[str]:
-    if len(analysis.about["objectives"]) < 2 or not analysis.front:
+    if len(analysis.manifest.objectives) < 2 or not analysis.front:
         return []
     names = listed(map(name_of, analysis.front), 12)
     return [f"MAE against cost: on the front, from the lowest cost ({analysis.cost_name}) on: {names}."]

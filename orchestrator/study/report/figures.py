@@ -90,7 +90,7 @@ def curves_picture(analysis: Analysis) -> Picture | None:
         _add_curve(figure, analysis, trial)
     for rung in analysis.rungs[:-1]:
         figure.add_vline(x=rung.step, line={"color": "var(--line)", "width": 1, "dash": "dash"})
-    figure.update_xaxes(title=f"training steps ({analysis.about['steps_per_epoch']:g} an epoch)", rangemode="tozero")
+    figure.update_xaxes(title=f"training steps ({analysis.manifest.steps_per_epoch:g} an epoch)", rangemode="tozero")
     figure.update_yaxes(title=f"lowest {_mae(analysis)}", range=_range([t.mae for t in drawn if math.isfinite(t.mae)]))
     rungs = " Dashed: the rungs, at which trials are compared and stopped." if len(analysis.rungs) > 1 else ""
     return Picture(f"Lowest validation MAE so far of each search trial.{rungs}", figure)
@@ -185,7 +185,7 @@ def pareto_picture(analysis: Analysis) -> Picture | None:
 
     figure = go.Figure()
     points = {
-        trial.number: (cost_of(trial, analysis.about), trial.values[0])
+        trial.number: (cost_of(trial, analysis.manifest), trial.values[0])
         for trial in analysis.searched.values()
         if trial.values
     }
@@ -236,7 +236,7 @@ def _by_optuna(analysis: Analysis, plot: Callable[..., "Figure"], **options: Any
 
 
 def _n_objectives(analysis: Analysis) -> int:
-    return len(analysis.about["objectives"])
+    return len(analysis.manifest.objectives)
 
 
 def _target(analysis: Analysis, name: str) -> dict[str, Any]:

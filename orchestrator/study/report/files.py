@@ -69,7 +69,7 @@ def _row(analysis: Analysis, trial: TrialRecord) -> tuple[dict[str, Any], dict[s
         "state": str(trial.state),
         "seed": trial.seed,
         "value": trial.values[0] if trial.values else None,
-        "cost": cost_of(trial, analysis.about) if trial.values else None,
+        "cost": cost_of(trial, analysis.manifest) if trial.values else None,
         "last_step": trial.last,
         "structures": trial.structures,
         "seconds": trial.seconds,

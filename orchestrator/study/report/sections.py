@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.evaluation.scores import TaskSummary
 from orchestrator.report.document import Document, Picture, Section, Table
 from orchestrator.report.terminal import title_of
+from orchestrator.study.manifest import StudyManifest
 from orchestrator.study.report.analysis import Analysis, best_config, milestones_of
 from orchestrator.study.report.figures import (
     WORDS,
@@ -27,8 +27,8 @@ from trainables.config import RunConfig
 from trainables.errors import listed
 
 
-def title_line(about: Mapping[str, Any]) -> str:
-    return f"{about['space']['name']} on {title_of(TaskSummary.model_validate(about['title']))}"
+def title_line(manifest: StudyManifest) -> str:
+    return f"{manifest.space_name} on {title_of(manifest.title)}"
 
 
 def sections(analysis: Analysis, folder: Path) -> list[Section]:
@@ -64,7 +64,9 @@ def _best(analysis: Analysis) -> Section:
     if analysis.verdict is None or analysis.best is None:
         return Section(title, ["No trial completed."])
     best = name_of(analysis.verdict.winner)
-    changed = differences(best_config(analysis.about, analysis.searched[BASELINE], analysis.best.seed), analysis.best)
+    changed = differences(
+        best_config(analysis.manifest, analysis.searched[BASELINE], analysis.best.seed), analysis.best
+    )
     keys = Table("Keys that differ", ("key", "E0", best), changed, text=frozenset(("key", "E0", best)))
     said = [] if changed else ["The best configuration is E0's."]
     tables = [table for table in (keys, _checks_table(analysis)) if table.rows]
@@ -124,37 +126,37 @@ def check_cells(analysis: Analysis, one: Checked) -> list[str]:
 
 
 def _searched(analysis: Analysis) -> Section:
-    about = analysis.about
-    rows = [[_value(cell) for cell in row] for row in about["space_table"]]
+    manifest = analysis.manifest
+    rows = [[_value(cell) for cell in row] for row in manifest.space_table]
     columns = ("key", "range", "what it is")
-    space = Table(f"Space {about['space']['name']}", columns, rows, text=frozenset(columns))
+    space = Table(f"Space {manifest.space_name}", columns, rows, text=frozenset(columns))
     states = ", ".join(f"{count} {WORDS[state]}" for state, count in analysis.states.items())
     facts = [
-        ("space", f"{about['space']['name']}: {about['space'].get('says', '')}".rstrip(": ")),
-        ("data", f"{about['n_train']:,} training and {about['n_val']:,} validation rows of fold {about['fold']}"),
-        ("objectives", " and ".join(about["objectives"])),
-        ("sampler", f"{about['sampler']}, seed {about['seed']}"),
+        ("space", f"{manifest.space_name}: {manifest.space.get('says', '')}".rstrip(": ")),
+        ("data", f"{manifest.n_train:,} training and {manifest.n_val:,} validation rows of fold {manifest.fold}"),
+        ("objectives", " and ".join(manifest.objectives)),
+        ("sampler", f"{manifest.sampler}, seed {manifest.seed}"),
         ("scheduler", _scheduler(analysis)),
-        ("probes", f"{about['probes']} on a frozen trunk, whose best were tried early" if about["probes"] else "none"),
-        ("trials", f"{states or 'none'} (asked: {about['n_trials']})"),
-        ("checks", _checks_asked(about)),
+        ("probes", f"{manifest.probes} on a frozen trunk, whose best were tried early" if manifest.probes else "none"),
+        ("trials", f"{states or 'none'} (asked: {manifest.n_trials})"),
+        ("checks", _checks_asked(manifest)),
     ]
     return Section("What was searched, and on which data", facts=facts, tables=[space] if rows else [])
 
 
 def _scheduler(analysis: Analysis) -> str:
-    about = analysis.about
+    manifest = analysis.manifest
     if analysis.predicts_only:
         return "none: a trial only predicts in another way with one trained model"
-    steps = listed((f"{step:,}" for step in milestones_of(about)), 12)
-    length = f"full length {about['n_steps']:,} steps, {about['steps_per_epoch']:g} an epoch"
-    factor = about["scheduler"].get("factor")
+    steps = listed((f"{step:,}" for step in milestones_of(manifest)), 12)
+    length = f"full length {manifest.n_steps:,} steps, {manifest.steps_per_epoch:g} an epoch"
+    factor = manifest.scheduler.factor
     words = f", rungs at step {steps}{f', factor {factor}' if factor else ''}" if steps else ""
-    return f"{about['scheduler']['name']}{words}; {length}"
+    return f"{manifest.scheduler.name}{words}; {length}"
 
 
-def _checks_asked(about: Mapping[str, Any]) -> str:
-    top, seeds = about["checks"]["top"], about["checks"]["seeds"]
+def _checks_asked(manifest: StudyManifest) -> str:
+    top, seeds = manifest.checks.top, manifest.checks.seeds
     if not top:
         return "none"
     return f"the best {top} and E0 at full length, seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"
@@ -167,7 +169,7 @@ def _curves(analysis: Analysis) -> Section:
     section = _pictured(title, [curves_picture(analysis)], "No trial has finished a step.")
     unit = f" ({analysis.unit})" if analysis.unit else ""
     columns = ("rung at step", "epochs", "reached", "stopped there", f"best MAE{unit}", f"median MAE{unit}")
-    per_epoch = analysis.about["steps_per_epoch"]
+    per_epoch = analysis.manifest.steps_per_epoch
     rows = [
         [
             f"{rung.step:,}" if place < len(analysis.rungs) - 1 else f"{rung.step:,} (end)",
@@ -237,14 +239,21 @@ def _crashes(analysis: Analysis) -> Table:
 
 
 def _repeat(analysis: Analysis, folder: Path) -> Section:
-    about = analysis.about
-    commands, facts = [about["command"]], [("seed", str(about["seed"]))]
+    manifest = analysis.manifest
+    commands, facts = list(filter(None, [manifest.command])), [("seed", str(manifest.seed))]
     if analysis.best is not None and analysis.repeated is not None:
-        words = [*about["train"], "--config", str(folder / "best.yaml"), "--folds", str(about["fold"])]
-        commands.append(shlex.join(words))
+        best = {"config": str(folder / "best.yaml"), "folds": manifest.fold}
+        if any("{config}" in word for word in manifest.train):
+            commands.append(shlex.join(word.format(**best) for word in manifest.train))
+        else:  # searched from Python, or by an older version
+            commands.append(f"crystaltune.train({manifest.task!r}, config={best['config']!r}, folds={manifest.fold})")
         value = number_text(analysis.repeated.values[0])
-        facts.append(("best.yaml", f"seed {analysis.best.seed}: validation MAE {value} {about['unit']}".rstrip()))
-    facts += [(name, _words(about[name])) for name in ("device", "data", "auxiliary", "versions") if about.get(name)]
+        facts.append(("best.yaml", f"seed {analysis.best.seed}: validation MAE {value} {manifest.unit}".rstrip()))
+    facts += [
+        (name, _words(value))
+        for name in ("device", "data", "auxiliary", "versions")
+        if (value := getattr(manifest, name))
+    ]
     return Section("How to repeat it", facts=facts, commands=commands)
 
 
@@ -260,4 +269,4 @@ def document(analysis: Analysis, folder: Path) -> Document:
     Args:
         folder: of the study, as the commands shall name it.
     """
-    return Document(f"Study: {title_line(analysis.about)}", sections(analysis, folder))
+    return Document(f"Study: {title_line(analysis.manifest)}", sections(analysis, folder))

@@ -118,7 +118,7 @@ def configuration(
         if changes.get("multitask.tasks") == "auxiliary":
             if not auxiliary:
                 raise UserError(
-                    f"{name} trains on other tasks too: name them, for example --aux mp_gap or --aux NAME=FILE"
+                    f"{name} trains on other tasks too: name them with `auxiliary`, for example `auxiliary=mp_gap`"
                 )
             changes["multitask.tasks"] = list(auxiliary)
         if experiment.longer != 1:
@@ -129,7 +129,7 @@ def configuration(
         if left < 1:
             raise UserError(
                 f"{name}: {config.multitask.epochs} epochs of joint training leave none of {config.optim.epochs} with "
-                "--budget equal-steps: set multitask.epochs lower"
+                "`budget=equal-steps`: set multitask.epochs lower"
             )
         config = config.changed({"optim.epochs": left})
     return config

@@ -179,7 +179,7 @@ class Space:
         if not narrow.dimensions:
             problems.append(f"nothing is left to search for {task.name}")
         if not config.multitask.tasks and any(dimension.joint for dimension in narrow.dimensions):
-            problems.append(f"space {self.name} wants auxiliary tasks: give --aux NAME")
+            problems.append(f"space {self.name} needs auxiliary tasks: name them with `auxiliary`")
         problems += _value_problems(narrow, config)
         problems += _outside(narrow, config)
         # What only whole configurations show is of use once every part is right.

@@ -1,6 +1,7 @@
 """Imports point one way, and the science works without the orchestration's libraries."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
+    "crystaltune": {"trainables", "search_spaces", "orchestrator", "crystaltune"},
     "trainables": {"trainables"},
     "search_spaces": {"trainables", "search_spaces"},
     "orchestrator": {"trainables", "search_spaces", "orchestrator"},
@@ -55,3 +57,81 @@ def test_no_file_is_too_long_to_read() -> None:
     for package in (*MAY_IMPORT, "tests", "benchmarks"):
         for path in (ROOT / package).rglob("*.py"):
             assert len(path.read_text().splitlines()) <= 420, path
+
+
+# The rooms of orchestrator/ that the files of a room may import, beside their own.
+SERVICES = {"evaluation", "report", "record", "provenance", "ray_session", "ray_environment"}
+COMMANDS = {"study", "ablation", "train", "predict"}  # none of them imports another
+ROOMS = {
+    "cli": COMMANDS | {"execution", "inputs"} | SERVICES,
+    **dict.fromkeys(COMMANDS, {"execution", "inputs"} | SERVICES),
+    "execution": {"inputs"} | SERVICES,
+    "inputs": SERVICES,
+    "evaluation": set(),
+    "report": {"evaluation"},
+    "record": {"evaluation", "provenance"},
+    "provenance": set(),
+    "ray_session": {"ray_environment"},
+    "ray_environment": {"grpc_knock"},
+    "grpc_knock": set(),
+    "_environment": set(),
+}
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms of orchestrator/ that a file imports from."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        found |= {name.split(".")[1] for name in names if name.startswith("orchestrator.")}
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "orchestrator").with_suffix("").parts[0]
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {room_of(path) for path in (ROOT / "orchestrator").rglob("*.py")} - {"__init__"} == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may_touch(room: str) -> None:
+    for path in (ROOT / "orchestrator").rglob("*.py"):
+        if room_of(path) == room:
+            assert rooms_imported(path) - {room} <= ROOMS[room], path
+
+
+# A line for shells of clusters, and another program's own option.
+NO_OPTION_OF_OURS = ("ray start --head", "--query-gpu", "--format=csv", "--no-deps")
+
+
+def texts(path: Path) -> list[str]:
+    """Every text of a file that is no docstring."""
+    tree = ast.parse(path.read_text())
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+    ]
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_only_the_command_line_names_its_options(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        if package == "orchestrator" and room_of(path) == "cli":
+            continue
+        if path.parent.name == "report" and path.name in ("document.py", "colours.py", "interactive.py"):
+            continue  # pages of CSS, whose variables begin with two dashes
+        for text in texts(path):
+            for known in NO_OPTION_OF_OURS:
+                text = text.replace(known, "")
+            assert not re.search(r"(?<![\w(-])--[a-z]{2,}\b(?!:)", text), f"{path}: {text}"

@@ -201,11 +201,11 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"--set {text}: key=value was wanted, for example --set optim.lr=3e-4")
+            raise UserError(f"`settings={text}`: KEY=VALUE was expected, for example `settings=optim.lr=3e-4`")
         try:
             changes[key.strip()] = read_value(value)
         except UserError as error:
-            raise UserError(f"--set {text}: {error}") from None
+            raise UserError(f"`settings={text}`: {error}") from None
     return changes
 
 

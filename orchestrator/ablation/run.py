@@ -10,13 +10,14 @@ import pandas as pd
 
 from orchestrator.ablation.analysis import Analysis, Outcome, analyse
 from orchestrator.ablation.ladder import Rung, build_ladder
+from orchestrator.ablation.plan import Planned
 from orchestrator.ablation.report import write_reports
 from orchestrator.evaluation.ensemble import error_curve
 from orchestrator.evaluation.published import published_scores
 from orchestrator.evaluation.scores import TaskSummary, errors
 from orchestrator.evaluation.statistics import chemical_system
 from orchestrator.execution.combine import combined
-from orchestrator.execution.estimate import readable, seconds_of, structures_of, structures_per_second
+from orchestrator.execution.estimate import seconds_of, structures_of, structures_per_second
 from orchestrator.execution.folders import only_process
 from orchestrator.execution.job import finished
 from orchestrator.execution.resources import Resources
@@ -56,22 +57,6 @@ class AblationOptions:
     resources: Resources = field(default_factory=Resources)
     command: str = ""
     plan_only: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Planned:
-    """What will be done: a line an experiment, and the whole."""
-
-    lines: list[dict[str, Any]]
-    n_runs: int
-    n_finished: int
-    processes: int
-    seconds: float
-
-    def __str__(self) -> str:
-        done = f", {self.n_finished} of them finished already" if self.n_finished else ""
-        left = f"about {readable(self.seconds)} on {self.processes} process{'es' if self.processes > 1 else ''}"
-        return f"{self.n_runs} models{done}; {left if self.seconds else 'nothing is left to train'}"
 
 
 def ablate(

@@ -202,10 +202,10 @@ def ablate(
     check_folder(folder, marker="ablation.json")
     where = Resources(device, processes, per_gpu, compiled, tf32)
     begin(f"ablate {task}: {', '.join(names)}, in {folder}")
+    from orchestrator.ablation.plan import Planned, plan_shown
     from orchestrator.ablation.report import summary_table
-    from orchestrator.ablation.run import AblationOptions, Planned
+    from orchestrator.ablation.run import AblationOptions
     from orchestrator.ablation.run import ablate as run_ablation
-    from orchestrator.report.terminal import plan_shown
 
     command = shlex.join(["crystaltune", *sys.argv[1:]])
     plans: list[Planned] = []

@@ -207,7 +207,11 @@ def spaces(
     from search_spaces.reading import load_space
     from search_spaces.spaces import SPACES
 
-    out_console.print(spaces_table(SPACES.values()) if name is None else space_table(load_space(name)))
+    if name is not None:
+        out_console.print(space_table(load_space(name)))
+        return
+    out_console.print(spaces_table(SPACES.values()))
+    say("Your own: --space FILE (YAML or Python). `crystaltune spaces NAME` shows the dimensions of one.")
 
 
 def parse_budget_seconds(text: str) -> float:

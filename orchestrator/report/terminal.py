@@ -1,19 +1,13 @@
 """Scores as tables for the terminal."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from orchestrator.evaluation.scores import BaselineScores, CountedErrors, PredictorScores, Scores, TaskSummary
 from search_spaces.space import Space
 from trainables.data.tasks import TASKS
-
-if TYPE_CHECKING:
-    from orchestrator.ablation.run import Planned
 
 
 def score_table(scores: Scores) -> Table:
@@ -113,7 +107,6 @@ def spaces_table(spaces: Iterable[Space]) -> Table:
     table.add_column("what")
     for space in spaces:
         table.add_row(space.name, str(len(space.dimensions)), space.says)
-    table.caption = "one's own: --space FILE (YAML or Python); `crystaltune spaces NAME` shows dimensions"
     return table
 
 
@@ -124,21 +117,4 @@ def space_table(space: Space) -> Table:
         table.add_column(column, no_wrap=column == "key")
     for row in space.table():
         table.add_row(*row)
-    return table
-
-
-def plan_shown(planned: "Planned") -> RenderableType:
-    """The plan of an ablation, and how long it takes."""
-    return Group(plan_table(planned.lines), Text(str(planned)))
-
-
-def plan_table(lines: list[dict[str, Any]]) -> Table:
-    """The experiments of an ablation: what each changes, the models it needs, and how many no other has made."""
-    table = Table(title="Experiments", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("", "what", "models", "new", "shared with"):
-        fixed = column not in ("what", "shared with")
-        table.add_column(column, justify="right" if column in ("models", "new") else "left", no_wrap=fixed)
-    for line in lines:
-        numbers = f"{line['models']:,}", f"{line['new']:,}"
-        table.add_row(line["name"], line["says"], *numbers, ", ".join(line["shared"]))
     return table

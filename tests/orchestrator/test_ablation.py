@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from orchestrator.ablation.ladder import parse_starts
-from orchestrator.ablation.run import AblationOptions, Planned, ablate
+from orchestrator.ablation.plan import Planned
+from orchestrator.ablation.run import AblationOptions, ablate
 from orchestrator.execution import scheduler as execute_module
 from orchestrator.execution.job import Job
 from orchestrator.execution.resources import Resources

@@ -116,7 +116,9 @@ def find_task(name: str) -> Task:
     short = {name.removeprefix("matbench_"): name for name in known}  # the common prefix would make all look near
     near = difflib.get_close_matches(full.removeprefix("matbench_"), short, n=1, cutoff=0.5)
     hint = f"did you mean {short[near[0]]}?" if near else f"known: {', '.join(known)}"
-    raise UserError(f"unknown task '{name}': {hint} (a table of your own: give it a name and --data FILE)")
+    raise UserError(
+        f"unknown task '{name}': {hint} (a table of your own needs a name of its own and its file as `data`)"
+    )
 
 
 def custom_task(name: str, target: str, unit: str, quantity: Quantity) -> Task:

@@ -46,10 +46,12 @@ class Compute:
         """Raise a UserError where a choice makes no sense on the device."""
         if self.tf32 and self.torch_device.type != "cuda":
             raise UserError(
-                f"TF32 is a number format of NVIDIA GPUs, this run is on the {self.device}: leave out --tf32"
+                f"TF32 is a number format of NVIDIA GPUs, this run is on the {self.device}: leave out `tf32`"
             )
         if self.compiled == "on" and not has_compiler(self.torch_device.type):
-            raise UserError("--compile on: no C++ compiler (CPU) or Triton (GPU) is here; install one or use auto")
+            raise UserError(
+                "`compiled=on`: no C++ compiler (CPU) or Triton (GPU) is installed; install one, or use auto"
+            )
 
     def compiles(self, work: float) -> bool:
         """Whether a run that takes gradients of `work` (in units of GraphStore.cost) goes through torch.compile.
@@ -78,7 +80,7 @@ def refuse_inexact_tf32(model: CrystalModel, store: GraphStore, rows: NDArray[np
     if not error <= TF32_BOUND:
         raise UserError(
             f"TF32 changes predictions by up to {error:.1e} of their standard deviation, {TF32_BOUND:.0e} is allowed: "
-            "leave out --tf32"
+            "leave out `tf32`"
         )
 
 

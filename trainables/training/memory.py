@@ -35,7 +35,7 @@ class BatchBudget:
                 if self._halved:
                     raise UserError(
                         "the GPU ran out of memory with half a batch as well: other programs may be using it, or a "
-                        "crystal is too large for it; free some, or use --device cpu"
+                        "crystal is too large for it; free some, or use `device=cpu`"
                     ) from None
             # Outside the except clause, whose traceback holds on to the tensors that did not fit.
             self._halved, self.cost = True, self.cost / 2

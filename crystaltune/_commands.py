@@ -14,7 +14,14 @@ from orchestrator.ablation.ladder import parse_experiments, parse_starts
 from orchestrator.evaluation.scores import BaselineScores
 from orchestrator.execution.resources import Resources
 from orchestrator.inputs.source import Source, check_folder, default_folder
-from orchestrator.study.options import Place, Rule, SamplerName, SearchOptions, refuse_folder, refuse_options
+from orchestrator.study.options import (
+    SamplerName,
+    SchedulerName,
+    SearchOptions,
+    TrialResources,
+    require_folder,
+    validate_options,
+)
 from search_spaces.space import Space
 from trainables.choices import Compile, Device
 from trainables.config import RunConfig
@@ -125,7 +132,7 @@ class SearchKeywords(RowOptions, MachineOptions, total=False):
     fold: int
     seed: int
     sampler: SamplerName
-    scheduler: Rule
+    scheduler: SchedulerName
     grace: int
     factor: int
     validations_per_epoch: int
@@ -176,12 +183,12 @@ def search(
         trials=trials,
         budget=options.get("time_budget", math.inf),
         resume=resume,
-        place=Place(**picked(options, "address", "cpus", "gpus", "max_concurrent")),
+        place=TrialResources(**picked(options, "address", "cpus", "gpus", "max_concurrent")),
         resources=_resources(options),
         **picked(options, *names, "probes", "top", "check_seeds"),
     )
-    refuse_options(asked)
-    refuse_folder(folder, resume=resume)
+    validate_options(asked)
+    require_folder(folder, resume=resume)
     with shown(progress) as bars:
         run_search(
             source,

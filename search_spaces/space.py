@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution
 from pydantic import ValidationError
 
 from search_spaces.dimension import LEAVE, Asked, Dimension, Draws, Values, did_you_mean, flat, plain, same, word
-from trainables.config import RunConfig, dotted_names, refuse_for_task
+from trainables.config import RunConfig, dotted_names, validate_for_task
 from trainables.data.tasks import Task
 from trainables.errors import UserError
 
@@ -365,7 +365,7 @@ def _misfits(space: Space, base: RunConfig, task: Task) -> Iterator[str]:
         yield from (f"{label}: {key} is not in use there (see its `when`)" for key in point.values if key not in used)
         try:
             config = base.changed(_changes(steps))
-            refuse_for_task(config, task)
+            validate_for_task(config, task)
         except UserError as error:
             yield f"{label}: {_reason(error)}"
             continue
@@ -379,7 +379,7 @@ def _draw_problems(space: Space, base: RunConfig, task: Task) -> Iterator[str]:
     for _ in range(_DRAWS):
         changes = space.suggest(draws)
         try:
-            refuse_for_task(base.changed(changes), task)
+            validate_for_task(base.changed(changes), task)
         except UserError as error:
             combination = ", ".join(f"{key}={word(value)}" for key, value in changes.items())
             yield f"the combination {combination} is refused: {_reason(error)}"

@@ -11,16 +11,16 @@ from orchestrator import ray_session as runtime  # before ray
 from fake_trainable import N_STEPS, FakeTrial
 
 from orchestrator.study.driver import StudyDriver
-from orchestrator.study.journal import Journal, TrialRecord
-from orchestrator.study.pruner import Stopping
+from orchestrator.study.journal import Journal, Trial
+from orchestrator.study.pruner import Pruner
 from orchestrator.study.ray_tune import run_phase
 
 
 def planned(values: Sequence[int]) -> Any:
     """Trials with these `x`, in order."""
 
-    def ask(number: int, before: Sequence[TrialRecord]) -> TrialRecord:
-        return TrialRecord(number, {"x": values[number]}, {})
+    def ask(number: int, before: Sequence[Trial]) -> Trial:
+        return Trial(number, {"x": values[number]}, {})
 
     return ask
 
@@ -31,7 +31,7 @@ def run_fakes(folder: Path, values: Sequence[int], *, rule: str = "asha", at_onc
     if not (folder / "journal.jsonl").exists():
         folder.mkdir(parents=True, exist_ok=True)
         journal.append("begin", time=0)
-    driver = StudyDriver(journal, journal.read(mend=True), planned(values), Stopping(rule, N_STEPS), len(values))  # type: ignore[arg-type]
+    driver = StudyDriver(journal, journal.read(mend=True), planned(values), Pruner(rule, N_STEPS), len(values))  # type: ignore[arg-type]
     run_phase(driver, FakeTrial, runtime.Share(), folder, max_concurrent=at_once)
     return driver
 

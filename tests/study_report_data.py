@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from orchestrator.study.journal import Journal, StepResult, TrialRecord, result_event, trials_of
+from orchestrator.study.journal import Journal, StepResult, Trial, result_event, trials_of
 from orchestrator.study.manifest import StudyManifest
 from orchestrator.study.report.analysis import Analysis
 from trainables.config import RunConfig
@@ -70,7 +70,7 @@ def manifest(**changed: Any) -> StudyManifest:
 FULL = {"E0": (44.0, 44.5, 43.5), "7": (43.0, 43.2, 42.8), "3": (43.4, 43.9, 43.2)}  # MAEs of the checks
 
 
-def distributions(trial: TrialRecord) -> dict[str, BaseDistribution]:
+def distributions(trial: Trial) -> dict[str, BaseDistribution]:
     return {name: RANGES[name] for name in trial.params}
 
 
@@ -119,7 +119,7 @@ class Maker:
         else:
             self.trial(number, curve(mae, 36), "COMPLETE", **given)
 
-    def trials(self) -> dict[int, TrialRecord]:
+    def trials(self) -> dict[int, Trial]:
         return trials_of(self.journal.read())
 
 

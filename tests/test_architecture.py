@@ -61,9 +61,9 @@ def test_no_file_is_too_long_to_read() -> None:
 
 # The rooms of orchestrator/ that the files of a room may import, beside their own.
 SERVICES = {"evaluation", "report", "record", "provenance", "ray_session", "ray_environment"}
-COMMANDS = {"study", "ablation", "train", "predict"}  # none of them imports another
+COMMANDS = ("study", "ablation", "train", "predict")  # none of them imports another
 ROOMS = {
-    "cli": COMMANDS | {"execution", "inputs"} | SERVICES,
+    "cli": {*COMMANDS, "execution", "inputs"} | SERVICES,
     **dict.fromkeys(COMMANDS, {"execution", "inputs"} | SERVICES),
     "execution": {"inputs"} | SERVICES,
     "inputs": SERVICES,

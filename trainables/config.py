@@ -106,7 +106,7 @@ class RunConfig(Section):
         return parse_config(content, "the changed configuration")
 
 
-def refuse_correction(task: Task) -> None:
+def require_energies(task: Task) -> None:
     """Raise a UserError where CHGNet's energies say nothing of a task's target."""
     if not task.is_energy:
         raise UserError(
@@ -115,7 +115,7 @@ def refuse_correction(task: Task) -> None:
         )
 
 
-def refuse_for_task(config: RunConfig, task: Task) -> None:
+def validate_for_task(config: RunConfig, task: Task) -> None:
     """Refuse levers that make no sense for a task.
 
     Raises:
@@ -123,7 +123,7 @@ def refuse_for_task(config: RunConfig, task: Task) -> None:
     """
     corrected = config.augment.active and config.augment.labels == "corrected"
     if corrected or (config.tta.views > 1 and config.tta.corrected):
-        refuse_correction(task)
+        require_energies(task)
     if task.is_energy and config.model.head == "hurdle":
         raise UserError(f"model.head=hurdle is for targets that are often exactly zero; {task.name} is an energy")
 

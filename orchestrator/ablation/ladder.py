@@ -94,7 +94,7 @@ def parse_experiments(text: str | None, *, with_auxiliary: bool) -> tuple[str, .
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     unknown = [name for name in names if name not in EXPERIMENTS]
     if unknown or not names:
-        raise UserError(f"--experiments {text}: names such as E0,E1 were wanted; known are {', '.join(EXPERIMENTS)}")
+        raise UserError(f"`experiments={text}`: names such as E0,E1 were expected; known are {', '.join(EXPERIMENTS)}")
     return names
 
 
@@ -106,5 +106,5 @@ def parse_starts(texts: Sequence[str]) -> tuple[str, ...]:
     """
     for text in texts:
         if text not in get_args(Start):
-            raise UserError(f"--start {text}: one of {', '.join(get_args(Start))} was expected")
+            raise UserError(f"`start={text}`: one of {', '.join(get_args(Start))} was expected")
     return tuple(dict.fromkeys(texts))

@@ -27,7 +27,7 @@ from orchestrator.inputs.context import TaskContext, caveats, open_context, task
 from orchestrator.inputs.recipe import FoldRecipe, ModelSpec
 from orchestrator.inputs.source import Source, auxiliary_sources
 from orchestrator.provenance import device_name, versions
-from trainables.config import refuse_for_task
+from trainables.config import validate_for_task
 from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import custom_task
 from trainables.errors import UserError
@@ -95,7 +95,7 @@ def ablate(
         equal_steps=options.equal_steps,
     )
     for rung in rungs:
-        refuse_for_task(rung.config, context.task)
+        validate_for_task(rung.config, context.task)
     with only_process(out):
         recipes = [recipe for rung in rungs for recipe in rung.recipes.values()]
         runs = ModelGraph(context, recipes, _folders(out, context))

@@ -7,9 +7,9 @@ from typing import Any
 from orchestrator.ablation.ladder import build_ladder
 from orchestrator.inputs.source import Source, auxiliary_sources, check_source, known_task
 from orchestrator.ray_environment import check_address
-from orchestrator.study.options import SearchOptions, refuse_folder
+from orchestrator.study.options import SearchOptions, require_folder
 from search_spaces.presets import preset
-from trainables.config import merged, parse_config, refuse_for_task
+from trainables.config import merged, parse_config, validate_for_task
 from trainables.data.tasks import Quantity, Task, custom_task
 from trainables.errors import UserError
 
@@ -32,7 +32,7 @@ def check_asked(
     check_source(source)
     task = expected_task(source)
     config = parse_config(merged(preset(task), {"task": task.name}, settings), "configuration")
-    refuse_for_task(config, task)
+    validate_for_task(config, task)
     auxiliary_sources(auxiliary)
     if published is not None and not published.is_file():
         raise UserError(f"--published {published}: there is no such file")
@@ -69,9 +69,9 @@ def check_study(folder: Path, options: SearchOptions) -> None:
     """Tell whether a search can be begun or continued in `folder`, on the cluster that was asked for.
 
     Raises:
-        UserError: as refuse_folder and check_address.
+        UserError: as require_folder and check_address.
     """
-    refuse_folder(folder, resume=options.resume)
+    require_folder(folder, resume=options.resume)
     check_address(options.place.address)
 
 

@@ -33,7 +33,14 @@ from orchestrator.cli.options import (
 )
 from orchestrator.inputs.source import Source, check_folder, default_folder
 from orchestrator.report.progress import display
-from orchestrator.study.options import JOURNAL, Place, Rule, SamplerName, SearchOptions, refuse_options
+from orchestrator.study.options import (
+    JOURNAL,
+    SamplerName,
+    SchedulerName,
+    SearchOptions,
+    TrialResources,
+    validate_options,
+)
 from trainables.errors import UserError
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -61,7 +68,7 @@ def search(
     aux: Auxiliary = None,
     seed: Annotated[int, _option(min=0, help="Random seed for the sampler and all trials.")] = 0,
     sampler: Annotated[SamplerName, _option(help="Optuna's sampler.")] = "tpe",
-    scheduler: Annotated[Rule, _option(help="Early stopping of trials.")] = "asha",
+    scheduler: Annotated[SchedulerName, _option(help="Early stopping of trials.")] = "asha",
     grace: Annotated[int, _option(min=1, help="Minimum number of steps before a trial can be stopped.")] = 1,
     factor: Annotated[
         int, _option(min=2, help="Reduction factor: the best 1/N of the trials continue at each rung.")
@@ -137,13 +144,13 @@ def search(
         check_seeds=check_seeds,
         budget=math.inf if time_budget is None else parse_budget_seconds(time_budget),
         resume=resume,
-        place=Place(address, cpus_per_trial, gpus_per_trial, max_concurrent),
+        place=TrialResources(address, cpus_per_trial, gpus_per_trial, max_concurrent),
         resources=Resources(device, compiled=compiled, tf32=tf32),
         loggers=loggers(mlflow, wandb),
         command=shlex.join(["crystaltune", *(word for word in sys.argv[1:] if word != "--resume")]),
         train_command=train_words(source, aux or []),
     )
-    refuse_options(options)
+    validate_options(options)
     chosen = chosen_settings(config, settings, task)
     check_asked(source, chosen, aux or [])
     folder = out or default_folder("search-", task).with_name(

@@ -14,7 +14,7 @@ from orchestrator.inputs.datasets import graph_store, load_auxiliary, load_datas
 from orchestrator.inputs.recipe import ModelSpec
 from orchestrator.inputs.source import Source
 from search_spaces.presets import preset
-from trainables.config import RunConfig, merged, parse_config, refuse_for_task
+from trainables.config import RunConfig, merged, parse_config, validate_for_task
 from trainables.data.cache import cache_home
 from trainables.data.dataset import Dataset
 from trainables.data.folds import FoldSplit, Part, fold_of_rows, inner_split, make_split
@@ -181,7 +181,7 @@ def task_config(
     unused = sorted(set(auxiliary or {}) - set(named))
     if unused:
         raise UserError(f"`auxiliary={unused[0]}`: multitask.tasks does not name it ({', '.join(named)})")
-    refuse_for_task(config, dataset.task)
+    validate_for_task(config, dataset.task)
     return config.changed({"multitask.tasks": named})
 
 

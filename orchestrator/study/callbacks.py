@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from orchestrator.execution.estimate import readable
-from orchestrator.study.journal import TrialRecord
-from orchestrator.study.pruner import Stopping
+from orchestrator.study.journal import Trial
+from orchestrator.study.pruner import Pruner
 from trainables.progress import Bar
 from trainables.training.result import StepResult
 
@@ -21,10 +21,10 @@ _SECONDS_BETWEEN = 0.5
 _STATES = {"COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running"}
 
 
-class Housekeeper:
+class CheckpointCleaner:
     """Removes what trials that have ended leave behind, but for the best one's model."""
 
-    def __init__(self, trials: Path, records: Sequence[TrialRecord]) -> None:
+    def __init__(self, trials: Path, records: Sequence[Trial]) -> None:
         self._trials = trials
         self._best = min(
             (trial for trial in records if trial.state == "COMPLETE"), key=lambda trial: trial.values[0], default=None
@@ -33,13 +33,13 @@ class Housekeeper:
             if trial.state != "RUNNING":
                 self._clear(trial)
 
-    def began(self, trial: TrialRecord) -> None:
+    def on_trial_start(self, trial: Trial) -> None:
         """Nothing."""
 
-    def reported(self, trial: TrialRecord, result: StepResult) -> None:
+    def on_trial_result(self, trial: Trial, result: StepResult) -> None:
         """Nothing."""
 
-    def ended(self, trial: TrialRecord) -> None:
+    def on_trial_end(self, trial: Trial) -> None:
         before = self._best
         better = trial.state == "COMPLETE" and (before is None or trial.values[0] < before.values[0])
         if better:
@@ -48,7 +48,7 @@ class Housekeeper:
         if better and before is not None:
             self._clear(before)
 
-    def _clear(self, trial: TrialRecord) -> None:
+    def _clear(self, trial: Trial) -> None:
         folder = self._trials / f"{trial.number:05d}"
         if trial is not self._best:
             shutil.rmtree(folder, ignore_errors=True)
@@ -57,7 +57,7 @@ class Housekeeper:
             shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-class StudyWatch:
+class StudyDisplay:
     """Shows how a study stands: a table on a terminal, a line a trial elsewhere.
 
     Args:
@@ -70,34 +70,34 @@ class StudyWatch:
         self,
         name: str,
         unit: str,
-        stopping: Stopping,
-        records: Sequence[TrialRecord],
+        pruner: Pruner,
+        records: Sequence[Trial],
         bar: Bar,
         show: Callable[[RenderableType], None] | None,
         say: Callable[[str], None],
     ) -> None:
-        self._name, self._unit, self._stopping = name, unit, stopping
+        self._name, self._unit, self._pruner = name, unit, pruner
         self._trials = {trial.number: trial for trial in records}
         self._bar, self._show, self._say = bar, show, say
         self._drawn = -_SECONDS_BETWEEN
         bar.advance(sum(trial.state != "RUNNING" for trial in records), self._note())
 
-    def began(self, trial: TrialRecord) -> None:
+    def on_trial_start(self, trial: Trial) -> None:
         self._trials[trial.number] = trial
         self._draw()
 
-    def reported(self, trial: TrialRecord, result: StepResult) -> None:
+    def on_trial_result(self, trial: Trial, result: StepResult) -> None:
         self._trials[trial.number] = trial
         self._draw()
 
-    def ended(self, trial: TrialRecord) -> None:
+    def on_trial_end(self, trial: Trial) -> None:
         self._trials[trial.number] = trial
         self._bar.advance(1, self._note())
         self._draw(now=True)
         if self._show is None or trial.state == "FAIL":
             self._say(f"{self._name}: {sentence(trial, self._unit)}")
 
-    def _best(self) -> TrialRecord | None:
+    def _best(self) -> Trial | None:
         ended = (trial for trial in self._trials.values() if trial.state == "COMPLETE")
         return min(ended, key=lambda trial: trial.values[0], default=None)
 
@@ -108,10 +108,10 @@ class StudyWatch:
     def _draw(self, now: bool = False) -> None:
         if self._show is not None and (now or time.monotonic() - self._drawn >= _SECONDS_BETWEEN):
             self._drawn = time.monotonic()
-            self._show(live_table(list(self._trials.values()), self._stopping, self._unit))
+            self._show(live_table(list(self._trials.values()), self._pruner, self._unit))
 
 
-def sentence(trial: TrialRecord, unit: str) -> str:
+def sentence(trial: Trial, unit: str) -> str:
     """What became of a trial, in one line."""
     name = f"trial {trial.number}" + (f" (trial {trial.of} again, seed {trial.seed})" if trial.of is not None else "")
     if trial.state == "FAIL":
@@ -121,7 +121,7 @@ def sentence(trial: TrialRecord, unit: str) -> str:
     return f"{name} {ended} at step {trial.last}: MAE {trial.mae:.4g} {unit}".rstrip() + (f" | {what}" if what else "")
 
 
-def live_table(trials: Sequence[TrialRecord], stopping: Stopping, unit: str) -> RenderableType:
+def live_table(trials: Sequence[Trial], pruner: Pruner, unit: str) -> RenderableType:
     """Counts, rungs, and the trials that run or ended last; the changes of each as far as the line is wide."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), expand=True)
     for column in ("trial", "state", "step", f"MAE{f' ({unit})' if unit else ''}", "time"):
@@ -137,10 +137,10 @@ def live_table(trials: Sequence[TrialRecord], stopping: Stopping, unit: str) -> 
         what = ", ".join(f"{key.rsplit('.', 1)[-1]} {_short(trial.changes.get(key))}" for key in differing)
         seconds = readable(trial.seconds) if trial.results else ""
         table.add_row(str(trial.number), _STATES[trial.state], str(trial.last), mae, seconds, what)
-    return Group(*filter(None, (_counts(trials), _rungs(stopping))), table)
+    return Group(*filter(None, (_counts(trials), _rungs(pruner))), table)
 
 
-def _differing(trials: Sequence[TrialRecord]) -> list[str]:
+def _differing(trials: Sequence[Trial]) -> list[str]:
     """The keys in which trials differ: the others only fill the line."""
     keys = dict.fromkeys(key for trial in trials for key in trial.changes)
     if len(trials) < 2:
@@ -148,14 +148,14 @@ def _differing(trials: Sequence[TrialRecord]) -> list[str]:
     return [key for key in keys if len({repr(trial.changes.get(key)) for trial in trials}) > 1]
 
 
-def _counts(trials: Sequence[TrialRecord]) -> str:
+def _counts(trials: Sequence[Trial]) -> str:
     words = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
     counted = ((sum(trial.state == state for trial in trials), word) for state, word in words.items())
     return ", ".join(f"{number} {word}" for number, word in counted if number)
 
 
-def _rungs(stopping: Stopping) -> str:
-    found = stopping.rungs()
+def _rungs(pruner: Pruner) -> str:
+    found = pruner.rungs()
     shown = (f"step {step}: {len(maes)} (best {min(maes.values()):.4g})" for step, maes in found.items() if maes)
     said = "; ".join(shown)
     return f"rungs: {said}" if said else ""

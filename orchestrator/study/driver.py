@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
-from orchestrator.study.journal import Journal, TrialRecord, result_event, trial_event, trials_of
-from orchestrator.study.pruner import Stopping
+from orchestrator.study.journal import Journal, Trial, result_event, trial_event, trials_of
+from orchestrator.study.pruner import Pruner
 from trainables.errors import CannotWrite, UserError
 from trainables.training.result import StepResult
 
@@ -18,14 +18,14 @@ MOST_TRIES = 3  # of a trial whose process is killed
 Decision = Literal["go on", "stop"]
 
 
-class Watcher(Protocol):
+class Callback(Protocol):
     """Is told of everything after it is in the journal."""
 
-    def began(self, trial: TrialRecord) -> None: ...
+    def on_trial_start(self, trial: Trial) -> None: ...
 
-    def reported(self, trial: TrialRecord, result: StepResult) -> None: ...
+    def on_trial_result(self, trial: Trial, result: StepResult) -> None: ...
 
-    def ended(self, trial: TrialRecord) -> None: ...
+    def on_trial_end(self, trial: Trial) -> None: ...
 
 
 class StudyDriver:
@@ -33,9 +33,9 @@ class StudyDriver:
 
     Args:
         events: what the journal holds.
-        planned: the trial of a number and the trials before it, or None where there is none: Sampling.ask for the
+        planned: the trial of a number and the trials before it, or None where there is none: Sampler.ask for the
             search, a list for the checks.
-        stopping: how running trials are judged; a new one, into which the journal is replayed.
+        pruner: how running trials are judged; a new one, into which the journal is replayed.
         n_trials: of this phase, those of earlier sessions included.
         mine: which trials of the journal are this phase's.
         cost: what a finished trial costs, as a second objective; None for one objective.
@@ -46,17 +46,17 @@ class StudyDriver:
         self,
         journal: Journal,
         events: Iterable[dict[str, Any]],
-        planned: Callable[[int, Sequence[TrialRecord]], TrialRecord | None],
-        stopping: Stopping,
+        planned: Callable[[int, Sequence[Trial]], Trial | None],
+        pruner: Pruner,
         n_trials: int,
         *,
-        mine: Callable[[TrialRecord], bool] = lambda trial: trial.of is None,
-        cost: Callable[[TrialRecord], float] | None = None,
-        watchers: Sequence[Watcher] = (),
+        mine: Callable[[Trial], bool] = lambda trial: trial.of is None,
+        cost: Callable[[Trial], float] | None = None,
+        callbacks: Sequence[Callback] = (),
         deadline: float = math.inf,
     ) -> None:
         self._journal, self._planned, self._n_trials = journal, planned, n_trials
-        self.stopping, self._cost, self._watchers, self._deadline = stopping, cost, watchers, deadline
+        self.pruner, self._cost, self._callbacks, self._deadline = pruner, cost, callbacks, deadline
         self._exhausted = False
         self.broken: UserError | None = None
         events = list(events)
@@ -87,7 +87,7 @@ class StudyDriver:
         """No trial will begin, now or later, unless a running one is killed."""
         return self.ends_now or (not self._waiting and (self._exhausted or len(self.trials) >= self._n_trials))
 
-    def next(self) -> TrialRecord | None:
+    def next(self) -> Trial | None:
         """The next trial to run: one that was interrupted, or a new one; None where there is none now."""
         if self.ends_now:
             return None
@@ -102,9 +102,9 @@ class StudyDriver:
         self._write("trial", **trial_event(trial))
         self.trials[trial.number] = trial
         self._next_number += 1
-        self.stopping.begin(trial.number)
-        for watcher in self._watchers:
-            watcher.began(trial)
+        self.pruner.begin(trial.number)
+        for callback in self._callbacks:
+            callback.on_trial_start(trial)
         return trial
 
     def report(self, number: int, result: StepResult, *, done: bool) -> Decision:
@@ -116,8 +116,8 @@ class StudyDriver:
             self._write("result", **result_event(number, result, done))
             trial.results.append(result)
             trial.done = done
-            for watcher in self._watchers:
-                watcher.reported(trial, result)
+            for callback in self._callbacks:
+                callback.on_trial_result(trial, result)
             self._judge(trial)
         return "go on" if trial.state == "RUNNING" and not self.ends_now else "stop"
 
@@ -150,19 +150,19 @@ class StudyDriver:
         """Nothing runs any more: what has not ended waits to go on."""
         self._waiting = [trial.number for trial in self.trials.values() if trial.state == "RUNNING"]
 
-    def _judge(self, trial: TrialRecord) -> None:
+    def _judge(self, trial: Trial) -> None:
         """Record the last result for those to come, and end the trial where it says so."""
         self._conclude(trial, stopped=self._told_to_stop(trial, trial.results[-1], trial.done))
 
-    def _told_to_stop(self, trial: TrialRecord, result: StepResult, done: bool) -> bool:
+    def _told_to_stop(self, trial: Trial, result: StepResult, done: bool) -> bool:
         if not math.isfinite(result.mae):
             return False
         if done:
-            self.stopping.complete(trial.number, result)
+            self.pruner.complete(trial.number, result)
             return False
-        return self.stopping.stops(trial.number, result)
+        return self.pruner.should_prune(trial.number, result)
 
-    def _conclude(self, trial: TrialRecord, *, stopped: bool) -> None:
+    def _conclude(self, trial: Trial, *, stopped: bool) -> None:
         if not math.isfinite(trial.mae):
             self._end(trial, "FAIL", reason=f"the validation MAE is not finite at step {trial.last}")
         elif trial.done:
@@ -170,20 +170,20 @@ class StudyDriver:
         elif stopped:
             self._end(trial, "PRUNED", (trial.mae,))
 
-    def _values(self, trial: TrialRecord) -> tuple[float, ...]:
+    def _values(self, trial: Trial) -> tuple[float, ...]:
         return (trial.mae,) if self._cost is None else (trial.mae, self._cost(trial))
 
     def _end(
         self,
-        trial: TrialRecord,
+        trial: Trial,
         state: Literal["COMPLETE", "PRUNED", "FAIL"],
         values: tuple[float, ...] = (),
         reason: str = "",
     ) -> None:
         self._write("end", number=trial.number, state=state, values=list(values), reason=reason)
         trial.state, trial.values, trial.reason = state, values, reason
-        for watcher in self._watchers:
-            watcher.ended(trial)
+        for callback in self._callbacks:
+            callback.on_trial_end(trial)
 
     def _write(self, event: str, **content: Any) -> None:
         try:
@@ -203,7 +203,7 @@ class StudyDriver:
             if trial is None:
                 continue
             if event["event"] == "trial":
-                self.stopping.begin(trial.number)
+                self.pruner.begin(trial.number)
             elif event["event"] == "result":
                 result = next(result for result in trial.results if result.step == event["step"])
                 stopped[trial.number] = self._told_to_stop(trial, result, bool(event["done"]))

@@ -21,7 +21,7 @@ State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
 
 @dataclass
-class TrialRecord:
+class Trial:
     """One trial.
 
     Attributes:
@@ -151,17 +151,17 @@ def _event(line: bytes) -> dict[str, Any]:
     return event
 
 
-def trials_of(events: Iterable[Mapping[str, Any]]) -> dict[int, TrialRecord]:
+def trials_of(events: Iterable[Mapping[str, Any]]) -> dict[int, Trial]:
     """The trials of a journal, by number, in the order they began.
 
     Raises:
         UserError: it speaks of a trial that has not begun.
     """
-    trials: dict[int, TrialRecord] = {}
+    trials: dict[int, Trial] = {}
     for event in events:
         content = {name: value for name, value in event.items() if name not in ("event", "time")}
         if event["event"] == "trial":
-            trials[content["number"]] = TrialRecord(**content)
+            trials[content["number"]] = Trial(**content)
         elif "number" in content and content["number"] not in trials:
             raise UserError(f"the journal says how trial {content['number']} went, not that it began: it is damaged")
         elif event["event"] == "result":
@@ -185,7 +185,7 @@ def crashes_of(events: Iterable[Mapping[str, Any]]) -> tuple[Crash, ...]:
 _BEGINNING = ("number", "changes", "params", "origin", "seed", "of", "distributions")
 
 
-def trial_event(trial: TrialRecord) -> dict[str, Any]:
+def trial_event(trial: Trial) -> dict[str, Any]:
     """The fields of the line with which a trial begins."""
     return {name: getattr(trial, name) for name in _BEGINNING}
 

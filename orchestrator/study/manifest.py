@@ -14,7 +14,7 @@ from orchestrator.inputs.recipe import ModelSpec
 from orchestrator.provenance import device_name, versions
 from orchestrator.study.journal import Journal
 from orchestrator.study.options import JOURNAL, MANIFEST, SearchOptions
-from orchestrator.study.pruner import stopping_of
+from orchestrator.study.pruner import pruner_of
 from search_spaces.space import Space
 from trainables.config import RunConfig
 from trainables.errors import UserError
@@ -137,7 +137,7 @@ def manifest_of(context: TaskContext, space: Space, config: RunConfig, options: 
         runs=space.runs,
         objectives=options.objectives,
         sampler=options.sampler,
-        scheduler=SchedulerSummary(**stopping_of(options, space, n_steps).describe()),
+        scheduler=SchedulerSummary(**pruner_of(options, space, n_steps).describe()),
         n_train=len(split.train),
         n_val=len(split.val),
         n_steps=n_steps,

@@ -11,11 +11,11 @@ from trainables.errors import UserError
 
 MANIFEST, JOURNAL = "study.json", "journal.jsonl"  # of a study's folder
 SamplerName = Literal["tpe", "gp", "random"]
-Rule = Literal["asha", "hyperband", "median", "none"]
+SchedulerName = Literal["asha", "hyperband", "median", "none"]
 
 
 @dataclass(frozen=True)
-class Place:
+class TrialResources:
     """Where trials run.
 
     Attributes:
@@ -62,7 +62,7 @@ class SearchOptions:
     fold: int = 0
     seed: int = 0
     sampler: SamplerName = "tpe"
-    scheduler: Rule = "asha"
+    scheduler: SchedulerName = "asha"
     grace: int = 1
     factor: int = 3
     objectives: tuple[str, ...] = ("mae",)
@@ -72,14 +72,14 @@ class SearchOptions:
     check_seeds: int = 3
     budget: float = math.inf
     resume: bool = False
-    place: Place = field(default_factory=Place)
+    place: TrialResources = field(default_factory=TrialResources)
     resources: Resources = field(default_factory=Resources)
     loggers: Callable[[], Sequence[Any]] = tuple
     command: str = ""
     train_command: tuple[str, ...] = ()
 
 
-def refuse_folder(out: Path, *, resume: bool) -> None:
+def require_folder(out: Path, *, resume: bool) -> None:
     """Require `resume` for an existing study, and an existing study for `resume`.
 
     Raises:
@@ -94,7 +94,7 @@ def refuse_folder(out: Path, *, resume: bool) -> None:
         )
 
 
-def refuse_options(options: SearchOptions) -> None:
+def validate_options(options: SearchOptions) -> None:
     """Raise a UserError for what cannot be asked for, before anything is read."""
     if options.trials < 1:
         raise UserError(f"`trials={options.trials}`: must be at least 1")

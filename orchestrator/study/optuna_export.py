@@ -11,41 +11,39 @@ from pathlib import Path
 import optuna
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import TrialState as OptunaState
 
-from orchestrator.study.journal import TrialRecord
+from orchestrator.study.journal import Trial
 from orchestrator.study.sampler import frozen, quiet_optuna
 from trainables.progress import Progress
 from trainables.training.result import StepResult
 
 
-class Mirror:
+class OptunaExport:
     """A watcher that copies what happens; made anew from the trials whenever a session begins."""
 
-    def __init__(
-        self, file: Path, name: str, trials: Iterable[TrialRecord], n_objectives: int, progress: Progress
-    ) -> None:
+    def __init__(self, file: Path, name: str, trials: Iterable[Trial], n_objectives: int, progress: Progress) -> None:
         self._progress, self._single, self._broken = progress, n_objectives == 1, False
         self._ids: dict[int, int] = {}
         self._guarded(lambda: self._make(file, name, trials, n_objectives))
 
-    def began(self, trial: TrialRecord) -> None:
+    def on_trial_start(self, trial: Trial) -> None:
         self._guarded(lambda: self._add(trial))
 
-    def reported(self, trial: TrialRecord, result: StepResult) -> None:
+    def on_trial_result(self, trial: Trial, result: StepResult) -> None:
         if self._single and math.isfinite(result.mae):
             self._guarded(
                 lambda: self._storage.set_trial_intermediate_value(self._ids[trial.number], result.step, result.mae)
             )
 
-    def ended(self, trial: TrialRecord) -> None:
+    def on_trial_end(self, trial: Trial) -> None:
         values = list(trial.values) or None
-        state = TrialState[trial.state]
+        state = OptunaState[trial.state]
         if trial.reason:
             self._guarded(lambda: self._storage.set_trial_user_attr(self._ids[trial.number], "reason", trial.reason))
         self._guarded(lambda: self._storage.set_trial_state_values(self._ids[trial.number], state, values))
 
-    def _make(self, file: Path, name: str, trials: Iterable[TrialRecord], n_objectives: int) -> None:
+    def _make(self, file: Path, name: str, trials: Iterable[Trial], n_objectives: int) -> None:
         # Not by a URL, in which ?, # and % of a path have meanings of their own.
         self._storage = RDBStorage(
             "sqlite:///optuna.db", engine_kwargs={"creator": lambda: sqlite3.connect(file.resolve())}
@@ -56,7 +54,7 @@ class Mirror:
         for trial in trials:
             self._add(trial)
 
-    def _add(self, trial: TrialRecord) -> None:
+    def _add(self, trial: Trial) -> None:
         self._ids[trial.number] = self._storage.create_new_trial(
             self._study, template_trial=frozen(trial, single=self._single)
         )

@@ -1,4 +1,4 @@
-"""Early stopping: Ray Tune's schedulers, told of results in the order of a study's journal.
+"""Early pruner: Ray Tune's schedulers, told of results in the order of a study's journal.
 
 They see a trial by its number alone, so a session that goes on with a study replays its results into a new scheduler
 and has the rungs of a study that was never interrupted.
@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from orchestrator.study.options import Rule, SearchOptions
+from orchestrator.study.options import SchedulerName, SearchOptions
 from search_spaces.space import Space
 from trainables.training.result import StepResult
 
@@ -35,7 +35,7 @@ class _BracketsInTurn(AsyncHyperBandScheduler):
         self._trial_info[trial.trial_id] = self._brackets[int(trial.trial_id) % len(self._brackets)]
 
 
-class Stopping:
+class Pruner:
     """Decides after every step whether a trial goes on.
 
     Args:
@@ -46,7 +46,7 @@ class Stopping:
         factor: one in so many goes on at each rung.
     """
 
-    def __init__(self, rule: Rule, n_steps: int, *, grace: int = 1, factor: int = 3) -> None:
+    def __init__(self, rule: SchedulerName, n_steps: int, *, grace: int = 1, factor: int = 3) -> None:
         self.rule, self.n_steps, self.grace, self.factor = rule, n_steps, min(grace, n_steps), factor
         self._scheduler: TrialScheduler = _scheduler(rule, n_steps, self.grace, factor)
 
@@ -67,7 +67,7 @@ class Stopping:
     def begin(self, number: int) -> None:
         self._scheduler.on_trial_add(None, _Numbered(str(number)))
 
-    def stops(self, number: int, result: StepResult) -> bool:
+    def should_prune(self, number: int, result: StepResult) -> bool:
         """Record a result of a running trial; True where it should not go on."""
         decision = self._scheduler.on_trial_result(None, _Numbered(str(number)), _seen(result))
         return bool(decision == TrialScheduler.STOP)
@@ -85,17 +85,17 @@ class Stopping:
         return dict(sorted(found.items()))
 
 
-def stopping_of(options: SearchOptions, space: Space, n_steps: int) -> Stopping:
+def pruner_of(options: SearchOptions, space: Space, n_steps: int) -> Pruner:
     """The rule that was asked for; none where every trial is a single step, or has to end for its cost to be known."""
     single = space.runs == "prediction" or len(options.objectives) > 1
-    return Stopping("none" if single else options.scheduler, n_steps, grace=options.grace, factor=options.factor)
+    return Pruner("none" if single else options.scheduler, n_steps, grace=options.grace, factor=options.factor)
 
 
 def _seen(result: StepResult) -> Mapping[str, Any]:
     return {_STEP: result.step, _MAE: result.mae}
 
 
-def _scheduler(rule: Rule, n_steps: int, grace: int, factor: int) -> TrialScheduler:
+def _scheduler(rule: SchedulerName, n_steps: int, grace: int, factor: int) -> TrialScheduler:
     told: dict[str, Any] = {"time_attr": _STEP, "metric": _MAE, "mode": "min"}
     if rule == "none":
         return FIFOScheduler()

@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.ray_session import Share, is_alive
 from orchestrator.study.driver import StudyDriver
-from orchestrator.study.journal import TrialRecord
+from orchestrator.study.journal import Trial
 from trainables.errors import CannotWrite, UserError
 from trainables.files import write_text
 from trainables.ray_trainable import FOLDER, TRIAL
@@ -192,7 +192,7 @@ class _Asking(Searcher):
         """Nothing: see save."""
 
 
-def configuration(trial: TrialRecord, folder: Path) -> dict[str, Any]:
+def configuration(trial: Trial, folder: Path) -> dict[str, Any]:
     """What a trial's process is told."""
     own = str((folder / "trials" / f"{trial.number:05d}").resolve())
     return {**trial.changes, "seed": trial.seed, TRIAL: trial.number, FOLDER: own}

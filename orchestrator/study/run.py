@@ -12,9 +12,9 @@ from rich.console import RenderableType
 from orchestrator.execution.folders import only_process
 from orchestrator.inputs.context import TaskContext, open_context
 from orchestrator.inputs.source import Source
-from orchestrator.study.callbacks import Housekeeper, StudyWatch
-from orchestrator.study.driver import StudyDriver, Watcher
-from orchestrator.study.journal import Journal, TrialRecord, crashes_of, trials_of
+from orchestrator.study.callbacks import CheckpointCleaner, StudyDisplay
+from orchestrator.study.driver import Callback, StudyDriver
+from orchestrator.study.journal import Journal, Trial, crashes_of, trials_of
 from orchestrator.study.manifest import (
     ConfirmationPlan,
     StudyManifest,
@@ -23,14 +23,14 @@ from orchestrator.study.manifest import (
     read_manifest,
     require_same_study,
 )
-from orchestrator.study.options import JOURNAL, MANIFEST, SearchOptions, refuse_folder, refuse_options
-from orchestrator.study.optuna_export import Mirror
-from orchestrator.study.pruner import Stopping, stopping_of
+from orchestrator.study.options import JOURNAL, MANIFEST, SearchOptions, require_folder, validate_options
+from orchestrator.study.optuna_export import OptunaExport
+from orchestrator.study.pruner import Pruner, pruner_of
 from orchestrator.study.report.analysis import Analysis, analyse
 from orchestrator.study.report.files import write_study_reports
-from orchestrator.study.sampler import Sampling, distributions_of
-from orchestrator.study.trial_data import refuse_full_disk, trial_data, with_models
-from orchestrator.study.warm_start import PROBES, begin_journal, best_probes, refuse_probes
+from orchestrator.study.sampler import Sampler, distributions_of
+from orchestrator.study.trial_data import require_disk_space, trial_data, with_models
+from orchestrator.study.warm_start import PROBES, begin_journal, best_probes, validate_probes
 from search_spaces.reading import load_space
 from search_spaces.space import Space
 from trainables.config import parse_config
@@ -83,11 +83,11 @@ def search(
     """
     deadline = time.monotonic() + options.budget
     space = load_space(options.space)
-    refuse_options(options)
+    validate_options(options)
     options.resources.check(progress)
     if options.probes:
-        refuse_probes(space)
-    refuse_folder(out, resume=options.resume)
+        validate_probes(space)
+    require_folder(out, resume=options.resume)
     context = open_context(source, settings or {}, auxiliary, progress=progress)
     config = context.config.changed({"fold": options.fold, "seed": options.seed})
     space.check(config, context.task, options.space)
@@ -98,7 +98,7 @@ def search(
             require_same_study(out, manifest, progress)
         with _ray(options) as (capacity, share):
             at_once = min(options.place.max_concurrent or capacity, capacity)
-            refuse_full_disk(out, at_once)
+            require_disk_space(out, at_once)
             begin(out, manifest, options)
             study = _prepared(context, space, out, options, manifest, show, deadline)
             try:
@@ -179,22 +179,22 @@ def _probe(study: _Study, share: Any, at_once: int) -> bool:
         return True
     probing = replace(study, folder=study.folder / PROBES, data=replace(study.data, probes=True), show=None)
     begin_journal(probing.folder)
-    stopping = Stopping("none", study.data.n_steps(study.data.base))
-    return _phase(probing, "probe", _sampling(study).ask, stopping, study.options.probes, share, at_once)
+    pruner = Pruner("none", study.data.n_steps(study.data.base))
+    return _phase(probing, "probe", _sampling(study).ask, pruner, study.options.probes, share, at_once)
 
 
-def _sampling(study: _Study, starts: Sequence[TrialRecord] = ()) -> Sampling:
+def _sampling(study: _Study, starts: Sequence[Trial] = ()) -> Sampler:
     options = study.options
     n_objectives = len(options.objectives)
-    return Sampling(study.space, study.data.base, options.sampler, options.seed, n_objectives, tuple(starts))
+    return Sampler(study.space, study.data.base, options.sampler, options.seed, n_objectives, tuple(starts))
 
 
 def _search(study: _Study, share: Any, at_once: int) -> bool:
     """The search itself; True where all its trials have ended."""
     options = study.options
-    stopping = stopping_of(options, study.space, study.data.n_steps(study.data.base))
+    pruner = pruner_of(options, study.space, study.data.n_steps(study.data.base))
     sampling = _sampling(study, best_probes(study.folder, options))
-    return _phase(study, "search", sampling.ask, stopping, options.trials, share, at_once)
+    return _phase(study, "search", sampling.ask, pruner, options.trials, share, at_once)
 
 
 def _check(study: _Study, share: Any, at_once: int) -> bool:
@@ -209,15 +209,15 @@ def _check(study: _Study, share: Any, at_once: int) -> bool:
     begun = sum(trial.of is not None for trial in trials.values())
     left = iter(planned[begun:])
 
-    def ask(number: int, before: Sequence[TrialRecord]) -> TrialRecord | None:
+    def ask(number: int, before: Sequence[Trial]) -> Trial | None:
         check = next(left, None)
         return None if check is None else replace(check, number=number)
 
-    stopping = Stopping("none", study.data.n_steps(study.data.base))
-    return _phase(study, "check", ask, stopping, len(planned), share, at_once)
+    pruner = Pruner("none", study.data.n_steps(study.data.base))
+    return _phase(study, "check", ask, pruner, len(planned), share, at_once)
 
 
-def planned_checks(trials: Iterable[TrialRecord], checks: ConfirmationPlan, top: int) -> list[TrialRecord]:
+def planned_checks(trials: Iterable[Trial], checks: ConfirmationPlan, top: int) -> list[Trial]:
     """What is trained again: E0 and the best trials, one seed of all after the other.
 
     The best are the complete ones, by their MAE, then those that were stopped last: early stopping judges by one seed
@@ -234,7 +234,7 @@ def planned_checks(trials: Iterable[TrialRecord], checks: ConfirmationPlan, top:
     others = [trial for trial in candidates if trial.number != 0]
     done = {(trial.of, trial.seed) for trial in known}
     new = [
-        TrialRecord(0, dict(trial.changes), {}, "check", seed, of=trial.number)
+        Trial(0, dict(trial.changes), {}, "check", seed, of=trial.number)
         for seed in checks.seeds
         for trial in [*baseline, *others[:top]]
         if (trial.number, seed) not in done
@@ -242,7 +242,7 @@ def planned_checks(trials: Iterable[TrialRecord], checks: ConfirmationPlan, top:
     return [*known, *new]
 
 
-def _rank(trial: TrialRecord) -> tuple[bool, int, float, int]:
+def _rank(trial: Trial) -> tuple[bool, int, float, int]:
     pruned = trial.state == "PRUNED"
     return pruned, -trial.last if pruned else 0, trial.values[0], trial.number
 
@@ -250,8 +250,8 @@ def _rank(trial: TrialRecord) -> tuple[bool, int, float, int]:
 def _phase(
     study: _Study,
     name: str,
-    ask: Callable[[int, Sequence[TrialRecord]], TrialRecord | None],
-    stopping: Stopping,
+    ask: Callable[[int, Sequence[Trial]], Trial | None],
+    pruner: Pruner,
     n_trials: int,
     share: Any,
     at_once: int,
@@ -266,22 +266,22 @@ def _phase(
     records = [trial for trial in trials_of(events).values() if (trial.of is None) == searching]
     costs = _cost(study) if searching and len(study.options.objectives) > 1 else None
     with study.progress.stage(name, n_trials, "trials") as bar:
-        watchers: list[Watcher] = [
-            StudyWatch(name, study.manifest.unit, stopping, records, bar, study.show, study.progress.message),
-            Housekeeper(study.folder / "trials", records),
+        callbacks: list[Callback] = [
+            StudyDisplay(name, study.manifest.unit, pruner, records, bar, study.show, study.progress.message),
+            CheckpointCleaner(study.folder / "trials", records),
         ]
         if searching:
             file, objectives = study.folder / "optuna.db", len(study.options.objectives)
-            watchers.append(Mirror(file, study.folder.name, records, objectives, study.progress))
+            callbacks.append(OptunaExport(file, study.folder.name, records, objectives, study.progress))
         driver = StudyDriver(
             study.journal,
             events,
             ask,
-            stopping,
+            pruner,
             n_trials,
             mine=lambda trial: (trial.of is None) == searching,
             cost=costs,
-            watchers=watchers,
+            callbacks=callbacks,
             deadline=study.deadline,
         )
         trainable = tune.with_parameters(FineTune, data=study.data)
@@ -291,7 +291,7 @@ def _phase(
     return driver.finished
 
 
-def _cost(study: _Study) -> Callable[[TrialRecord], float]:
+def _cost(study: _Study) -> Callable[[Trial], float]:
     """The second objective: structures processed in training, or predictions a crystal."""
     if study.space.runs == "prediction":
         return lambda trial: float(study.data.config(trial.changes).tta.views)

@@ -14,9 +14,11 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FixedTrial, FrozenTrial, create_trial
+from optuna.trial import Trial as OptunaTrial
+from optuna.trial import TrialState as OptunaState
 
-from orchestrator.study.journal import TrialRecord
+from orchestrator.study.journal import Trial
 from orchestrator.study.options import SamplerName
 from search_spaces.space import Space
 from trainables.config import RunConfig
@@ -27,7 +29,7 @@ _TRIES = 10  # of the sampler for a configuration that was not tried yet; then a
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampler:
     """Asks Optuna for configurations.
 
     Attributes:
@@ -40,9 +42,9 @@ class Sampling:
     sampler: SamplerName
     seed: int
     n_objectives: int = 1
-    probes: tuple[TrialRecord, ...] = ()
+    probes: tuple[Trial, ...] = ()
 
-    def ask(self, number: int, trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    def ask(self, number: int, trials: Sequence[Trial]) -> Trial | None:
         """The configuration of trial `number`, one that was not tried yet; None where there seem to be no more.
 
         Args:
@@ -75,13 +77,13 @@ class Sampling:
                 found.append((name, params))
         return found
 
-    def _record(self, number: int, asked: Trial | FixedTrial, origin: str) -> TrialRecord:
+    def _record(self, number: int, asked: OptunaTrial | FixedTrial, origin: str) -> Trial:
         changes = self.space.suggest(asked)
         known = {name: distribution_to_json(kind) for name, kind in asked.distributions.items()}
-        return TrialRecord(number, changes, dict(asked.params), origin, self.base.seed, distributions=known)
+        return Trial(number, changes, dict(asked.params), origin, self.base.seed, distributions=known)
 
 
-def study_of(trials: Iterable[TrialRecord], n_objectives: int) -> optuna.Study:
+def study_of(trials: Iterable[Trial], n_objectives: int) -> optuna.Study:
     """Return an Optuna study (in memory) with these trials in their states."""
     with quiet_optuna():
         study = optuna.create_study(directions=["minimize"] * n_objectives)
@@ -89,12 +91,12 @@ def study_of(trials: Iterable[TrialRecord], n_objectives: int) -> optuna.Study:
     return study
 
 
-def intermediate_values(trial: TrialRecord) -> dict[int, float]:
+def intermediate_values(trial: Trial) -> dict[int, float]:
     """Best MAE so far by step, finite ones only."""
     return {result.step: result.mae for result in trial.results if result.mae == result.mae}
 
 
-def frozen(trial: TrialRecord, *, single: bool) -> FrozenTrial:
+def frozen(trial: Trial, *, single: bool) -> FrozenTrial:
     """The trial as Optuna has it: a trial that was stopped early is PRUNED and keeps its values by step.
 
     Args:
@@ -102,7 +104,7 @@ def frozen(trial: TrialRecord, *, single: bool) -> FrozenTrial:
     """
     with quiet_optuna():
         return create_trial(
-            state=TrialState[trial.state],
+            state=OptunaState[trial.state],
             values=list(trial.values) or None,
             params=trial.params,
             distributions=distributions_of(trial),
@@ -111,7 +113,7 @@ def frozen(trial: TrialRecord, *, single: bool) -> FrozenTrial:
         )
 
 
-def distributions_of(trial: TrialRecord) -> dict[str, BaseDistribution]:
+def distributions_of(trial: Trial) -> dict[str, BaseDistribution]:
     """Of the trial's parameters, as its journal has them."""
     return {name: json_to_distribution(text) for name, text in trial.distributions.items()}
 

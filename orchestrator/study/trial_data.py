@@ -174,7 +174,7 @@ def _model_job(config: RunConfig, data: TrialData, folder: Path, context: TaskCo
     )
 
 
-def refuse_full_disk(folder: Path, at_once: int) -> None:
+def require_disk_space(folder: Path, at_once: int) -> None:
     """Raise a UserError where the study's files would not fit."""
     wanted = (at_once * _KEPT_CHECKPOINTS + 2) * _N_WEIGHTS * _BYTES_PER_WEIGHT + _SPARE_BYTES
     free = shutil.disk_usage(folder).free

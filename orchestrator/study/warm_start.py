@@ -7,7 +7,7 @@ rates, losses and batches for a head, which is not the same as for a whole model
 import time
 from pathlib import Path
 
-from orchestrator.study.journal import Journal, TrialRecord, trials_of
+from orchestrator.study.journal import Journal, Trial, trials_of
 from orchestrator.study.options import SearchOptions
 from search_spaces.space import Space
 from trainables.errors import UserError
@@ -17,7 +17,7 @@ _JOURNAL = "journal.jsonl"
 _SEEN = ("optim.", "loss.", "distil.", "model.freeze", "model.floor")  # keys that a head on a frozen trunk can tell
 
 
-def refuse_probes(space: Space) -> None:
+def validate_probes(space: Space) -> None:
     """Raise a UserError where probes would say nothing of what a space varies."""
     unseen = [key for dimension in space.dimensions for key in dimension.sets if not key.startswith(_SEEN)]
     if unseen or space.runs == "prediction":
@@ -34,7 +34,7 @@ def begin_journal(folder: Path) -> None:
         Journal(folder / _JOURNAL).append("begin", time=round(time.time(), 3))
 
 
-def best_probes(folder: Path, options: SearchOptions) -> list[TrialRecord]:
+def best_probes(folder: Path, options: SearchOptions) -> list[Trial]:
     """The best quarter of a study's probes, best first, and three at least."""
     if not options.probes:
         return []

@@ -215,6 +215,6 @@ def test_the_plan_alone_trains_nothing(tmp_path: Path, volumes: Path, monkeypatc
 
 
 def test_mistyped_choices_are_one_line() -> None:
-    with pytest.raises(UserError, match=r"--start 0.4.0: one of 0.3.0"):
+    with pytest.raises(UserError, match=r"`start=0.4.0`: one of 0.3.0"):
         parse_starts(["0.4.0"])
     assert parse_starts(["0.3.0", "scratch", "0.3.0"]) == ("0.3.0", "scratch")

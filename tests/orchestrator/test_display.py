@@ -12,8 +12,8 @@ from rich.text import Text
 from orchestrator.report import progress as display_module
 from orchestrator.report.progress import BarDisplay, LineDisplay, clock, display, rate_text
 from orchestrator.study.callbacks import live_table
-from orchestrator.study.journal import TrialRecord
-from orchestrator.study.pruner import Stopping
+from orchestrator.study.journal import Trial
+from orchestrator.study.pruner import Pruner
 from trainables.training.result import StepResult
 
 
@@ -95,9 +95,9 @@ def test_bars_are_for_terminals_that_can_move_their_cursor(monkeypatch: pytest.M
     assert isinstance(display(), LineDisplay)
 
 
-def trial(number: int, state: str, mae: float) -> TrialRecord:
+def trial(number: int, state: str, mae: float) -> Trial:
     changes = {"optim.lr": 3e-4, "optim.layer_decay": 0.8, "optim.weight_decay": 0.01, "optim.batch_size": 16}
-    record = TrialRecord(number, changes, {}, state=state)  # type: ignore[arg-type]
+    record = Trial(number, changes, {}, state=state)  # type: ignore[arg-type]
     record.results.append(StepResult(3, 3.0, mae, mae, 0.1, 200, 61.0))
     return record
 
@@ -105,7 +105,7 @@ def trial(number: int, state: str, mae: float) -> TrialRecord:
 def test_the_live_table_shows_every_number_in_80_columns() -> None:
     shown = io.StringIO()
     trials = [trial(104, "PRUNED", 0.2345678), trial(105, "COMPLETE", 0.2212), trial(106, "RUNNING", 31.0625)]
-    Console(file=shown, width=80).print(live_table(trials, Stopping("asha", 9), "meV/atom"))
+    Console(file=shown, width=80).print(live_table(trials, Pruner("asha", 9), "meV/atom"))
     lines = shown.getvalue().splitlines()
     assert all(len(line) <= 80 for line in lines)
     (header,) = [line for line in lines if "trial" in line and "state" in line]

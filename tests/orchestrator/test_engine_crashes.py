@@ -12,9 +12,9 @@ from study_report_data import ABOUT
 from orchestrator.ray_session import Share
 from orchestrator.study import ray_tune as tuning
 from orchestrator.study.driver import StudyDriver
-from orchestrator.study.journal import Journal, TrialRecord, crashes_of
+from orchestrator.study.journal import Journal, Trial, crashes_of
 from orchestrator.study.options import MANIFEST as STUDY
-from orchestrator.study.pruner import Stopping
+from orchestrator.study.pruner import Pruner
 from orchestrator.study.ray_tune import _Asking, _Ending, _Reporting, run_phase
 from orchestrator.study.run import report
 from trainables.errors import UserError
@@ -28,21 +28,21 @@ class Live:
     def __init__(self) -> None:
         self.lock = threading.RLock()
 
-    def began(self, trial: TrialRecord) -> None: ...
+    def on_trial_start(self, trial: Trial) -> None: ...
 
-    def reported(self, trial: TrialRecord, result: StepResult) -> None: ...
+    def on_trial_result(self, trial: Trial, result: StepResult) -> None: ...
 
-    def ended(self, trial: TrialRecord) -> None: ...
+    def on_trial_end(self, trial: Trial) -> None: ...
 
 
 def driver_in(folder: Path) -> StudyDriver:
     journal = Journal(folder / "journal.jsonl")
     journal.append("begin", time=0)
-    return StudyDriver(journal, journal.read(), planned, Stopping("none", 3), 2, watchers=[Live()])
+    return StudyDriver(journal, journal.read(), planned, Pruner("none", 3), 2, callbacks=[Live()])
 
 
-def planned(number: int, before: object) -> TrialRecord:
-    return TrialRecord(number, {}, {})
+def planned(number: int, before: object) -> Trial:
+    return Trial(number, {}, {})
 
 
 def test_whoever_asks_judges_and_ends_trials_can_be_pickled_with_a_live_display_around(tmp_path: Path) -> None:
@@ -80,5 +80,5 @@ def test_a_study_goes_on_after_a_crash_with_the_trials_it_had(tmp_path: Path) ->
     assert trial is not None
     driver.crashed("search", "a reason")
     journal = Journal(tmp_path / "journal.jsonl")
-    again = StudyDriver(journal, journal.read(), planned, Stopping("none", 3), 2)
+    again = StudyDriver(journal, journal.read(), planned, Pruner("none", 3), 2)
     assert again.next() == trial

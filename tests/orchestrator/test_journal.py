@@ -13,8 +13,8 @@ from said import Said
 from test_study_driver import Runner, driver_of, searched
 
 from orchestrator.study.driver import StudyDriver
-from orchestrator.study.journal import Journal, TrialRecord, result_event, trial_event, trials_of
-from orchestrator.study.pruner import Stopping
+from orchestrator.study.journal import Journal, Trial, result_event, trial_event, trials_of
+from orchestrator.study.pruner import Pruner
 from trainables.errors import UserError
 from trainables.training.result import StepResult
 
@@ -24,7 +24,7 @@ FULL = Path("/dev/full")
 def written(folder: Path, n_results: int = 3) -> Path:
     journal = Journal(folder / "journal.jsonl")
     journal.append("begin", time=1.5)
-    journal.append("trial", time=2.5, **trial_event(TrialRecord(0, {"optim.lr": 0.1}, {"optim.lr": 0.1}, "E0", 4)))
+    journal.append("trial", time=2.5, **trial_event(Trial(0, {"optim.lr": 0.1}, {"optim.lr": 0.1}, "E0", 4)))
     for step in range(1, n_results + 1):
         journal.append("result", **result_event(0, StepResult(step, 0.5, 1.25, 1.5, 0.5, 10, 2.0), done=False))
     return folder / "journal.jsonl"
@@ -173,7 +173,7 @@ def test_every_field_of_a_trial_comes_back(tmp_path: Path) -> None:
     journal = Journal(written(tmp_path, n_results=0))
     changes = {"model.freeze": ["embedding"], "optim.lr": 1e-3, "optim.batch_size": 8, "multitask.max_rows": None}
     params: dict[str, Any] = {"freeze": "inputs", "optim.lr": 1e-3, "strain on": False, "optim.batch_size": 8}
-    trial = TrialRecord(1, changes, params, "Schütt's", 3, of=0, distributions={"optim.lr": '{"name": "x"}'})
+    trial = Trial(1, changes, params, "Schütt's", 3, of=0, distributions={"optim.lr": '{"name": "x"}'})
     journal.append("trial", **trial_event(trial))
     assert trials_of(journal.read())[1] == trial
     journal.append("again", number=1, reason="killed")
@@ -188,8 +188,8 @@ def test_checks_and_search_share_a_journal_but_not_their_trials(tmp_path: Path) 
     checks = StudyDriver(
         journal,
         journal.read(),
-        lambda number, before: TrialRecord(number, search.trials[0].changes, {}, "check", len(before), of=0),
-        Stopping("none", 9),
+        lambda number, before: Trial(number, search.trials[0].changes, {}, "check", len(before), of=0),
+        Pruner("none", 9),
         2,
         mine=lambda trial: trial.of is not None,
     )
@@ -197,7 +197,7 @@ def test_checks_and_search_share_a_journal_but_not_their_trials(tmp_path: Path) 
     found = [(trial.number, trial.seed, trial.state) for trial in checks.trials.values()]
     assert found == [(5, 0, "COMPLETE"), (6, 1, "COMPLETE")]
     more = driver_of(file, n=7)
-    assert more.stopping.rungs() == search.stopping.rungs()
+    assert more.pruner.rungs() == search.pruner.rungs()
     Runner().run(more)
     assert list(more.trials) == [0, 1, 2, 3, 4, 7, 8]
 

@@ -21,7 +21,7 @@ from orchestrator.ablation.run import AblationOptions, ablate
 from orchestrator.execution.resources import Resources
 from orchestrator.inputs.source import Source
 from orchestrator.predict.run import predict_file
-from orchestrator.study.options import Place, SearchOptions
+from orchestrator.study.options import SearchOptions, TrialResources
 from orchestrator.study.run import report, search
 from orchestrator.train.run import TrainOptions, train
 from trainables.errors import UserError
@@ -110,7 +110,7 @@ def test_a_study_reports_the_same_and_goes_on(old: Old) -> None:
     assert analysis.verdict is not None
     assert analysis.verdict.winner == 0
     options = SearchOptions(
-        "optim", trials=3, check_seeds=2, top=1, resume=True, place=Place(max_concurrent=1), resources=ON_CPU
+        "optim", trials=3, check_seeds=2, top=1, resume=True, place=TrialResources(max_concurrent=1), resources=ON_CPU
     )
     gone_on = search(old.source, folder, options, settings=SETTINGS, progress=old.said)
     assert len(gone_on.searched) == 3

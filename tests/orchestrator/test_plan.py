@@ -181,10 +181,10 @@ def test_twins_differ_in_their_start_alone_and_are_compared_with_their_own_paren
 @pytest.mark.parametrize(
     ("function", "wanted"),
     [
-        (lambda: parse_experiments("E0,E9", with_auxiliary=True), "E0,E9: names such as E0,E1"),
+        (lambda: parse_experiments("E0,E9", with_auxiliary=True), "E0,E9`: names such as E0,E1"),
         (lambda: parse_experiments("", with_auxiliary=True), "names such as"),
         (lambda: lineage("E9"), "unknown experiment 'E9'"),
-        (lambda: configuration("E5", TINY, {"task": "tiny"}), "--aux mp_gap"),
+        (lambda: configuration("E5", TINY, {"task": "tiny"}), "`auxiliary=mp_gap`"),
         (lambda: lineage("A", {"A": Experiment("A", "B", ""), "B": Experiment("B", "A", "")}), "its own ancestor"),
     ],
 )

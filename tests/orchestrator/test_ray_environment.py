@@ -15,8 +15,8 @@ from said import Said
 
 from orchestrator import ray_environment
 from orchestrator.ray_environment import asked_address, check_address, temporary_folder
-from orchestrator.study.journal import TrialRecord
-from orchestrator.study.optuna_export import Mirror
+from orchestrator.study.journal import Trial
+from orchestrator.study.optuna_export import OptunaExport
 from trainables.errors import UserError
 
 
@@ -145,10 +145,10 @@ def test_the_optuna_copy_lies_in_the_folder_whatever_its_name(name: str, tmp_pat
     """In an SQLite URL, ?, # and % would begin something else, and the file would lie beside the folder."""
     folder, said = tmp_path / name, Said()
     folder.mkdir()
-    mirror = Mirror(folder / "optuna.db", "study", [], 1, said)
-    mirror.began(TrialRecord(0, {}, {}))
+    mirror = OptunaExport(folder / "optuna.db", "study", [], 1, said)
+    mirror.began(Trial(0, {}, {}))
     assert not said.lines
     assert {path.name for path in tmp_path.iterdir()} == {name}
     assert {path.name for path in folder.iterdir()} == {"optuna.db"}
-    again = Mirror(folder / "optuna.db", "study", [], 1, said)
+    again = OptunaExport(folder / "optuna.db", "study", [], 1, said)
     assert len(optuna.load_study(study_name="study", storage=again._storage).trials) == 0

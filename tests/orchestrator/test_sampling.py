@@ -17,10 +17,10 @@ import pytest
 from said import Said
 from test_study_driver import BASE, FAULTS, SHAPES, SPACE, Runner, cost, driver_of, events_of, searched, trials_in
 
-from orchestrator.study.journal import Journal, TrialRecord, trial_event, trials_of
+from orchestrator.study.journal import Journal, Trial, trial_event, trials_of
 from orchestrator.study.options import SamplerName
-from orchestrator.study.optuna_export import Mirror
-from orchestrator.study.sampler import Sampling, distributions_of, frozen, study_of
+from orchestrator.study.optuna_export import OptunaExport
+from orchestrator.study.sampler import Sampler, distributions_of, frozen, study_of
 from search_spaces import ssa
 from search_spaces.optim import SPACE as OPTIM
 from trainables.config import RunConfig
@@ -32,34 +32,34 @@ EVERY_SAMPLER = pytest.mark.parametrize("sampler", get_args(SamplerName))
 ASKED_IN_A_PROCESS = """
 import json, sys
 from pathlib import Path
-from orchestrator.study.sampler import Sampling
+from orchestrator.study.sampler import Sampler
 from orchestrator.study.journal import Journal, trials_of
 from search_spaces.ssa import SPACE
 from trainables.config import RunConfig
 trials = list(trials_of(Journal(Path(sys.argv[1])).read()).values())
-sampling = Sampling(SPACE, SPACE.base(RunConfig(task="jdft2d")), "tpe", 0)
+sampling = Sampler(SPACE, SPACE.base(RunConfig(task="jdft2d")), "tpe", 0)
 print(json.dumps([sampling.ask(number, trials[:number]).params for number in (7, 11, 12, 13)]))
 """
 
 
-def asker(sampler: SamplerName, seed: int = 0, n_objectives: int = 1) -> Sampling:
-    return Sampling(SPACE, SPACE.base(BASE), sampler, seed, n_objectives)
+def asker(sampler: SamplerName, seed: int = 0, n_objectives: int = 1) -> Sampler:
+    return Sampler(SPACE, SPACE.base(BASE), sampler, seed, n_objectives)
 
 
-def score(trial: TrialRecord) -> float:
+def score(trial: Trial) -> float:
     return abs(math.log10(trial.changes["optim.lr"]) + 2) + trial.changes.get("loss.delta", 0.5)
 
 
-def with_result(trial: TrialRecord, step: int, value: float) -> TrialRecord:
+def with_result(trial: Trial, step: int, value: float) -> Trial:
     return replace(trial, results=[StepResult(step, step / 3, value, value, 0.5, 10 * step, 1.0)])
 
 
-def complete(trial: TrialRecord) -> TrialRecord:
+def complete(trial: Trial) -> Trial:
     return replace(with_result(trial, 9, score(trial)), state="COMPLETE", values=(score(trial),), done=True)
 
 
-def asked(sampling: Sampling, n: int = N) -> list[TrialRecord]:
-    trials: list[TrialRecord] = []
+def asked(sampling: Sampler, n: int = N) -> list[Trial]:
+    trials: list[Trial] = []
     for number in range(n):
         trial = sampling.ask(number, trials)
         assert trial is not None
@@ -67,7 +67,7 @@ def asked(sampling: Sampling, n: int = N) -> list[TrialRecord]:
     return trials
 
 
-def told(trials: Mapping[int, TrialRecord]) -> list[tuple[Any, ...]]:
+def told(trials: Mapping[int, Trial]) -> list[tuple[Any, ...]]:
     """State, values, values by step, parameters and distributions that an Optuna study should have."""
     found = []
     for number, trial in sorted(trials.items()):
@@ -128,7 +128,7 @@ def test_the_same_question_has_the_same_answer_whatever_came_before(sampler: Sam
 
 
 def test_processes_give_the_same_answers_whatever_the_order_of_their_sets(tmp_path: Path) -> None:
-    sampling = Sampling(ssa.SPACE, ssa.SPACE.base(BASE), "tpe", 0)
+    sampling = Sampler(ssa.SPACE, ssa.SPACE.base(BASE), "tpe", 0)
     journal, trials = Journal(tmp_path / "journal.jsonl"), []
     journal.append("begin")
     for number in range(13):
@@ -199,14 +199,14 @@ def test_distributions_are_the_spaces_own_after_a_journal(tmp_path: Path, sample
 @SHAPES
 def test_optuna_and_its_copy_on_disk_say_what_the_journal_says(tmp_path: Path, at_once: int) -> None:
     said, runner = Said(), Runner(at_once, FAULTS, most=15)
-    mirror = Mirror(tmp_path / "optuna.db", "study", [], 1, said)
-    file, _ = searched(tmp_path, runner, n=10, watchers=[mirror])
+    mirror = OptunaExport(tmp_path / "optuna.db", "study", [], 1, said)
+    file, _ = searched(tmp_path, runner, n=10, callbacks=[mirror])
     records = trials_in(file)
     assert "RUNNING" in {trial.state for trial in records.values()}
     assert mirrored(tmp_path) == told(records)
-    again = Mirror(tmp_path / "optuna.db", "study", records.values(), 1, said)
+    again = OptunaExport(tmp_path / "optuna.db", "study", records.values(), 1, said)
     assert mirrored(tmp_path) == told(records)  # made anew
-    Runner(at_once, FAULTS, runner.saved).run(driver_of(file, n=10, watchers=[again]))
+    Runner(at_once, FAULTS, runner.saved).run(driver_of(file, n=10, callbacks=[again]))
     records = trials_in(file)
     assert {trial.state for trial in records.values()} == {"COMPLETE", "PRUNED", "FAIL"}
     assert mirrored(tmp_path) == told(records) == seen_in(study_of(records.values(), 1))
@@ -214,12 +214,12 @@ def test_optuna_and_its_copy_on_disk_say_what_the_journal_says(tmp_path: Path, a
 
 
 def test_with_two_objectives_a_copy_made_anew_is_the_live_one(tmp_path: Path) -> None:
-    mirror = Mirror(tmp_path / "optuna.db", "study", [], 2, Said())
+    mirror = OptunaExport(tmp_path / "optuna.db", "study", [], 2, Said())
     runner = Runner(2, {(1, 3): "raise", (2, 2): math.nan}, most=16)
-    file, _ = searched(tmp_path, runner, n=5, rule="none", cost=cost, watchers=[mirror])
+    file, _ = searched(tmp_path, runner, n=5, rule="none", cost=cost, callbacks=[mirror])
     live = mirrored(tmp_path)
     assert {state for _, state, *_ in live} >= {"FAIL", "RUNNING"}
-    Mirror(tmp_path / "optuna.db", "study", trials_in(file).values(), 2, Said())
+    OptunaExport(tmp_path / "optuna.db", "study", trials_in(file).values(), 2, Said())
     assert mirrored(tmp_path) == live
 
 
@@ -231,13 +231,13 @@ def test_a_copy_that_cannot_be_written_says_so_once_and_the_study_goes_on(
     plain, _ = searched(tmp_path / "plain", Runner(), n=4)
     said = Said()
     database = tmp_path / "optuna.db" if breaks else tmp_path / "nowhere" / "optuna.db"
-    mirror = Mirror(database, "study", [], 1, said)
+    mirror = OptunaExport(database, "study", [], 1, said)
     runner = Runner(most=breaks)
-    file, _ = searched(tmp_path, runner, watchers=[mirror], n=4)
+    file, _ = searched(tmp_path, runner, callbacks=[mirror], n=4)
     assert len(said.lines) == (0 if breaks else 1)
     if breaks:
         database.write_bytes(b"no database")
-    Runner(saved=runner.saved).run(driver_of(file, watchers=[mirror], n=4))
+    Runner(saved=runner.saved).run(driver_of(file, callbacks=[mirror], n=4))
     assert events_of(file) == events_of(plain)
     (line,) = said.lines
     assert line.startswith("optuna.db is not kept up to date any more (")
@@ -255,10 +255,10 @@ def test_a_known_point_that_was_tried_already_is_not_asked_for_again() -> None:
 
 def test_probes_are_tried_after_the_base_with_its_value_where_they_say_nothing() -> None:
     base = RunConfig(task="jdft2d")
-    plain = Sampling(OPTIM, OPTIM.base(base), "random", 0)
+    plain = Sampler(OPTIM, OPTIM.base(base), "random", 0)
     trials = asked(plain, 8)
     probe = next(trial for trial in trials[5:] if trial.params["optim.layer_decay"] != 1.0)
-    begins = Sampling(OPTIM, OPTIM.base(base), "random", 0, probes=(probe,))
+    begins = Sampler(OPTIM, OPTIM.base(base), "random", 0, probes=(probe,))
     first = begins.ask(0, [])
     assert first is not None
     second = begins.ask(1, [first])

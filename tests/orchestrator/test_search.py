@@ -23,12 +23,12 @@ from orchestrator.inputs.source import Source
 from orchestrator.ray_session import Capacity, ray_session
 from orchestrator.study import run as study_module
 from orchestrator.study import trial_data as study_material
-from orchestrator.study.journal import Journal, TrialRecord, trials_of
+from orchestrator.study.journal import Journal, Trial, trials_of
 from orchestrator.study.manifest import ConfirmationPlan
-from orchestrator.study.options import Place, SearchOptions
+from orchestrator.study.options import SearchOptions, TrialResources
 from orchestrator.study.report.analysis import Analysis
 from orchestrator.study.run import planned_checks, report, search
-from orchestrator.study.trial_data import refuse_full_disk, stores_wanted, trial_data
+from orchestrator.study.trial_data import require_disk_space, stores_wanted, trial_data
 from orchestrator.train.run import TrainOptions, train
 from search_spaces.spaces import SPACES
 from trainables.config import RunConfig, load_config
@@ -39,7 +39,7 @@ from trainables.training.result import StepResult
 pytestmark = pytest.mark.trains
 
 SETTINGS = {"optim.epochs": 3, "optim.batch_size": 8, "data.val_share": 0.2}
-OPTIONS = SearchOptions("optim", trials=4, probes=3, top=1, check_seeds=2, place=Place(max_concurrent=1))
+OPTIONS = SearchOptions("optim", trials=4, probes=3, top=1, check_seeds=2, place=TrialResources(max_concurrent=1))
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_a_second_process_ends_at_once_and_names_the_first(table: Path, tmp_path
         ({"objectives": ("mae", "cost")}, {}, "use `scheduler=none`"),
         ({"objectives": ("cost",)}, {}, "must be mae, or mae,cost"),
         ({}, {"optim.lrr": 1}, "did you mean 'optim.lr'"),
-        ({"space": "multitask", "probes": 0}, {}, "--aux"),
+        ({"space": "multitask", "probes": 0}, {}, "`auxiliary`"),
         ({"space": "ssa"}, {}, "`probes` train the head"),
         ({"space": "tta"}, {}, "`probes` train the head"),
     ],
@@ -285,7 +285,7 @@ def test_all_typos_of_a_space_are_told_at_once(table: Path, tmp_path: Path) -> N
 def test_a_disk_without_room_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_material.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 10**8))
     with pytest.raises(UserError, match="100 MB are free"):
-        refuse_full_disk(tmp_path, 2)
+        require_disk_space(tmp_path, 2)
 
 
 def test_trials_never_get_a_test_row_or_its_target(tmp_path: Path) -> None:
@@ -324,9 +324,9 @@ def test_graphs_are_made_for_every_skin_a_space_can_ask_for() -> None:
     assert np.allclose(np.diff(skins), 0.1)
 
 
-def ended(number: int, state: str, mae: float, last: int) -> TrialRecord:
+def ended(number: int, state: str, mae: float, last: int) -> Trial:
     result = StepResult(last, float(last), mae, mae, 0.1, 10 * last, 1.0)
-    return TrialRecord(number, {"n": number}, {}, state=state, values=(mae,), results=[result])  # type: ignore[arg-type]
+    return Trial(number, {"n": number}, {}, state=state, values=(mae,), results=[result])  # type: ignore[arg-type]
 
 
 def test_checks_take_the_best_that_ended_then_those_stopped_last_and_always_e0() -> None:

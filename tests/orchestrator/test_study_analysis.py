@@ -10,7 +10,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from study_report_data import ABOUT, BASE, FULL, Maker, changes_of, checked, curve, distributions, manifest, searched
 
-from orchestrator.study.journal import TrialRecord
+from orchestrator.study.journal import Trial
 from orchestrator.study.report.analysis import Analysis, analyse, best_config, failures_of, pareto_front
 from orchestrator.study.report.importances import importances
 from orchestrator.study.report.verdict import Checked, paired_margin
@@ -141,7 +141,7 @@ def test_reasons_group_where_only_numbers_differ_and_names_keep_theirs(tmp_path:
         ("worker killed (out of memory)", [13]),
     ]
     assert failures[0].example == "the loss was nan at step 15 (lr=1e-05)"
-    single = TrialRecord(0, {}, {}, state="FAIL", reason="float32 overflow at step 3")
+    single = Trial(0, {}, {}, state="FAIL", reason="float32 overflow at step 3")
     assert failures_of([single])[0].reason == "float32 overflow at step 3"
     assert failures_of([single, replace(single, number=1, reason="float32 overflow at step 4")])[0].reason == (
         "float32 overflow at step N"
@@ -171,26 +171,24 @@ def test_saving_compares_with_all_trials_at_full_length(tmp_path: Path) -> None:
 
 
 def test_the_best_configuration_is_the_base_with_its_changes_and_the_seed_that_is_repeated() -> None:
-    trial = TrialRecord(1, {"optim.lr": 3e-4, "multitask.tasks": []}, {}, seed=77)
+    trial = Trial(1, {"optim.lr": 3e-4, "multitask.tasks": []}, {}, seed=77)
     expected = RunConfig.model_validate(ABOUT["base"]).changed({"optim.lr": 3e-4, "seed": 5})
     assert best_config(manifest(), trial, 5) == expected
     with pytest.raises(UserError, match=r"optim\.lrr"):
         best_config(manifest(), replace(trial, changes={"optim.lrr": 1.0}), 5)
 
 
-def made_points(n: int) -> list[tuple[TrialRecord, float]]:
+def made_points(n: int) -> list[tuple[Trial, float]]:
     """x decides everything, y is noise; z is only there in half of the trials; log is the same in all."""
     found = []
     for i in range(n):
         x, y = (i * 0.618) % 1, (i * 0.414) % 1
         z = {"z": 10 ** (-4 + 2 * ((i * 0.73) % 1))} if i % 2 else {}
-        found.append(
-            (TrialRecord(i, {}, {"x": x, "y": y, "which": "ab"[i % 2], "same": 1e-3, **z}), 10 * (x - 0.3) ** 2)
-        )
+        found.append((Trial(i, {}, {"x": x, "y": y, "which": "ab"[i % 2], "same": 1e-3, **z}), 10 * (x - 0.3) ** 2))
     return found
 
 
-def made_distributions(trial: TrialRecord) -> dict[str, optuna.distributions.BaseDistribution]:
+def made_distributions(trial: Trial) -> dict[str, optuna.distributions.BaseDistribution]:
     everything = {
         "x": FloatDistribution(0, 1),
         "y": FloatDistribution(0, 1),

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from orchestrator.study import driver as study_driver
-from orchestrator.study.callbacks import StudyWatch
+from orchestrator.study.callbacks import StudyDisplay
 from orchestrator.study.driver import MOST_TRIES, StudyDriver
-from orchestrator.study.journal import Journal, TrialRecord, trials_of
-from orchestrator.study.options import Rule
-from orchestrator.study.pruner import Stopping
-from orchestrator.study.sampler import Sampling
+from orchestrator.study.journal import Journal, Trial, trials_of
+from orchestrator.study.options import SchedulerName
+from orchestrator.study.pruner import Pruner
+from orchestrator.study.sampler import Sampler
 from search_spaces.space import Dimension, Point, Space
 from trainables.config import RunConfig
 from trainables.training.result import StepResult
@@ -134,11 +134,13 @@ def begun(folder: Path) -> Path:
     return folder / "journal.jsonl"
 
 
-def driver_of(file: Path, rule: Rule = "asha", space: Space = SPACE, n: int = N_TRIALS, **given: Any) -> StudyDriver:
+def driver_of(
+    file: Path, rule: SchedulerName = "asha", space: Space = SPACE, n: int = N_TRIALS, **given: Any
+) -> StudyDriver:
     """A new process's driver: nothing but the file is known to it."""
-    sampling = Sampling(space, space.base(BASE), "tpe", 0, 1 if given.get("cost") is None else 2)
+    sampling = Sampler(space, space.base(BASE), "tpe", 0, 1 if given.get("cost") is None else 2)
     journal = Journal(file)
-    return StudyDriver(journal, journal.read(mend=True), sampling.ask, Stopping(rule, N_STEPS), n, **given)
+    return StudyDriver(journal, journal.read(mend=True), sampling.ask, Pruner(rule, N_STEPS), n, **given)
 
 
 def events_of(file: Path) -> list[dict[str, Any]]:
@@ -146,11 +148,11 @@ def events_of(file: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in event.items() if name != "time"} for event in Journal(file).read()]
 
 
-def trials_in(file: Path) -> dict[int, TrialRecord]:
+def trials_in(file: Path) -> dict[int, Trial]:
     return trials_of(Journal(file).read())
 
 
-def contents(trial: TrialRecord) -> dict[str, Any]:
+def contents(trial: Trial) -> dict[str, Any]:
     """All fields; nan in a form that equals itself."""
     return {item.name: repr(getattr(trial, item.name)) for item in fields(trial)}
 
@@ -162,14 +164,14 @@ def searched(folder: Path, runner: Runner, **given: Any) -> tuple[Path, StudyDri
     return file, driver
 
 
-def on_disk(trial: TrialRecord, ahead: bool) -> int:
+def on_disk(trial: Trial, ahead: bool) -> int:
     """Steps that a trial has saved: those of the journal, or the next one as well where there is one."""
     fault = FAULTS.get((trial.number, trial.last + 1))
     dies = fault == "raise" or (isinstance(fault, int) and trial.tries <= fault)
     return trial.last + (ahead and trial.state == "RUNNING" and trial.last < N_STEPS and not dies)
 
 
-def cost(trial: TrialRecord) -> float:
+def cost(trial: Trial) -> float:
     return float(trial.structures)
 
 
@@ -178,7 +180,7 @@ def cost(trial: TrialRecord) -> float:
 def test_a_study_interrupted_after_any_line_ends_as_one_that_was_not(tmp_path: Path, at_once: int, ahead: bool) -> None:
     whole = Runner(at_once, FAULTS)
     file, driver = searched(tmp_path / "whole", whole)
-    lines, events, rungs = file.read_bytes().splitlines(keepends=True), events_of(file), driver.stopping.rungs()
+    lines, events, rungs = file.read_bytes().splitlines(keepends=True), events_of(file), driver.pruner.rungs()
     assert {trial.state for trial in driver.trials.values()} == {"COMPLETE", "PRUNED", "FAIL"}
     assert sum(trial.tries > 1 for trial in driver.trials.values()) == 2
     assert len(driver.trials) == N_TRIALS
@@ -192,7 +194,7 @@ def test_a_study_interrupted_after_any_line_ends_as_one_that_was_not(tmp_path: P
         resumed = driver_of(copy)
         runner.run(resumed)
         assert events_of(copy) == events, f"interrupted after line {kept}: {lines[kept - 1]!r}"
-        assert resumed.stopping.rungs() == rungs
+        assert resumed.pruner.rungs() == rungs
         assert sorted(runner.computed) == sorted((n, at) for n, at in whole.computed if at > saved.get(n, 0))
         assert list(map(contents, resumed.trials.values())) == list(map(contents, trials_in(file).values()))
         assert resumed.finished
@@ -209,7 +211,7 @@ def test_sessions_that_end_again_and_again_make_the_same_study(tmp_path: Path, a
             break
         Runner(at_once, FAULTS, saved, most=2).run(resumed)
     assert events_of(again) == events_of(file)
-    assert resumed.stopping.rungs() == driver.stopping.rungs()
+    assert resumed.pruner.rungs() == driver.pruner.rungs()
 
 
 @SHAPES
@@ -246,7 +248,7 @@ def test_a_value_that_is_not_finite_fails_the_trial_and_names_the_step(tmp_path:
     assert (trial.state, trial.values, trial.last) == ("FAIL", (), step)
     assert trial.reason == f"the validation MAE is not finite at step {step}"
     assert [other.state for other in driver.trials.values()].count("FAIL") == 1
-    assert all(math.isfinite(mae) for rung in driver.stopping.rungs().values() for mae in rung.values())
+    assert all(math.isfinite(mae) for rung in driver.pruner.rungs().values() for mae in rung.values())
     assert trials_in(file)[0].reason == trial.reason
 
 
@@ -268,13 +270,13 @@ def test_a_killed_trial_goes_on_where_it_stood_and_fails_after_its_last_try(tmp_
 
 def test_nothing_that_comes_after_a_trials_end_counts(tmp_path: Path) -> None:
     file, driver = searched(tmp_path, Runner(), n=3)
-    before, content, rungs = contents(driver.trials[0]), file.read_bytes(), driver.stopping.rungs()
+    before, content, rungs = contents(driver.trials[0]), file.read_bytes(), driver.pruner.rungs()
     late = StepResult(N_STEPS + 1, 4.0, 0.001, 0.001, 0.5, 999, 99.0)
     assert driver.report(0, late, done=True) == "stop"
     driver.failed(0, "too late")
     driver.killed(0, "too late")
     assert (contents(driver.trials[0]), file.read_bytes()) == (before, content)
-    assert driver.stopping.rungs() == rungs
+    assert driver.pruner.rungs() == rungs
     assert driver.next() is None
 
 
@@ -336,37 +338,37 @@ class Reader:
         self._file = file
         self.told: list[tuple[str, int, int]] = []
 
-    def began(self, trial: TrialRecord) -> None:
+    def on_trial_start(self, trial: Trial) -> None:
         self._check("began", trial)
 
-    def reported(self, trial: TrialRecord, result: StepResult) -> None:
+    def on_trial_result(self, trial: Trial, result: StepResult) -> None:
         assert trial.results[-1] is result
         self._check("reported", trial)
 
-    def ended(self, trial: TrialRecord) -> None:
+    def on_trial_end(self, trial: Trial) -> None:
         assert trial.state != "RUNNING"
         self._check("ended", trial)
 
-    def _check(self, what: str, trial: TrialRecord) -> None:
+    def _check(self, what: str, trial: Trial) -> None:
         assert contents(trials_in(self._file)[trial.number]) == contents(trial)
         self.told.append((what, trial.number, trial.last))
 
 
-def test_watchers_are_told_of_everything_once_it_is_in_the_journal(tmp_path: Path) -> None:
+def test_callbacks_are_told_of_everything_once_it_is_in_the_journal(tmp_path: Path) -> None:
     reader = Reader(tmp_path / "journal.jsonl")
-    file, _ = searched(tmp_path, Runner(3, FAULTS), watchers=[reader])
+    file, _ = searched(tmp_path, Runner(3, FAULTS), callbacks=[reader])
     names = {"trial": "began", "result": "reported", "end": "ended"}
     assert [(what, number) for what, number, _ in reader.told] == [
         (names[event["event"]], event["number"]) for event in events_of(file) if event["event"] in names
     ]
 
 
-def test_a_trial_whose_end_was_lost_ends_before_anything_else_and_watchers_hear_of_it(tmp_path: Path) -> None:
+def test_a_trial_whose_end_was_lost_ends_before_anything_else_and_callbacks_hear_of_it(tmp_path: Path) -> None:
     file, driver = searched(tmp_path, Runner(), n=4)
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
     reader = Reader(copy)
-    resumed = driver_of(copy, n=4, watchers=[reader])
+    resumed = driver_of(copy, n=4, callbacks=[reader])
     assert reader.told == [("ended", 3, driver.trials[3].last)]
     assert resumed.finished
     assert resumed.next() is None
@@ -382,9 +384,9 @@ def test_the_live_table_of_a_later_session_follows_the_trials_that_go_on(tmp_pat
         def advance(self, amount: float, note: str = "") -> None:
             notes.append(note)
 
-    stopping = Stopping("asha", N_STEPS)
-    watch = StudyWatch("search", "eV", stopping, records, Counted(), None, lambda _: None)
-    driver = driver_of(file, n=1, watchers=[watch])
+    stopping = Pruner("asha", N_STEPS)
+    watch = StudyDisplay("search", "eV", stopping, records, Counted(), None, lambda _: None)
+    driver = driver_of(file, n=1, callbacks=[watch])
     Runner(saved=runner.saved).run(driver)
     assert driver.trials[0].state == "COMPLETE"
     assert notes == ["", f"best {driver.trials[0].values[0]:.4g} eV (trial 0)"]

@@ -19,9 +19,9 @@ from orchestrator.ray_environment import check_address
 from orchestrator.ray_session import Capacity, Share, ray_session, share_for
 from orchestrator.study import ray_tune as tuning
 from orchestrator.study.driver import MOST_TRIES, StudyDriver
-from orchestrator.study.journal import Journal, TrialRecord, trials_of
-from orchestrator.study.options import Place
-from orchestrator.study.pruner import Stopping
+from orchestrator.study.journal import Journal, Trial, trials_of
+from orchestrator.study.options import TrialResources
+from orchestrator.study.pruner import Pruner
 from trainables.errors import UserError
 
 pytestmark = pytest.mark.trains
@@ -46,7 +46,7 @@ def ended(a_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyD
     return run_fakes(folder, (0, 101, 102, 103, 104, 105, 1), rule="none", at_once=2), folder
 
 
-def by_x(driver: StudyDriver) -> dict[int, TrialRecord]:
+def by_x(driver: StudyDriver) -> dict[int, Trial]:
     return {trial.changes["x"]: trial for trial in driver.trials.values()}
 
 
@@ -131,9 +131,9 @@ def test_a_driver_killed_in_the_middle_goes_on_and_ends_with_the_study_of_one_th
     rungs = []
     for name in ("cut", "whole"):
         here = Journal(tmp_path / name / "journal.jsonl")
-        driver = StudyDriver(here, here.read(), lambda number, before: None, Stopping("asha", N_STEPS), len(VALUES))
+        driver = StudyDriver(here, here.read(), lambda number, before: None, Pruner("asha", N_STEPS), len(VALUES))
         assert driver.finished
-        rungs.append(driver.stopping.rungs())
+        rungs.append(driver.pruner.rungs())
     assert rungs[0] == rungs[1]
     assert set(rungs[0]) == {1, 3, 9}
 
@@ -168,7 +168,7 @@ def test_resources_that_no_machine_can_have_are_refused_when_they_are_asked_for(
     asked: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UserError, match=re.escape(words)):
-        Place(**asked)
+        TrialResources(**asked)
 
 
 def test_trials_at_once_are_bounded_by_the_cores_and_shares_of_gpus_of_each_machine() -> None:

@@ -15,7 +15,7 @@ from search_spaces.presets import preset
 from search_spaces.reading import load_space
 from search_spaces.space import Space
 from search_spaces.spaces import SPACES
-from trainables.config import RunConfig, parse_config, refuse_for_task
+from trainables.config import RunConfig, parse_config, validate_for_task
 from trainables.data.tasks import SAMPLE_TASK, TASKS, Task
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -66,7 +66,7 @@ def test_every_random_draw_is_a_valid_run_of_json_values(name: str, task: Task) 
         changes = space.suggest(study.ask())
         assert json.loads(json.dumps(changes)) == changes
         config = base.changed(changes)
-        refuse_for_task(config, task)
+        validate_for_task(config, task)
         seen.add(config)
     assert len(seen) > 20
 
@@ -82,7 +82,7 @@ def test_every_point_comes_back_from_optuna_as_it_was_asked_for(name: str, task:
     for point, parameters in points:
         trial, changes = asked(space, parameters)
         assert trial.params == parameters  # nothing was left to the sampler
-        refuse_for_task(base.changed(changes), task)
+        validate_for_task(base.changed(changes), task)
         for key, value in stated.get(point, {}).items():
             choices = next(each for each in space.dimensions if each.key == key).choices
             if not isinstance(choices, dict):

@@ -18,7 +18,7 @@ from trainables.model.chgnet import CrystalModel, build_model
 from trainables.model.compiled import compiles, has_compiler, trace_once_for_all_sizes
 from trainables.model.engine import padded
 from trainables.training import compute as compute_module
-from trainables.training.compute import Compute, precision, refuse_inexact_tf32
+from trainables.training.compute import Compute, precision, require_exact_tf32
 from trainables.training.data import TrainingData
 from trainables.training.fit import fit
 from trainables.training.memory import BatchBudget
@@ -224,7 +224,7 @@ def test_tf32_is_refused_where_it_changes_predictions(
     before = torch.backends.cuda.matmul.allow_tf32
     refused = contextlib.nullcontext() if allowed else pytest.raises(UserError, match="TF32 changes predictions")
     with refused:
-        refuse_inexact_tf32(build_model("scratch", TASKS["matbench_mp_e_form"]), store, split.train.rows)
+        require_exact_tf32(build_model("scratch", TASKS["matbench_mp_e_form"]), store, split.train.rows)
     with precision(Compute(tf32=True)):
         assert torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cuda.matmul.allow_tf32 == before

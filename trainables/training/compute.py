@@ -74,7 +74,7 @@ def precision(compute: Compute) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def refuse_inexact_tf32(model: CrystalModel, store: GraphStore, rows: NDArray[np.int64]) -> None:
+def require_exact_tf32(model: CrystalModel, store: GraphStore, rows: NDArray[np.int64]) -> None:
     """Raise a UserError where TF32 changes these predictions by more than TF32_BOUND."""
     error = tf32_error(model, store, rows)
     if not error <= TF32_BOUND:

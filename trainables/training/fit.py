@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from trainables.config import RunConfig, refuse_for_task
+from trainables.config import RunConfig, validate_for_task
 from trainables.data.folds import Part
 from trainables.data.tasks import Task
 from trainables.errors import UserError
@@ -16,7 +16,7 @@ from trainables.files import write_json
 from trainables.model.chgnet import configured_model
 from trainables.progress import Progress, silent
 from trainables.training.checkpoint import write_checkpoint
-from trainables.training.compute import Compute, refuse_inexact_tf32
+from trainables.training.compute import Compute, require_exact_tf32
 from trainables.training.data import TrainingData
 from trainables.training.frozen import FrozenEnergies
 from trainables.training.joint import auxiliary_data
@@ -85,7 +85,7 @@ def fit_steps(
         )
     if compute.tf32:
         start = configured_model(config.model, data.task, config.seed)
-        refuse_inexact_tf32(start.to(context.device), context.store, rows.rows)
+        require_exact_tf32(start.to(context.device), context.store, rows.rows)
     result = FitResult("finished", None, -1, math.inf, [], len(rows), len(val), left_out)
     try:
         initial_state = None
@@ -115,7 +115,7 @@ def _context(
     validations_per_epoch: int,
 ) -> TrainingContext:
     device, frozen, skinned = compute.torch_device, None, data.skinned
-    refuse_for_task(config, data.task)
+    validate_for_task(config, data.task)
     store = data.store.near(device)
     if data.soft_targets is not None:
         data.soft_targets.check(config.distil, trained.ids)

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.config import refuse_correction
+from trainables.config import require_energies
 from trainables.data.tasks import Task
 from trainables.graphs.batch import Batch
 from trainables.graphs.store import GraphStore
@@ -23,7 +23,7 @@ class FrozenEnergies:
     """
 
     def __init__(self, start: Start, task: Task, device: torch.device) -> None:
-        refuse_correction(task)
+        require_energies(task)
         weights = SCRATCH_ARCHITECTURE if start == "scratch" else start
         self._model = build_model(weights, task).to(device).eval()
         self._per_cell, self._clean = task.quantity == "energy_per_cell", np.empty(0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from optuna.distributions import BaseDistribution
 
-from orchestrator.study.journal import Crash, StepResult, TrialRecord
+from orchestrator.study.journal import Crash, StepResult, Trial
 from orchestrator.study.manifest import StudyManifest
 from orchestrator.study.report.importances import Distributions, Importances, importances
 from orchestrator.study.report.verdict import (
@@ -92,12 +92,12 @@ class Analysis:
     """
 
     manifest: StudyManifest
-    searched: Mapping[int, TrialRecord]
-    trials: Mapping[int, TrialRecord]
+    searched: Mapping[int, Trial]
+    trials: Mapping[int, Trial]
     checks: Mapping[int, Checked]
     verdict: Verdict | None
     best: RunConfig | None
-    repeated: TrialRecord | None
+    repeated: Trial | None
     sentences: list[str]
     states: dict[str, int]
     failures: list[Failure]
@@ -123,7 +123,7 @@ class Analysis:
 
 def analyse(
     manifest: StudyManifest,
-    trials: Mapping[int, TrialRecord],
+    trials: Mapping[int, Trial],
     distributions: Distributions,
     crashes: Sequence[Crash] = (),
 ) -> Analysis:
@@ -167,7 +167,7 @@ def analyse(
     return analysis
 
 
-def _repeated(verdict: Verdict | None, trials: Mapping[int, TrialRecord]) -> TrialRecord | None:
+def _repeated(verdict: Verdict | None, trials: Mapping[int, Trial]) -> Trial | None:
     """The run that training with best.yaml repeats: the winner's first check or, without checks, the winner itself."""
     if verdict is None:
         return None
@@ -175,7 +175,7 @@ def _repeated(verdict: Verdict | None, trials: Mapping[int, TrialRecord]) -> Tri
     return min(checks, key=lambda trial: trial.seed) if verdict.check else trials[verdict.winner]
 
 
-def best_config(manifest: StudyManifest, trial: TrialRecord, seed: int) -> RunConfig:
+def best_config(manifest: StudyManifest, trial: Trial, seed: int) -> RunConfig:
     """The trial's complete configuration.
 
     Raises:
@@ -184,11 +184,11 @@ def best_config(manifest: StudyManifest, trial: TrialRecord, seed: int) -> RunCo
     return parse_config(manifest.base, "the study's base configuration").changed(trial.changes | {"seed": seed})
 
 
-def _ended(searched: Mapping[int, TrialRecord]) -> list[tuple[int, TrialRecord]]:
+def _ended(searched: Mapping[int, Trial]) -> list[tuple[int, Trial]]:
     return [(number, trial) for number, trial in searched.items() if trial.state == "COMPLETE"]
 
 
-def cost_of(trial: TrialRecord, manifest: StudyManifest) -> float:
+def cost_of(trial: Trial, manifest: StudyManifest) -> float:
     """The second objective where there is one; else structures in training, or predictions a crystal."""
     if len(trial.values) > 1:
         return trial.values[1]
@@ -209,9 +209,9 @@ def pareto_front(points: Mapping[int, tuple[float, float]]) -> list[int]:
     return front
 
 
-def failures_of(trials: Iterable[TrialRecord]) -> list[Failure]:
+def failures_of(trials: Iterable[Trial]) -> list[Failure]:
     """Failed trials and checks by reason, the most frequent first."""
-    groups: dict[str, list[TrialRecord]] = {}
+    groups: dict[str, list[Trial]] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
         if trial.state == "FAIL":
             reason = " ".join(trial.reason.split()) or "no reason given"
@@ -220,13 +220,13 @@ def failures_of(trials: Iterable[TrialRecord]) -> list[Failure]:
     return [_failure(reason, failed) for reason, failed in ordered]
 
 
-def _failure(reason: str, failed: Sequence[TrialRecord]) -> Failure:
+def _failure(reason: str, failed: Sequence[Trial]) -> Failure:
     example = " ".join(failed[0].reason.split())
     same = len({trial.reason for trial in failed}) == 1
     return Failure(example or reason if same else reason, example, [trial.number for trial in failed])
 
 
-def rungs_of(searched: Iterable[TrialRecord], manifest: StudyManifest) -> list[Rung]:
+def rungs_of(searched: Iterable[Trial], manifest: StudyManifest) -> list[Rung]:
     """The scheduler's milestones, then the end of full-length training."""
     trials = list(searched)
     steps = milestones_of(manifest)
@@ -249,19 +249,19 @@ def _rung(step: int, stopped: int, maes: Iterable[float]) -> Rung:
     return Rung(step, len(there), stopped, best, median)
 
 
-def result_at(trial: TrialRecord, step: int) -> StepResult | None:
+def result_at(trial: Trial, step: int) -> StepResult | None:
     """What the trial reported at that very step."""
     return next((result for result in trial.results if result.step == step), None)
 
 
-def saving_of(searched: Iterable[TrialRecord], n_steps: int) -> Saving:
+def saving_of(searched: Iterable[Trial], n_steps: int) -> Saving:
     ended = [trial for trial in searched if trial.state in ("COMPLETE", "PRUNED") and trial.last]
     full = sum(trial.structures * (max(1, n_steps / trial.last) if trial.state == "PRUNED" else 1) for trial in ended)
     return Saving(sum(trial.structures for trial in ended), round(full))
 
 
 def _importances(
-    searched: Mapping[int, TrialRecord], manifest: StudyManifest, distributions: Distributions
+    searched: Mapping[int, Trial], manifest: StudyManifest, distributions: Distributions
 ) -> list[Importances]:
     """At the end, of complete trials; and where trials were stopped, at the first rung, where they can be compared."""
     ended = [(trial, trial.values[0]) for _, trial in _ended(searched)]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.report.document import Picture
-from orchestrator.study.journal import TrialRecord
+from orchestrator.study.journal import Trial
 from orchestrator.study.report.analysis import Analysis, cost_of
 from orchestrator.study.report.verdict import BASELINE, Checked, name_of
 from orchestrator.study.sampler import quiet_optuna, study_of
@@ -96,7 +96,7 @@ def curves_picture(analysis: Analysis) -> Picture | None:
     return Picture(f"Lowest validation MAE so far of each search trial.{rungs}", figure)
 
 
-def _add_curve(figure: "Figure", analysis: Analysis, trial: TrialRecord) -> None:
+def _add_curve(figure: "Figure", analysis: Analysis, trial: Trial) -> None:
     steps = [step for step in trial.results if math.isfinite(step.mae)]
     colour, width = _COLOURS.get(trial.state, _OTHER), 1.2
     name = name_of(trial.number)
@@ -256,7 +256,7 @@ def _most_important(analysis: Analysis) -> list[str]:
     return [name for name in analysis.axes if name in most]
 
 
-def _complete(analysis: Analysis) -> list[TrialRecord]:
+def _complete(analysis: Analysis) -> list[Trial]:
     return [trial for trial in analysis.searched.values() if trial.state == "COMPLETE"]
 
 

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.study.journal import TrialRecord
+from orchestrator.study.journal import Trial
 from orchestrator.study.report.analysis import Analysis, cost_of
 from orchestrator.study.report.figures import WORDS
 from orchestrator.study.report.sections import check_cells, document
@@ -61,7 +61,7 @@ _TYPES = {
 }
 
 
-def _row(analysis: Analysis, trial: TrialRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+def _row(analysis: Analysis, trial: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
     row = {
         "number": trial.number,
         "of": trial.of,

@@ -19,9 +19,9 @@ from optuna.distributions import (
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.importance._base import BaseImportanceEvaluator
 
-from orchestrator.study.journal import TrialRecord
+from orchestrator.study.journal import Trial
 
-Distributions = Callable[[TrialRecord], Mapping[str, BaseDistribution]]
+Distributions = Callable[[Trial], Mapping[str, BaseDistribution]]
 
 FEWEST = 8  # trials below which a forest or a density says nothing
 _CAP = 2  # times the median value
@@ -55,7 +55,7 @@ class Importances:
     reasons: list[str] = field(default_factory=list)
 
 
-def importances(what: str, measured: Sequence[tuple[TrialRecord, float]], distributions: Distributions) -> Importances:
+def importances(what: str, measured: Sequence[tuple[Trial, float]], distributions: Distributions) -> Importances:
     """Importances for the values that came with the trials; where they make no sense, the reason.
 
     Args:

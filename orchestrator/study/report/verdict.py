@@ -9,7 +9,7 @@ from typing import Any
 from scipy import stats
 
 from orchestrator.evaluation.statistics import CONFIDENCE
-from orchestrator.study.journal import TrialRecord
+from orchestrator.study.journal import Trial
 
 BASELINE = 0  # the number of the trial that is E0
 
@@ -119,16 +119,16 @@ def paired_margin(one: Checked, other: Checked) -> Margin | None:
     return Margin(mean, noise, se, mean - half, mean + half)
 
 
-def checks_of(trials: Iterable[TrialRecord], wanted: int) -> dict[int, Checked]:
+def checks_of(trials: Iterable[Trial], wanted: int) -> dict[int, Checked]:
     """The checks of each trial that has any, by its number."""
-    found: dict[int, list[TrialRecord]] = {}
+    found: dict[int, list[Trial]] = {}
     for trial in trials:
         if trial.of is not None:
             found.setdefault(trial.of, []).append(trial)
     return {number: _checked(number, found[number], wanted) for number in sorted(found)}
 
 
-def _checked(number: int, checks: Sequence[TrialRecord], wanted: int) -> Checked:
+def _checked(number: int, checks: Sequence[Trial], wanted: int) -> Checked:
     done = sorted((check for check in checks if check.state == "COMPLETE"), key=lambda check: check.seed)
     failed = sum(check.state in ("FAIL", "PRUNED") for check in checks)
     still = sum(check.state == "RUNNING" for check in checks)
@@ -136,7 +136,7 @@ def _checked(number: int, checks: Sequence[TrialRecord], wanted: int) -> Checked
     return Checked(number, tuple(check.values[0] for check in done), failed, still, wanted, seeds)
 
 
-def verdict_of(searched: Mapping[int, TrialRecord], checks: Mapping[int, Checked], unit: str) -> Verdict | None:
+def verdict_of(searched: Mapping[int, Trial], checks: Mapping[int, Checked], unit: str) -> Verdict | None:
     """The trial with the lowest mean over all check seeds or, without checks, the complete one of the lowest MAE.
 
     Args:
@@ -159,7 +159,7 @@ def verdict_of(searched: Mapping[int, TrialRecord], checks: Mapping[int, Checked
     return Verdict(best.number, best.changes, best.values[0], None, e0, None, None, None, sentence)
 
 
-def _checked_verdict(searched: Mapping[int, TrialRecord], ranked: Sequence[Checked], unit: str) -> Verdict:
+def _checked_verdict(searched: Mapping[int, Trial], ranked: Sequence[Checked], unit: str) -> Verdict:
     first, second = ranked[0], ranked[1] if len(ranked) > 1 else None
     trial = searched[first.number]
     e0 = next((check for check in ranked if check.number == BASELINE), None)
@@ -224,9 +224,7 @@ def _margin_text(margin: Margin, decimals: int, measure: str) -> str:
     )
 
 
-def _unchecked_sentence(
-    best: TrialRecord, searched: Mapping[int, TrialRecord], complete: int, begun: bool, unit: str
-) -> str:
+def _unchecked_sentence(best: Trial, searched: Mapping[int, Trial], complete: int, begun: bool, unit: str) -> str:
     measure, value = f" {unit}" if unit else "", number_text(best.values[0])
     why = "the checks are not finished" if begun else "nothing was checked"
     if best.number == BASELINE:

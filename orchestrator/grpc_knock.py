@@ -16,7 +16,7 @@ _STATUS_200 = 0x88  # of the static table of header fields
 
 
 def speaks_grpc(host: str, port: int, seconds: float) -> bool:
-    """True where a gRPC server answers a call within that time.
+    """Return True where a gRPC server answers a call within that time.
 
     Raises:
         OSError: nothing listens there (ConnectionRefusedError), or it cannot be reached.
@@ -31,7 +31,7 @@ def speaks_grpc(host: str, port: int, seconds: float) -> bool:
 
 
 def listens(host: str, port: int, seconds: float) -> bool:
-    """True where a connection is accepted.
+    """Return True where a connection is accepted.
 
     Raises:
         OSError: none is.
@@ -45,7 +45,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _call(host: bytes) -> bytes:
-    """An empty message to _PATH."""
+    """Return an empty message to _PATH."""
     fields = b"\x83\x86"  # :method POST, :scheme http
     fields += b"\x04" + _text(_PATH) + b"\x01" + _text(host)  # :path, :authority
     fields += b"\x0f\x10" + _text(b"application/grpc") + b"\x00" + _text(b"te") + _text(b"trailers")
@@ -80,7 +80,7 @@ def _exactly(connection: socket.socket, n: int) -> bytes:
 
 
 def _status_byte(flags: int, payload: bytes) -> int:
-    """The first header field, behind what a frame may say of padding, priority and the size of its table."""
+    """Return the first header field, behind what a frame may say of padding, priority and the size of its table."""
     payload = payload[(1 if flags & _PADDED else 0) + (5 if flags & _PRIORITY else 0) :]
     while payload and payload[0] & 0xE0 == 0x20:
         payload = payload[1:]

@@ -26,7 +26,7 @@ def asked_address(address: str | None) -> tuple[str, str | None]:
 
 
 def cure(address: str | None) -> str:
-    """What to do about an address at which nothing answers, by who gave it."""
+    """Return what to do about an address at which nothing answers, by who gave it."""
     if address is None:
         return "unset RAY_ADDRESS to use a Ray of this command's own, or set it to a cluster that runs"
     return "start a cluster there (ray start --head), or leave out `address` to start Ray on this machine"
@@ -54,12 +54,12 @@ def check_address(address: str | None) -> None:
 
 
 def _uses_tls() -> bool:
-    """True where Ray encrypts, so that nothing more can be asked without its certificates."""
+    """Return True where Ray encrypts, so that nothing more can be asked without its certificates."""
     return os.environ.get("RAY_USE_TLS", "0").lower() not in ("", "0", "false")
 
 
 def temporary_folder() -> Path:
-    """A folder for Ray's sessions that is ours to write and short enough for its sockets' paths.
+    """Return a folder for Ray's sessions that is ours to write and short enough for its sockets' paths.
 
     Ray's own choice is /tmp/ray or TMPDIR/ray, which may be too long, or may belong to another user of the machine.
 
@@ -81,7 +81,7 @@ def temporary_folder() -> Path:
 
 
 def _is_usable(folder: Path) -> bool:
-    """True where sessions can be begun in it: it is ours to write, or can be made."""
+    """Return True where sessions can be begun in it: it is ours to write, or can be made."""
     try:
         folder.mkdir(parents=False, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

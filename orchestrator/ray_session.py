@@ -119,7 +119,7 @@ def _capacity() -> Capacity:
 
 
 def is_alive() -> bool:
-    """False where no machine is left that could run anything: Ray would wait for ever."""
+    """Return false where no machine is left that could run anything: Ray would wait for ever."""
     try:
         return bool(_capacity().machines)
     except Exception:  # its head does not answer
@@ -127,7 +127,7 @@ def is_alive() -> bool:
 
 
 def share_for(capacity: Capacity, cpus: float, gpus: float | None) -> Share:
-    """What a trial gets: by default a core, and where there are GPUs a whole one.
+    """Return what a trial gets: by default a core, and where there are GPUs a whole one.
 
     Raises:
         UserError: what no node can give: Ray would wait for ever.

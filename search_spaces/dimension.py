@@ -30,9 +30,14 @@ LEAVE: Final = Leave.LEAVE
 class Asked(Protocol):
     """What `suggest` needs of a trial."""
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = ...) -> float: ...
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = ...) -> int: ...
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = ...) -> float:
+        """Return a number of a range."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = ...) -> int:
+        """Return a whole number of a range."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Return one of the choices."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,17 @@ class Draws:
     generator: random.Random
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """Return a number of a range."""
         share = min(1.0, max(0.0, self.generator.uniform(-0.1, 1.1)))
         value = math.exp(math.log(low) + share * math.log(high / low)) if log else low + share * (high - low)
         return min(high, max(low, value))
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """Return a whole number of a range."""
         return round(self.suggest_float(name, low, high, log=log))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Return one of the choices."""
         return self.generator.choice(list(choices))
 
 
@@ -93,6 +101,7 @@ class Dimension:
         return bool(self.sets) and all(key.startswith("multitask.") for key in self.sets)
 
     def suits(self, task: Task) -> bool:
+        """Return whether the dimension makes sense for a task."""
         return self.tasks == "all" or (self.tasks == "energies") == task.is_energy
 
     def in_use(self, chosen: Mapping[str, Any]) -> bool:
@@ -103,7 +112,7 @@ class Dimension:
         )
 
     def ask(self, trial: Asked) -> Any:
-        """A value (of choices with names: the name)."""
+        """Return a value (of choices with names: the name)."""
         if self.choices is not None:
             return trial.suggest_categorical(self.key, tuple(self.choices))
         if self.zero and not trial.suggest_categorical(f"{self.key} on", (False, True)):
@@ -126,7 +135,7 @@ class Dimension:
         return ({f"{self.key} on": CategoricalDistribution((False, True))} if self.zero else {}) | {self.key: span}
 
     def parameters(self, value: Any) -> dict[str, Any]:
-        """The Optuna parameters that give this value."""
+        """Return the Optuna parameters that give this value."""
         switch = {f"{self.key} on": value != 0} if self.zero else {}
         return switch if self.zero and value == 0 else {**switch, self.key: value}
 
@@ -137,7 +146,7 @@ class Dimension:
         return found if isinstance(found, dict) else {self.key: found}
 
     def admit(self, value: Any) -> Any:
-        """The value (or name) as `ask` would give it.
+        """Return the value (or name) as `ask` would give it.
 
         Raises:
             ValueError: it is outside the dimension.
@@ -157,7 +166,7 @@ class Dimension:
         raise ValueError(f"{self.key}={word(value)} is outside {self.range_in_words()}")
 
     def value_in(self, base: Mapping[str, Any]) -> Any:
-        """The value (or name) that a configuration, given by dotted keys, has.
+        """Return the value (or name) that a configuration, given by dotted keys, has.
 
         Raises:
             ValueError: it is outside the dimension.
@@ -172,6 +181,7 @@ class Dimension:
         raise ValueError(f"{here} is none of {self.key}'s choices ({self.range_in_words()})")
 
     def range_in_words(self) -> str:
+        """Return the range as the table of a space shows it."""
         if self.choices is not None:
             return ", ".join(word(choice) for choice in self.choices)
         notes = [", whole"] * self.integer + [", log"] * self.log + [", or 0"] * self.zero
@@ -187,7 +197,7 @@ class Dimension:
         return {name: plain(value) for name, value in content.items()}
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with it by itself."""
+        """Yield what is wrong with it by itself."""
         if self.tasks not in ("all", "energies", "properties"):
             yield f"{self.key}: tasks={self.tasks!r}, but all, energies or properties was wanted"
         if self.choices is None:
@@ -235,7 +245,7 @@ class Dimension:
 
 
 def plain(value: Any) -> Any:
-    """The value as it comes back from JSON."""
+    """Return the value as it comes back from JSON."""
     return json.loads(json.dumps(value, default=str))
 
 
@@ -245,7 +255,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def word(value: Any) -> str:
-    """A value for people: 1e-4, none, true."""
+    """Return a value for people: 1e-4, none, true."""
     if isinstance(value, float) and value != 0 and (abs(value) < 1e-2 or abs(value) >= 1e5) and math.isfinite(value):
         digits, power = f"{value:e}".split("e")
         return f"{float(digits):g}e{int(power)}"
@@ -255,7 +265,7 @@ def word(value: Any) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint at the nearest right name: of the whole, or of its last part."""
+    """Return a hint at the nearest right name: of the whole, or of its last part."""
     names = list(known)
     tails = {each.rsplit(".", 1)[-1]: each for each in names}
     last = name.rsplit(".", 1)[-1]

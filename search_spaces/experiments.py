@@ -74,7 +74,7 @@ LADDER = ("E0", "E1", "E2", "E3", "E4", "E5", "E6", "L3")
 
 
 def lineage(name: str, known: Mapping[str, Experiment] = EXPERIMENTS) -> list[Experiment]:
-    """The experiment with all its ancestors, the baseline first.
+    """Return the experiment with all its ancestors, the baseline first.
 
     Raises:
         UserError: there is no such experiment, or parents in a circle.
@@ -100,7 +100,7 @@ def configuration(
     equal_steps: bool = False,
     known: Mapping[str, Experiment] = EXPERIMENTS,
 ) -> RunConfig:
-    """The configuration of an experiment: preset, the user's settings, then every change down its lineage.
+    """Return the configuration of an experiment: preset, the user's settings, then every change down its lineage.
 
     Args:
         auxiliary: what `multitask.tasks: auxiliary` stands for.
@@ -136,7 +136,7 @@ def configuration(
 
 
 def with_parents(names: Iterable[str], known: Mapping[str, Experiment] = EXPERIMENTS) -> list[str]:
-    """The experiments asked for, and the parents and controls that they are compared with, in the registry's order."""
+    """Return the experiments asked for, their parents and their controls, in the registry's order."""
     wanted: set[str] = set()
     queue = list(names)
     while queue:

@@ -17,7 +17,7 @@ BY_TASK: dict[str, dict[str, Any]] = {"matbench_mp_gap": {"model": {"floor": 0.0
 
 
 def preset(task: Task) -> dict[str, Any]:
-    """The configuration of a task before anything was chosen by the user, as nested keys."""
+    """Return the configuration of a task before anything was chosen by the user, as nested keys."""
     defaults = RunConfig(task=task.name).model_dump(mode="json")
     for known in (PRESETS["energy" if task.is_energy else "property"], BY_TASK.get(task.name, {})):
         for section, values in known.items():

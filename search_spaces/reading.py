@@ -24,7 +24,7 @@ _SWITCHES = ("log", "integer", "zero")
 
 
 def load_space(name_or_path: str) -> Space:
-    """The search space of this name, or of this .yaml or .py file.
+    """Return the search space of this name, or of this .yaml or .py file.
 
     Raises:
         UserError: no such space or file, or one that cannot be read: all mistakes at once.

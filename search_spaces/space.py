@@ -71,7 +71,7 @@ class Space:
     auxiliary: Literal["wanted", "optional"] = "wanted"
 
     def for_task(self, task: Task, auxiliary: Iterable[str] = ()) -> "Space":
-        """The space without what makes no sense for the task: dimensions, those that depend on them, their points.
+        """Return the space without what makes no sense for the task: dimensions, their dependents and their points.
 
         Args:
             auxiliary: the base's multitask.tasks.
@@ -92,7 +92,7 @@ class Space:
         return replace(self, dimensions=tuple(kept.values()), points=points)
 
     def base(self, config: RunConfig) -> RunConfig:
-        """The configuration that a trial's changes are laid on: with `fixed`, and still E0 in its result.
+        """Return the configuration that a trial's changes are laid on: with `fixed`, and still E0 in its result.
 
         Raises:
             UserError: `fixed` does not fit.
@@ -105,7 +105,7 @@ class Space:
         return config.changed(changes)
 
     def suggest(self, trial: Asked) -> dict[str, Any]:
-        """A trial's dotted changes to the base."""
+        """Return a trial's dotted changes to the base."""
         return _changes(self.walk(lambda dimension: dimension.ask(trial)))
 
     def points_for(self, base: RunConfig) -> list[tuple[str, dict[str, Any]]]:
@@ -151,7 +151,7 @@ class Space:
         }
 
     def table(self) -> list[tuple[str, str, str]]:
-        """A row a dimension: its key, its range and condition in words, and what it says."""
+        """Return a row a dimension: its key, its range and condition in words, and what it says."""
         rows = []
         for dimension in self.dimensions:
             when = " or ".join(
@@ -188,7 +188,7 @@ class Space:
             raise UserError(f"{source}: " + "; ".join(dict.fromkeys(problems)))
 
     def starts(self) -> tuple[Point, ...]:
-        """The base itself, as E0, and the known good points."""
+        """Return the base itself, as E0, and the known good points."""
         return (Point("E0", {}, "the base itself"), *self.points)
 
     def walk(self, choose: Callable[[Dimension], Any]) -> list[Step]:
@@ -228,7 +228,7 @@ def _reason(error: UserError) -> str:
 
 
 def _table_problems(space: Space) -> Iterator[str]:
-    """What can be seen without a base."""
+    """Yield the problems that can be seen without a base."""
     known = set(dotted_names())
     earlier: dict[str, Dimension] = {}
     counts = Counter(key for each in space.dimensions for key in {each.key, *each.sets})
@@ -287,7 +287,7 @@ def _value_problems(space: Space, base: RunConfig) -> Iterator[str]:
 
 
 def _sound(space: Space) -> Iterator[Dimension]:
-    """The dimensions with which it makes sense to go on looking for problems."""
+    """Yield the dimensions that are sound enough to look for further problems."""
     known = set(dotted_names())
     for dimension in space.dimensions:
         if not list(dimension.problems()) and known.issuperset(dimension.sets):
@@ -310,7 +310,7 @@ def _refusal(base: RunConfig, key: str, value: Any) -> Iterator[str]:
 
 
 def _fixed_problems(space: Space, base: RunConfig) -> Iterator[str]:
-    """What cannot be fixed; choices of the base that would silently be undone, so that E0 were not the base."""
+    """Yield what cannot be fixed, and choices of the base that would silently be undone: E0 would not be the base."""
     here, usual = flat(base), flat(RunConfig(task=base.task))
     searched = {key for each in space.dimensions for key in each.sets}
     for key, value in space.fixed.items():

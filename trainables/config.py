@@ -75,14 +75,14 @@ class RunConfig(Section):
         return self.model.start != "scratch" or teachers or corrected
 
     def member(self, index: int) -> "RunConfig":
-        """What one member of the ensemble is trained by: no ensemble, and no views, which only predict."""
+        """Return what one member of the ensemble is trained by: no ensemble, and no views, which only predict."""
         changes: dict[str, Any] = {"seed": self.seed + index, "ensemble": {}, "tta": {}}
         if self.ensemble.combine == "soup":  # weights can be averaged where they began as the same ones
             changes["model.init_seed"] = self.seed if self.model.init_seed is None else self.model.init_seed
         return self.changed(changes)
 
     def fingerprint(self, data_digest: str) -> str:
-        """A hash of all that decides the run's result: every field, the data, CHGNet and the code's versions."""
+        """Return a hash of all that decides the run's result: every field, the data, CHGNet and the code's versions."""
         content = {
             "config": self.model_dump(mode="json"),
             "data": data_digest,
@@ -93,13 +93,15 @@ class RunConfig(Section):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
+        """Return the configuration as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def save(self, path: Path) -> None:
+        """Write the configuration to a YAML file."""
         write_text(path, self.to_yaml())
 
     def changed(self, changes: Mapping[str, Any]) -> "RunConfig":
-        """A copy with dotted keys changed, for example {"optim.lr": 1e-4}, checked as a whole."""
+        """Return a copy with dotted keys changed, for example {"optim.lr": 1e-4}, checked as a whole."""
         content = self.model_dump(mode="json")
         for key, value in changes.items():
             _place(content, key, value)
@@ -145,7 +147,7 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def _wrong_key(value: Any) -> Any:
-    """The first key at any depth that is no text, or None."""
+    """Return the first key at any depth that is no text, or None."""
     if not isinstance(value, dict):
         return None
     return next((key for key in value if not isinstance(key, str)), None) or next(
@@ -154,7 +156,7 @@ def _wrong_key(value: Any) -> Any:
 
 
 def for_task(content: Mapping[str, Any], task: str, source: str = "the file") -> tuple[dict[str, Any], str | None]:
-    """Settings of a file for a command on `task`: the file's own task and fold are left out.
+    """Return settings of a file for a command on `task`: the file's own task and fold are left out.
 
     The configuration of a run (fold_*/config.yaml) and a search's best.yaml hold both; whatever they were made for,
     the command says which task and folds are trained.
@@ -260,13 +262,13 @@ def _explain(problem: dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as it is told: long ones are cut."""
+    """Return a value as it is told: long ones are cut."""
     text = repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}... ({len(text):,} characters)"
 
 
 def _unknown(key: str, value: Any) -> str:
-    """An unknown key, or the keys in an unknown section, each with the key that is meant."""
+    """Return an unknown key, or the keys in an unknown section, each with the key that is meant."""
     if not isinstance(value, Mapping) or "." in key:
         return f"unknown key '{key}'{hint(key, list(dotted_names()))}"
     if not value or any(isinstance(inner, Mapping) for inner in value.values()):
@@ -279,7 +281,7 @@ def _sections() -> list[str]:
 
 
 def _choices(key: str) -> list[str]:
-    """The words a Literal field allows."""
+    """Return the words a Literal field allows."""
     kind: Any = RunConfig
     for name in key.split("."):
         if not (isinstance(kind, type) and issubclass(kind, BaseModel) and name in kind.model_fields):

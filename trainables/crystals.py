@@ -36,6 +36,7 @@ class Crystal(NamedTuple):
         )
 
     def to_structure(self) -> Structure:
+        """Return pymatgen's Structure of the crystal."""
         return Structure(Lattice(self.lattice), [SYMBOLS[z] for z in self.numbers], self.frac)
 
     def cartesian(self) -> NDArray[np.float64]:
@@ -58,6 +59,7 @@ class CrystalTable(Sequence[Crystal]):
 
     @classmethod
     def pack(cls, crystals: Iterable[Crystal]) -> "CrystalTable":
+        """Pack crystals into one table."""
         rows = list(crystals)
         counts = [len(row.numbers) for row in rows]
         return cls(
@@ -84,6 +86,7 @@ class CrystalTable(Sequence[Crystal]):
         return Crystal(self.lattices[index], self.numbers[atoms], self.frac[atoms])
 
     def take(self, rows: NDArray[np.int64]) -> "CrystalTable":
+        """Return these rows, in this order."""
         return CrystalTable.pack(self[int(row)] for row in rows)
 
     @property

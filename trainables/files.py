@@ -57,6 +57,7 @@ def obstacle(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, whole or not at all."""
     write_atomically(path, lambda temporary: _write_utf8(temporary, text))
 
 
@@ -70,10 +71,12 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_parquet(path: Path, table: "pd.DataFrame") -> None:
+    """Write a table as Parquet, whole or not at all."""
     write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
 
 
@@ -90,5 +93,6 @@ def write_array(path: Path, array: "np.ndarray[Any, Any]") -> None:
 
 
 def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -160,12 +160,12 @@ SECTION_WORDS = {
 
 
 def squashed(word: str) -> str:
-    """A word in lower case, without the marks that people put into or leave out of names."""
+    """Return a word in lower case, without the marks that people put into or leave out of names."""
     return re.sub(r"[^a-z0-9]", "", word.lower())
 
 
 def meant(key: str, names: Sequence[str]) -> tuple[str, ...] | str:
-    """The keys that a wrong key may mean, the likeliest first, or in a sentence why there is none.
+    """Return the keys that a wrong key may mean, the likeliest first, or in a sentence why there is none.
 
     Args:
         names: all keys, dotted.
@@ -194,7 +194,7 @@ def meant(key: str, names: Sequence[str]) -> tuple[str, ...] | str:
 
 
 def hint(key: str, names: Sequence[str]) -> str:
-    """What is appended to "unknown key '...'": the key that is meant, why there is none, or where all are listed."""
+    """Return what follows "unknown key '...'": the key that is meant, why there is none, or where all are listed."""
     keys = meant(key, names)
     if isinstance(keys, str):
         return f": {keys}"
@@ -207,13 +207,13 @@ def hint(key: str, names: Sequence[str]) -> str:
 
 
 def where_listed(names: Iterable[str]) -> str:
-    """The sections, and where their keys are found."""
+    """Return the sections, and where their keys are found."""
     sections = dict.fromkeys(name.split(".")[0] for name in names if "." in name)
     return f"the sections are {', '.join(sections)}; fold_0/config.yaml of any run lists all keys"
 
 
 def section_hint(name: str, sections: Sequence[str]) -> str:
-    """What is appended to an unknown section: the one that is meant, or all of them."""
+    """Return what is appended to an unknown section: the one that is meant, or all of them."""
     near = SECTION_WORDS.get(squashed(name)) or next(iter(difflib.get_close_matches(name.lower(), sections, n=1)), None)
     return f" (did you mean '{near}'?)" if near else f" (the sections are {', '.join(sections)})"
 
@@ -234,6 +234,6 @@ def _ordered(names: Sequence[str], section: str) -> tuple[str, ...]:
 
 
 def _near_tail(last: str, names: Sequence[str], cutoff: float) -> tuple[str, ...]:
-    """The keys with the ending that is nearest."""
+    """Return the keys with the ending that is nearest."""
     near = difflib.get_close_matches(last.lower(), {_tail(name) for name in names}, n=1, cutoff=cutoff)
     return tuple(name for name in names if near and _tail(name) == near[0])

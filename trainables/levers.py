@@ -95,14 +95,17 @@ class PerturbConfig(Section):
 
     @property
     def strains(self) -> bool:
+        """Return whether cells are strained."""
         return self.strain != "none" and self.strain_size > 0
 
     @property
     def displaces(self) -> bool:
+        """Return whether atoms are displaced."""
         return self.displacement != "none" and self.displacement_size > 0
 
     @property
     def active(self) -> bool:
+        """Return whether crystals are perturbed at all."""
         return self.strains or self.displaces
 
     @property
@@ -183,7 +186,7 @@ class MultitaskConfig(Section):
 
 
 def lever_problems(config: "RunConfig") -> list[str]:
-    """What is wrong with the sections together, one sentence each."""
+    """Return what is wrong with the sections together, one sentence each."""
     return list(_problems(config))
 
 

@@ -117,7 +117,7 @@ def _begin_worker(begin: Callable[..., object] | None, arguments: tuple[Any, ...
 
 @contextlib.contextmanager
 def ignored_by_children() -> Iterator[None]:
-    """Processes that are started meanwhile never see Ctrl-C, not even while they import: their parent ends them."""
+    """Keep Ctrl-C from processes that are started meanwhile, even while they import: their parent ends them."""
     if threading.current_thread() is not threading.main_thread():
         yield  # no thread but the main one may say what signals do
         return

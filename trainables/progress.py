@@ -8,15 +8,18 @@ from typing import Protocol
 class Bar(Protocol):
     """One running stage."""
 
-    def advance(self, amount: float, note: str = "") -> None: ...
+    def advance(self, amount: float, note: str = "") -> None:
+        """Advance the stage; the note is shown beside it."""
 
 
 class Progress(Protocol):
     """Shows stages and messages; `silent` here, bars and lines in orchestrator.report.progress."""
 
-    def stage(self, name: str, total: float | None, unit: str) -> AbstractContextManager[Bar]: ...
+    def stage(self, name: str, total: float | None, unit: str) -> AbstractContextManager[Bar]:
+        """Show a stage while the block runs."""
 
-    def message(self, text: str) -> None: ...
+    def message(self, text: str) -> None:
+        """Show a line that is worth keeping."""
 
 
 class _SilentBar:

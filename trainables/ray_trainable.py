@@ -33,7 +33,7 @@ class FineTune(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """A core, and a GPU where there is one; `tune.with_resources` asks for something else."""
+        """Return a core, and a GPU where there is one; `tune.with_resources` asks for something else."""
         return tune.PlacementGroupFactory([{"CPU": 1.0, "GPU": float(torch.cuda.is_available())}])
 
     def setup(self, config: dict[str, Any], data: TrialData) -> None:
@@ -86,6 +86,7 @@ class FineTune(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
+        """Close the training."""
         self._steps.close()
 
     def _begin(self, config: Mapping[str, Any]) -> None:
@@ -118,5 +119,5 @@ def _reason(result: FitResult | None) -> str:
 
 
 def _given(resources: Any, kind: str) -> float:
-    """What Ray set aside for the trial."""
+    """Return what Ray set aside for the trial."""
     return 0.0 if resources is None else float(resources.required_resources.get(kind, 0.0))

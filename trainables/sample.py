@@ -118,7 +118,7 @@ _BOND_RADIUS = {"N": 0.55, "O": 0.60, "F": 0.71, "P": 1.11, "As": 1.25, "Ce": 1.
 
 
 def load_sample(progress: Progress = silent) -> Dataset:
-    """The synthetic sample of SAMPLE_SIZE crystals, built once and kept in crystaltune's cache folder."""
+    """Return the synthetic sample of SAMPLE_SIZE crystals, built once and kept in crystaltune's cache folder."""
     made_with = {"sample": SAMPLE_VERSION, "chgnet": version("chgnet"), "pymatgen": version("pymatgen")}
     name = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_home() / "sample"
@@ -136,7 +136,7 @@ def load_sample(progress: Progress = silent) -> Dataset:
 
 
 def _read(arrays: Path, meta: Path) -> Dataset | None:
-    """What is in the cache, or None where it is missing or not what was written."""
+    """Return what is in the cache, or None where it is missing or not what was written."""
     try:
         if read_json(meta)["sha256"] != sha256_of_file(arrays):
             return None
@@ -185,7 +185,7 @@ def build_sample(n_crystals: int = SAMPLE_SIZE, *, progress: Progress = silent) 
 
 
 def _candidates() -> Iterator[Crystal]:
-    """The substituted prototypes: in turn one formula of each family, in a seeded order."""
+    """Yield the substituted prototypes: in turn one formula of each family, in a seeded order."""
     queues = []
     for _, roles in FAMILIES.values():
         choices = itertools.product(*(role.split() for role in roles))
@@ -199,7 +199,7 @@ def _candidates() -> Iterator[Crystal]:
 
 
 def _seeded(*words: str) -> bytes:
-    """A key for a seeded order that doesn't depend on any library's generator."""
+    """Return a key for a seeded order that doesn't depend on any library's generator."""
     return hashlib.sha256(" ".join((f"synthetic {SAMPLE_VERSION}", *words)).encode()).digest()
 
 
@@ -213,7 +213,7 @@ def _prototypes() -> dict[tuple[str, frozenset[str]], dict[str, Any]]:
 
 
 def _substituted(prototype: str, choice: Sequence[str], radii: Sequence[float]) -> Crystal:
-    """The prototype with the chosen elements on its roles, sized so that the closest unlike atoms touch.
+    """Return the prototype with the chosen elements on its roles, sized so that the closest unlike atoms touch.
 
     Args:
         radii: of the chosen elements, A.
@@ -253,7 +253,7 @@ class _Labeller:
         self._reference = np.full(len(SYMBOLS), np.nan)  # (119,) eV/atom
 
     def label(self, crystals: list[Crystal]) -> Iterator[tuple[Crystal, float]]:
-        """The crystals at their best size, and their formation energies in eV/atom.
+        """Yield the crystals at their best size, and their formation energies in eV/atom.
 
         The energy is NaN where no best size lies within _REACH of _SCALES.
         """
@@ -267,7 +267,7 @@ class _Labeller:
             yield crystal, label if certain else float("nan")
 
     def _element_energy(self, symbol: str) -> float:
-        """The lowest energy of the element over a few cells, eV/atom."""
+        """Return the lowest energy of the element over a few cells, eV/atom."""
         _, energy, _ = self._at_best_size(_element_cells(symbol))
         return float(energy.min())
 

@@ -122,7 +122,7 @@ def _shared(text: str) -> set[str]:
 
 
 def _told(error: yaml.YAMLError) -> str:
-    """What is wrong and in which line, in a few words."""
+    """Return what is wrong and in which line, in a few words."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
     if "'\\t'" in what:

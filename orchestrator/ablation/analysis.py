@@ -211,7 +211,7 @@ def _control(
 
 
 def _equal_in(one: Outcome, other: Outcome) -> str:
-    """The costs in which two experiments are about equal."""
+    """Return the costs in which two experiments are about equal."""
     least, most = sorted([one.structures, other.structures])
     found = ["training"] if most <= ABOUT_EQUAL * least else []
     found += ["use"] if one.n_predictions == other.n_predictions else []
@@ -239,7 +239,7 @@ def _scores(predictions: pd.DataFrame, errors: pd.DataFrame | None) -> Errors:
 
 
 def _family(contrasts: Mapping[Pair, Contrast]) -> dict[Pair, Comparison]:
-    """The comparisons, corrected for their number."""
+    """Return the comparisons, corrected for their number."""
     corrected = with_holm({" ".join(pair): contrast for pair, contrast in contrasts.items()})
     return {
         pair: _compared(contrast, corrected[" ".join(pair)], len(contrasts)) for pair, contrast in contrasts.items()

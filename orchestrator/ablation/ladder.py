@@ -78,7 +78,7 @@ def build_ladder(
 
 
 def _first_seeds(config: RunConfig, seeds: int) -> list[int]:
-    """The first seed of each replicate: an ensemble takes as many seeds as it has members."""
+    """Return the first seed of each replicate: an ensemble takes as many seeds as it has members."""
     members = config.ensemble.members
     return [config.seed + members * replicate for replicate in range(max(1, seeds // members))]
 

@@ -28,12 +28,12 @@ class Planned:
 
 
 def plan_shown(planned: Planned) -> RenderableType:
-    """The plan of an ablation, and how long it takes."""
+    """Return the plan of an ablation, and how long it takes."""
     return Group(plan_table(planned.lines), Text(str(planned)))
 
 
 def plan_table(lines: list[dict[str, Any]]) -> Table:
-    """The experiments of an ablation: what each changes, the models it needs, and how many no other has made."""
+    """Return the experiments of an ablation: what each changes, the models it needs, and how many no other has made."""
     table = Table(title="Experiments", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("", "what", "models", "new", "shared with"):
         fixed = column not in ("what", "shared with")

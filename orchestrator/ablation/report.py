@@ -85,7 +85,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary_table(analysis: Analysis) -> RichTable:
-    """The experiments for the terminal, in 80 columns; p is the corrected one."""
+    """Return the experiments for the terminal, in 80 columns; p is the corrected one."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
     table.add_column("", no_wrap=True, max_width=12)
     for column in ("MAE", "+-", "difference", "95 % interval", "p"):

@@ -281,7 +281,7 @@ def _with_targets(table: pd.DataFrame, context: TaskContext, fold: int, replicat
 
 
 def _failure(rung: Rung, runs: ModelGraph, replicate: int) -> str:
-    """The first reason why a replicate has no predictions, or nothing."""
+    """Return the first reason why a replicate has no predictions, or nothing."""
     for (fold, number), one in sorted(rung.recipes.items()):
         if number == replicate:
             for run in one.members:
@@ -329,7 +329,7 @@ def _analysed(
 
 
 def _about(context: TaskContext, rung: Rung, options: AblationOptions) -> dict[str, Any]:
-    """What the report says of where its numbers come from."""
+    """Return what the report says of where its numbers come from."""
     return TaskSummary.of(context.dataset, rung.config).model_dump(exclude_unset=True) | {
         "command": options.command,
         "versions": versions(),

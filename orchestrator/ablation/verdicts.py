@@ -17,7 +17,7 @@ def sentences_of(
     published: Mapping[str, float],
     comparable: bool,
 ) -> list[str]:
-    """What follows from the rows of `orchestrator.ablation.analysis.analyse`, ladder by ladder, then the marks.
+    """Return what follows from the rows of `orchestrator.ablation.analysis.analyse`, ladder by ladder, then the marks.
 
     Args:
         rows: by name.
@@ -45,6 +45,7 @@ def decimals_of(maes: Iterable[float | None]) -> int:
 
 
 def p_text(p: float | None) -> str:
+    """Return a p-value with three digits, or an empty string."""
     return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -78,7 +79,7 @@ class _Ladder:
         return f"Consistency regularisation: {self._consistent(asked)}. {'; '.join(numbers)}."
 
     def _consistent(self, asked: Sequence[str]) -> str:
-        """The verdict: confirmed is what is better than the baseline, and better in every one of several folds."""
+        """Return the verdict: confirmed is what is better than the baseline, and better in each of several folds."""
         compared = [pair for base in asked if not (pair := self._pair(base, "E0")).reason]
         if not compared:
             return "cannot be judged"
@@ -138,7 +139,7 @@ class _Ladder:
         return f"{said} Training is not equal: with its teachers {mine / other:.1f} times the structures."
 
     def _costs(self, child: str, other: str, kind: Callable[[Cost], int]) -> tuple[int, int]:
-        """A cost of both; nothing (0, 0) where they are not compared."""
+        """Return a cost of both; nothing (0, 0) where they are not compared."""
         if self._pair(child, other).reason:
             return 0, 0
         return kind(self.rows[self._name(child)].cost), kind(self.rows[self._name(other)].cost)
@@ -172,7 +173,7 @@ class _Ladder:
         return f"{nothing} The smallest difference that could have been seen is {seen_from}."
 
     def _said(self, child: str, other: str) -> str:
-        """A comparison in words, as "E1 against E0: -0.0012 eV/atom, interval ..., corrected p 0.012: better"."""
+        """Return a comparison in words, as "E1 against E0: -0.0012 eV/atom, interval ..., corrected p ...: better"."""
         pair, names = self._pair(child, other), f"{self._name(child)} against {self._name(other)}"
         if pair.reason:
             return f"{names}: not compared ({pair.reason})"
@@ -195,5 +196,5 @@ class _Ladder:
         return base + self.suffix
 
     def _mine(self) -> list[str]:
-        """The experiments of this ladder, by their names without suffix."""
+        """Return the experiments of this ladder, by their names without suffix."""
         return [name.removesuffix(self.suffix) for name in self.rows if suffixes([name]) == [self.suffix]]

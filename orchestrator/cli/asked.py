@@ -76,13 +76,13 @@ def check_study(folder: Path, options: SearchOptions) -> None:
 
 
 def expected_task(source: Source) -> Task:
-    """The task that a command is about; of a table of one's own what is known before it is read."""
+    """Return the task that a command is about; of a table of one's own what is known before it is read."""
     kind: Quantity = "energy_per_atom" if source.energy else "property"
     return known_task(source.task) or custom_task(source.task, source.target or "", source.unit, kind)
 
 
 def task_words(source: Source) -> list[str]:
-    """The words of a command line that name the same rows."""
+    """Return the words of a command line that name the same rows."""
     named = {"--data": source.file, "--target": source.target, "--unit": source.unit, "--limit": source.limit}
     words = [source.task, *(str(word) for name, value in named.items() if value for word in (name, value))]
     return words + (["--energy"] if source.energy else [])

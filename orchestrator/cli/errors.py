@@ -42,7 +42,7 @@ def as_options(text: str) -> str:
 
 
 def explained(error: Any) -> str:
-    """What typer says of a mistyped line, with the option that was meant and the value that came."""
+    """Return what typer says of a mistyped line, with the option that was meant and the value that came."""
     from orchestrator.cli.option_hints import option_hint, typed_value
 
     message, context, words = error.format_message().strip(), getattr(error, "ctx", None), sys.argv[1:]

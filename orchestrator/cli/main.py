@@ -355,7 +355,7 @@ def _show(
 def _after_training(
     source: Source | None, folder: Path, config: Path | None = None, settings: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
-    """What to do with a finished run, as (what it is for, command)."""
+    """Return what to do with a finished run, as (what it is for, command)."""
     from orchestrator.cli.asked import task_words
 
     if source is None:

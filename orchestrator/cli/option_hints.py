@@ -122,7 +122,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 
 
 def option_hint(option: str, words: Sequence[str] = ()) -> str | None:
-    """What to use instead of an option that does not exist, or None where nothing is known to fit.
+    """Return what to use instead of an option that does not exist, or None where nothing is known to fit.
 
     Args:
         option: as typed, such as "--epochs"; a value after "=" is left out.
@@ -149,7 +149,7 @@ def option_hint(option: str, words: Sequence[str] = ()) -> str | None:
 
 
 def _fits(text: str, command: str) -> bool:
-    """True where what a text tells can be typed after the command."""
+    """Return True where what a text tells can be typed after the command."""
     if text == _FILE_IS_AN_ARGUMENT:
         return command == "predict"
     option = text.split()[0]
@@ -166,7 +166,7 @@ def _filled(text: str, command: str, value: str) -> str:
 
 
 def typed_value(name: str, words: Sequence[str]) -> str:
-    """What was typed after an option, where it looks like its value."""
+    """Return what was typed after an option, where it looks like its value."""
     for place, word in enumerate(words):
         if word.startswith(f"{name}="):
             return word.partition("=")[2]

@@ -86,7 +86,7 @@ Budget = Literal["own", "equal-steps"]
 
 
 def chosen_settings(config: Path | None, settings: Sequence[str] | None, task: str) -> dict[str, Any]:
-    """The settings of a file, and those of the command over it; what they were made for is told."""
+    """Return the settings of a file, and those of the command over it; what they were made for is told."""
     from trainables.config import for_task, load_config, merged, parse_assignments
 
     content, note = for_task(load_config(config), task, str(config)) if config else ({}, None)
@@ -109,12 +109,12 @@ def begin(what: str) -> None:
 
 
 def say(text: str) -> None:
-    """A sentence: between words in lines on a terminal, in one line elsewhere."""
+    """Print a sentence: broken between words on a terminal, in one line elsewhere."""
     out_console.print(text, soft_wrap=not out_console.is_terminal)
 
 
 def say_next(*commands: tuple[str, str]) -> None:
-    """What to do next, as (what it is for, command); a command is one line that can be copied."""
+    """Print what to do next, as (what it is for, command); a command is one line that can be copied."""
     out_console.print("Next:")
     for purpose, command in commands:
         out_console.print(f"  {command}  # {purpose}", soft_wrap=True)

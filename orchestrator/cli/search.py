@@ -180,7 +180,7 @@ def search(
 
 
 def _continuation(folder: Path) -> list[str]:
-    """The command that continues a search: with --resume once there is a study."""
+    """Return the command that continues a search: with --resume once there is a study."""
     words = ["crystaltune", *sys.argv[1:]]
     return words + (["--resume"] if (folder / JOURNAL).exists() and "--resume" not in words else [])
 

@@ -51,7 +51,7 @@ class OutOfFold:
             raise ValueError(f"{len(self.group)} groups for {len(self.target)} rows")
 
     def keep(self, mask: NDArray[np.bool_]) -> "OutOfFold":
-        """The rows where `mask` (n,) is true."""
+        """Return the rows where `mask` (n,) is true."""
         group = [name for name, kept in zip(self.group, mask, strict=True) if kept]
         return OutOfFold(self.prediction[:, mask], self.target[mask], group)
 
@@ -92,7 +92,7 @@ def combine(method: Combine, prediction: Values, weights: Values | None = None) 
 
 
 def disagreement(prediction: Values) -> Values:
-    """Standard deviation over the members of (m, n), a row: (n,); 0 for a single member."""
+    """Return standard deviation over the members of (m, n), a row: (n,); 0 for a single member."""
     _check(prediction)
     return np.asarray(prediction.std(axis=0))
 
@@ -100,7 +100,7 @@ def disagreement(prediction: Values) -> Values:
 def error_curve(
     prediction: Values, target: Values, fold: NDArray[np.integer] | None = None, *, seed: int = 0
 ) -> list[dict[str, float]]:
-    """The error of the mean of k members for k = 1..m: what one more member brings.
+    """Return the error of the mean of k members for k = 1..m: what one more member brings.
 
     It describes test rows or any others; nothing is chosen by it.
 
@@ -127,7 +127,7 @@ def error_curve(
 
 
 def soup(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | Values | None = None) -> dict[str, Tensor]:
-    """The average of the weights of models that were fine-tuned from the same start: one model, at one model's cost.
+    """Return the average of the weights of models fine-tuned from the same start: one model, at one model's cost.
 
     Wortsman et al., Model soups (ICML 2022). Runs from different starts have no common basin, so their average
     means nothing; nothing here can tell, so the caller must. What is not of a floating type is the first state's.
@@ -196,7 +196,7 @@ def _greedy(known: OutOfFold, _seed: int) -> Values:
 
 
 def _stacked(known: OutOfFold, seed: int) -> Values:
-    """The mixture of least MAE (Breiman, Stacked regressions, 1996), shrunk towards equal weights.
+    """Return the mixture of least MAE (Breiman, Stacked regressions, 1996), shrunk towards equal weights.
 
     How far is chosen by cross-validation over groups: the strongest shrinkage whose error is within one standard
     error of the best one's (the rule of Breiman et al., CART, 1984). Seeds of one recipe hardly differ, and a mixture
@@ -217,7 +217,7 @@ def _stacked(known: OutOfFold, seed: int) -> Values:
 
 
 def _first_as_good(error: Values, group: Sequence[str]) -> int:
-    """The first of several candidates' errors (c, n) whose sum is within a standard error of the least one.
+    """Return the first of several candidates' errors (c, n) whose sum is within a standard error of the least one.
 
     The standard error is that of the paired difference, over groups, because rows of one formula err together.
     """
@@ -233,7 +233,7 @@ def _shrunk(weights: Values, share: float) -> Values:
 
 
 def _inner_folds(group: Sequence[str], seed: int) -> NDArray[np.int64]:
-    """An inner fold a row, (n,): whole groups in a seeded order; all 0 where the groups are too few for two folds."""
+    """Return an inner fold a row, (n,): whole groups in a seeded order; all 0 where there are too few for two folds."""
     names, place = np.unique(np.asarray(group, dtype=str), return_inverse=True)
     n_folds = max(1, min(MOST_INNER_FOLDS, len(names) // GROUPS_AN_INNER_FOLD))
     rank = np.random.default_rng(seed).permutation(len(names))

@@ -155,7 +155,7 @@ def cluster_bootstrap(
 def _per_cluster(
     difference: NDArray[np.float64], fold: NDArray[np.int64], cluster: Sequence[Hashable]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums and counts of the rows by cluster and fold, both (n_clusters, n_folds): all that a resample needs."""
+    """Return sums and counts of the rows by cluster and fold, both (n_clusters, n_folds): all that a resample needs."""
     if not 0 < len(difference) == len(fold) == len(cluster):
         raise ValueError(f"wanted as many folds and clusters as rows: {len(difference)}, {len(fold)}, {len(cluster)}")
     if not np.isfinite(difference).all():
@@ -175,7 +175,7 @@ def _per_cluster(
 def _resample(
     sums: NDArray[np.float64], counts: NDArray[np.float64], n_resamples: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """The statistic in each resample, (n_resamples,), in chunks: all weights at once could be gigabytes."""
+    """Return the statistic in each resample, (n_resamples,), in chunks: all weights at once could be gigabytes."""
     n_clusters, n_folds = sums.shape
     table = np.concatenate([sums, counts], axis=1)  # (n_clusters, 2 n_folds)
     chunk = max(1, _CELLS_PER_CHUNK // n_clusters)

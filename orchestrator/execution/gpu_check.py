@@ -40,7 +40,7 @@ def unused_gpu() -> str:
 
 
 def driver_version() -> str:
-    """The NVIDIA driver's version as the kernel module or nvidia-smi tell it; empty where there is neither."""
+    """Return the NVIDIA driver's version as the kernel module or nvidia-smi tell it; empty where there is neither."""
     try:
         found = re.search(r"(?:Kernel Module|Module for \S+)\s+(\d+[\d.]*)", _DRIVER_FILE.read_text())
         return found[1] if found else "unknown"

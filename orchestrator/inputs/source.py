@@ -141,7 +141,7 @@ def _check_official_file(name: str, task: Task, file: Path) -> None:
 
 
 def _refuse_own_target(source: Source, task: Task) -> None:
-    """A task that is known says itself what it predicts; options that say the same are no mistake."""
+    """Reject a target, unit or kind that differs from what a known task predicts; saying the same is no mistake."""
     wrong = []
     if source.target is not None and source.target != task.target:
         wrong.append(f"`target={source.target}`")
@@ -259,7 +259,7 @@ def check_folder(out: Path, *, marker: str) -> None:
 
 
 def _was_begun(out: Path, marker: str) -> bool:
-    """True where a command of ours began there and was stopped before it wrote its marker."""
+    """Return True where a command of ours began there and was stopped before it wrote its marker."""
     try:
         if (out / ".lock").read_text(encoding="utf-8").startswith("process "):
             return True

@@ -35,7 +35,7 @@ def predictions_path(run: Path, file: Path, out: Path | None = None) -> Path:
 
 
 def default_name(file: Path) -> str:
-    """The name of the file with the predictions of `file`."""
+    """Return the name of the file with the predictions of `file`."""
     return f"predict-{file.name.removesuffix('.gz').rsplit('.', 1)[0]}.parquet"
 
 
@@ -78,7 +78,7 @@ def _format(path: Path) -> str | None:
 
 
 def _holds_predictions(path: Path) -> bool:
-    """True where a file is one that was written by `predict`, as far as its head or its end tells; or is empty."""
+    """Return whether a file is empty or was written by `predict`, as far as its head or its end tells."""
     kind = _format(path)
     try:
         if kind == ".xlsx":

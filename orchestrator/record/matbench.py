@@ -119,7 +119,7 @@ def why_no_record(task: Task, *, partial: bool, n_rows: int, folds: Collection[i
 
 
 def submission_folder(parent: Path, name: str) -> Path:
-    """The folder Matbench wants for an algorithm called `name`."""
+    """Return the folder Matbench wants for an algorithm called `name`."""
     return parent / f"matbench_v0.1_{re.sub(r'[^A-Za-z0-9.+-]+', '_', name).strip('_')}"
 
 
@@ -188,7 +188,7 @@ def _checked_about(about: dict[str, Any], task: Task) -> dict[str, Any]:
 
 
 def _plain(content: dict[str, Any], what: str) -> dict[str, Any]:
-    """A deep copy in plain JSON types with text keys: matbench's own hash survives nothing else."""
+    """Return a deep copy in plain JSON types with text keys: matbench's own hash survives nothing else."""
     try:
         return dict(json.loads(json.dumps(content, allow_nan=False)))
     except (TypeError, ValueError) as error:

@@ -26,7 +26,7 @@ SCORE_TOLERANCE = 1e-9  # relative; the order of summation may differ
 
 
 def official_test_ids(task: Task) -> list[list[str]]:
-    """The official test ids of each fold, in matbench's order (which is the table's)."""
+    """Return the official test ids of each fold, in matbench's order (which is the table's)."""
     assert task.official_rows is not None
     fold = official_test_folds(task.official_rows)
     return [[task.mbid(int(row)) for row in np.flatnonzero(fold == number)] for number in range(N_FOLDS)]

@@ -114,6 +114,7 @@ class BarDisplay:
 
     @contextmanager
     def stage(self, name: str, total: float | None, unit: str) -> Iterator[Bar]:
+        """Show a stage while the block runs."""
         with self._drawing:
             key = self._bars.add_task(name, total=total, unit=unit, note="")
         try:
@@ -132,6 +133,7 @@ class BarDisplay:
             self._bars.remove_task(self._ended.pop(0))
 
     def message(self, text: RenderableType) -> None:
+        """Show a line that is worth keeping."""
         with self._drawing:
             self._bars.console.print(self._spell(text) if isinstance(text, str) else text)
 
@@ -179,11 +181,13 @@ class LineDisplay:
 
     @contextmanager
     def stage(self, name: str, total: float | None, unit: str) -> Iterator[Bar]:
+        """Show a stage while the block runs."""
         bar = _LineBar(name, total, unit)
         yield bar
         bar.close()
 
     def message(self, text: RenderableType) -> None:
+        """Show a line that is worth keeping."""
         if isinstance(text, str):
             console.print(self._spell(text), soft_wrap=True)
         else:
@@ -244,6 +248,7 @@ class QueueProgress:
 
     @contextmanager
     def stage(self, name: str, total: float | None, unit: str) -> Iterator[Bar]:
+        """Show a stage while the block runs."""
         self._count += 1
         key = (self._owner, self._count)
         self._queue.put(("begin", key, f"{self._owner} {name}", total, unit))
@@ -253,6 +258,7 @@ class QueueProgress:
             self._queue.put(("end", key))
 
     def message(self, text: str) -> None:
+        """Show a line that is worth keeping."""
         self._queue.put(("message", f"{self._owner}: {text}"))
 
 
@@ -271,9 +277,11 @@ class NamedProgress:
         self._inner, self._owner = inner, owner
 
     def stage(self, name: str, total: float | None, unit: str) -> AbstractContextManager[Bar]:
+        """Show a stage while the block runs."""
         return self._inner.stage(f"{self._owner} {name}", total, unit)
 
     def message(self, text: str) -> None:
+        """Show a line that is worth keeping."""
         self._inner.message(f"{self._owner}: {text}")
 
 

@@ -56,7 +56,7 @@ def _add_others(table: Table, scores: BaselineScores) -> None:
 
 
 def title_of(scores: TaskSummary) -> str:
-    """What was scored, with everything that limits what it may be compared with."""
+    """Return what was scored, with everything that limits what it may be compared with."""
     parts = [f"{scores.task} ({scores.unit})" if scores.unit else scores.task]
     if scores.synthetic:
         parts.append("SYNTHETIC sample: never to be compared with Matbench")
@@ -79,7 +79,7 @@ def _cells(values: CountedErrors, deviation: str = "") -> list[str]:
 
 
 def task_table() -> Table:
-    """The tasks that can be named."""
+    """Return the tasks that can be named."""
     table = Table(
         title="Matbench v0.1 structure regression tasks",
         title_justify="left",
@@ -100,7 +100,7 @@ def task_table() -> Table:
 
 
 def spaces_table(spaces: Iterable[Space]) -> Table:
-    """The search spaces that can be named."""
+    """Return the search spaces that can be named."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
     table.add_column("space", no_wrap=True)
     table.add_column("dimensions", justify="right", no_wrap=True)
@@ -111,7 +111,7 @@ def spaces_table(spaces: Iterable[Space]) -> Table:
 
 
 def space_table(space: Space) -> Table:
-    """The dimensions of a space."""
+    """Return the dimensions of a space."""
     table = Table(title=f"{space.name}: {space.says}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("key", "range", "what"):
         table.add_column(column, no_wrap=column == "key")

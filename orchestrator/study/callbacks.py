@@ -40,6 +40,7 @@ class CheckpointCleaner:
         """Nothing."""
 
     def on_trial_end(self, trial: Trial) -> None:
+        """Take note of a trial that has ended."""
         before = self._best
         better = trial.state == "COMPLETE" and (before is None or trial.values[0] < before.values[0])
         if better:
@@ -83,14 +84,17 @@ class StudyDisplay:
         bar.advance(sum(trial.state != "RUNNING" for trial in records), self._note())
 
     def on_trial_start(self, trial: Trial) -> None:
+        """Take note of a trial that starts."""
         self._trials[trial.number] = trial
         self._draw()
 
     def on_trial_result(self, trial: Trial, result: StepResult) -> None:
+        """Take note of a trial's result."""
         self._trials[trial.number] = trial
         self._draw()
 
     def on_trial_end(self, trial: Trial) -> None:
+        """Take note of a trial that has ended."""
         self._trials[trial.number] = trial
         self._bar.advance(1, self._note())
         self._draw(now=True)
@@ -112,7 +116,7 @@ class StudyDisplay:
 
 
 def sentence(trial: Trial, unit: str) -> str:
-    """What became of a trial, in one line."""
+    """Return what became of a trial, in one line."""
     name = f"trial {trial.number}" + (f" (trial {trial.of} again, seed {trial.seed})" if trial.of is not None else "")
     if trial.state == "FAIL":
         return f"{name} failed: {trial.reason}"
@@ -122,7 +126,7 @@ def sentence(trial: Trial, unit: str) -> str:
 
 
 def live_table(trials: Sequence[Trial], pruner: Pruner, unit: str) -> RenderableType:
-    """Counts, rungs, and the trials that run or ended last; the changes of each as far as the line is wide."""
+    """Return counts, rungs, and the trials that run or ended last; the changes of each as far as the line is wide."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), expand=True)
     for column in ("trial", "state", "step", f"MAE{f' ({unit})' if unit else ''}", "time"):
         justify: Literal["left", "right"] = "left" if column == "state" else "right"
@@ -141,7 +145,7 @@ def live_table(trials: Sequence[Trial], pruner: Pruner, unit: str) -> Renderable
 
 
 def _differing(trials: Sequence[Trial]) -> list[str]:
-    """The keys in which trials differ: the others only fill the line."""
+    """Return the keys in which trials differ: the others only fill the line."""
     keys = dict.fromkeys(key for trial in trials for key in trial.changes)
     if len(trials) < 2:
         return list(keys)

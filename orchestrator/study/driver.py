@@ -21,11 +21,14 @@ Decision = Literal["go on", "stop"]
 class Callback(Protocol):
     """Is told of everything after it is in the journal."""
 
-    def on_trial_start(self, trial: Trial) -> None: ...
+    def on_trial_start(self, trial: Trial) -> None:
+        """Take note of a trial that starts."""
 
-    def on_trial_result(self, trial: Trial, result: StepResult) -> None: ...
+    def on_trial_result(self, trial: Trial, result: StepResult) -> None:
+        """Take note of a trial's result."""
 
-    def on_trial_end(self, trial: Trial) -> None: ...
+    def on_trial_end(self, trial: Trial) -> None:
+        """Take note of a trial that has ended."""
 
 
 class StudyDriver:
@@ -75,6 +78,7 @@ class StudyDriver:
 
     @property
     def late(self) -> bool:
+        """Return whether the deadline has passed."""
         return time.monotonic() >= self._deadline
 
     @property
@@ -88,7 +92,7 @@ class StudyDriver:
         return self.ends_now or (not self._waiting and (self._exhausted or len(self.trials) >= self._n_trials))
 
     def next(self) -> Trial | None:
-        """The next trial to run: one that was interrupted, or a new one; None where there is none now."""
+        """Return the next trial to run: one that was interrupted, or a new one; None where there is none now."""
         if self.ends_now:
             return None
         if self._waiting:
@@ -122,12 +126,12 @@ class StudyDriver:
         return "go on" if trial.state == "RUNNING" and not self.ends_now else "stop"
 
     def failed(self, number: int, reason: str) -> None:
-        """A trial raised an error: it has failed."""
+        """Take note of a trial that raised an error: it has failed."""
         if self.trials[number].state == "RUNNING":
             self._end(self.trials[number], "FAIL", reason=reason)
 
     def killed(self, number: int, reason: str) -> None:
-        """A trial's process ended without an error of its own: it is tried again from its last step, a few times."""
+        """Try a trial whose process ended without an error of its own again from its last step, a few times."""
         trial = self.trials[number]
         if trial.state != "RUNNING":
             return
@@ -139,15 +143,15 @@ class StudyDriver:
         self._waiting.append(number)
 
     def unwritable(self, number: int, reason: str) -> None:
-        """A trial could not write its files: it has not failed, and no other would fare better. The study ends here."""
+        """End the study: a trial could not write its files; it has not failed, and no other would fare better."""
         self.broken = CannotWrite(f"trial {number}: {reason} (continue the study with `resume=True`)")
 
     def crashed(self, phase: str, reason: str) -> None:
-        """Whoever runs the trials has failed: none of them is to blame, and the report says so."""
+        """Note that whoever runs the trials has failed: none of them is to blame, and the report says so."""
         self._write("crash", phase=phase, reason=reason)
 
     def interrupted(self) -> None:
-        """Nothing runs any more: what has not ended waits to go on."""
+        """Put what has not ended back into the queue: nothing runs any more."""
         self._waiting = [trial.number for trial in self.trials.values() if trial.state == "RUNNING"]
 
     def _judge(self, trial: Trial) -> None:

@@ -63,10 +63,12 @@ class Trial:
 
     @property
     def structures(self) -> int:
+        """Return the structures processed so far."""
         return self.results[-1].structures if self.results else 0
 
     @property
     def seconds(self) -> float:
+        """Return the seconds of training and validation."""
         return self.results[-1].seconds if self.results else 0.0
 
 
@@ -152,7 +154,7 @@ def _event(line: bytes) -> dict[str, Any]:
 
 
 def trials_of(events: Iterable[Mapping[str, Any]]) -> dict[int, Trial]:
-    """The trials of a journal, by number, in the order they began.
+    """Return the trials of a journal, by number, in the order they began.
 
     Raises:
         UserError: it speaks of a trial that has not begun.
@@ -177,7 +179,7 @@ def trials_of(events: Iterable[Mapping[str, Any]]) -> dict[int, Trial]:
 
 
 def crashes_of(events: Iterable[Mapping[str, Any]]) -> tuple[Crash, ...]:
-    """The crashes that a journal tells of, in their order."""
+    """Return the crashes that a journal tells of, in their order."""
     fields = ("time", "phase", "reason")
     return tuple(Crash(*(event[name] for name in fields)) for event in events if event["event"] == "crash")
 
@@ -186,12 +188,12 @@ _BEGINNING = ("number", "changes", "params", "origin", "seed", "of", "distributi
 
 
 def trial_event(trial: Trial) -> dict[str, Any]:
-    """The fields of the line with which a trial begins."""
+    """Return the fields of the line with which a trial begins."""
     return {name: getattr(trial, name) for name in _BEGINNING}
 
 
 def result_event(number: int, result: StepResult, done: bool) -> dict[str, Any]:
-    """The fields of a step's line; JSON has no nan, so it is None there."""
+    """Return the fields of a step's line; JSON has no nan, so it is None there."""
     return {"number": number, "done": done, **plain(asdict(result))}
 
 

@@ -28,15 +28,18 @@ class OptunaExport:
         self._guarded(lambda: self._make(file, name, trials, n_objectives))
 
     def on_trial_start(self, trial: Trial) -> None:
+        """Take note of a trial that starts."""
         self._guarded(lambda: self._add(trial))
 
     def on_trial_result(self, trial: Trial, result: StepResult) -> None:
+        """Take note of a trial's result."""
         if self._single and math.isfinite(result.mae):
             self._guarded(
                 lambda: self._storage.set_trial_intermediate_value(self._ids[trial.number], result.step, result.mae)
             )
 
     def on_trial_end(self, trial: Trial) -> None:
+        """Take note of a trial that has ended."""
         values = list(trial.values) or None
         state = OptunaState[trial.state]
         if trial.reason:

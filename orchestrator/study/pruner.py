@@ -62,9 +62,11 @@ class Pruner:
         return tuple(found)
 
     def describe(self) -> dict[str, Any]:
+        """Return the rule as it is written into study.json."""
         return {"name": self.rule, "grace": self.grace, "factor": self.factor, "milestones": list(self.milestones)}
 
     def begin(self, number: int) -> None:
+        """Take note of a trial that starts."""
         self._scheduler.on_trial_add(None, _Numbered(str(number)))
 
     def should_prune(self, number: int, result: StepResult) -> bool:
@@ -77,7 +79,7 @@ class Pruner:
         self._scheduler.on_trial_complete(None, _Numbered(str(number)), _seen(result))
 
     def rungs(self) -> dict[int, dict[str, float]]:
-        """What was recorded at each rung (of all brackets): milestone -> trial number -> MAE."""
+        """Return what was recorded at each rung (of all brackets): milestone -> trial number -> MAE."""
         found: dict[int, dict[str, float]] = {}
         for bracket in getattr(self._scheduler, "_brackets", []):
             for milestone, recorded in bracket._rungs:
@@ -86,7 +88,7 @@ class Pruner:
 
 
 def pruner_of(options: SearchOptions, space: Space, n_steps: int) -> Pruner:
-    """The rule that was asked for; none where every trial is a single step, or has to end for its cost to be known."""
+    """Return the rule that was asked for; none where trials are one step, or must end for their cost to be known."""
     single = space.runs == "prediction" or len(options.objectives) > 1
     return Pruner("none" if single else options.scheduler, n_steps, grace=options.grace, factor=options.factor)
 

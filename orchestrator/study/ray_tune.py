@@ -193,7 +193,7 @@ class _Asking(Searcher):
 
 
 def configuration(trial: Trial, folder: Path) -> dict[str, Any]:
-    """What a trial's process is told."""
+    """Return what a trial's process is told."""
     own = str((folder / "trials" / f"{trial.number:05d}").resolve())
     return {**trial.changes, "seed": trial.seed, TRIAL: trial.number, FOLDER: own}
 
@@ -230,7 +230,7 @@ class _Reporting(FIFOScheduler):
 
 
 def _error_of(trial: Any) -> BaseException | None:
-    """What Tune has just written down, from this machine's copy: storage has it only later."""
+    """Return what Tune has just written down, from this machine's copy: storage has it only later."""
     try:
         return cast(BaseException, pickle.loads(Path(trial.pickled_error_file).read_bytes()))
     except Exception:  # a class that only the trial's process knows, for one
@@ -238,7 +238,7 @@ def _error_of(trial: Any) -> BaseException | None:
 
 
 def reason_of(error: BaseException | None) -> str:
-    """A trial's error in one line: the message alone where it was meant for people."""
+    """Return a trial's error in one line: the message alone where it was meant for people."""
     cause = getattr(error, "cause", None) or error
     if cause is None:
         return "it failed without a reason"

@@ -190,7 +190,7 @@ def _sampling(study: _Study, starts: Sequence[Trial] = ()) -> Sampler:
 
 
 def _search(study: _Study, share: Any, at_once: int) -> bool:
-    """The search itself; True where all its trials have ended."""
+    """Return the search itself; True where all its trials have ended."""
     options = study.options
     pruner = pruner_of(options, study.space, study.data.n_steps(study.data.base))
     sampling = _sampling(study, best_probes(study.folder, options))
@@ -198,7 +198,7 @@ def _search(study: _Study, share: Any, at_once: int) -> bool:
 
 
 def _check(study: _Study, share: Any, at_once: int) -> bool:
-    """The best and E0 again, at full length and with fresh seeds; True where all have ended."""
+    """Return the best and E0 again, at full length and with fresh seeds; True where all have ended."""
     trials = trials_of(study.journal.read())
     planned = planned_checks(trials.values(), study.manifest.checks, study.options.top)
     if not planned:
@@ -218,7 +218,7 @@ def _check(study: _Study, share: Any, at_once: int) -> bool:
 
 
 def planned_checks(trials: Iterable[Trial], checks: ConfirmationPlan, top: int) -> list[Trial]:
-    """What is trained again: E0 and the best trials, one seed of all after the other.
+    """Return what is trained again: E0 and the best trials, one seed of all after the other.
 
     The best are the complete ones, by their MAE, then those that were stopped last: early stopping judges by one seed
     and part of the way, so they are given the whole of it. A study that was searched on after its checks keeps those
@@ -292,14 +292,14 @@ def _phase(
 
 
 def _cost(study: _Study) -> Callable[[Trial], float]:
-    """The second objective: structures processed in training, or predictions a crystal."""
+    """Return the second objective: structures processed in training, or predictions a crystal."""
     if study.space.runs == "prediction":
         return lambda trial: float(study.data.config(trial.changes).tta.views)
     return lambda trial: float(trial.structures)
 
 
 def _refuse_if_all_failed(analysis: Analysis, out: Path) -> None:
-    """A study in which nothing came to an end is no success."""
+    """Raise a UserError where every trial failed."""
     ended = [trial for trial in analysis.searched.values() if trial.state != "RUNNING"]
     if ended and all(trial.state == "FAIL" for trial in ended):
         reasons = "; ".join(f"{failure.reason} ({len(failure.numbers)} times)" for failure in analysis.failures)

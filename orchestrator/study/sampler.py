@@ -45,7 +45,7 @@ class Sampler:
     probes: tuple[Trial, ...] = ()
 
     def ask(self, number: int, trials: Sequence[Trial]) -> Trial | None:
-        """The configuration of trial `number`, one that was not tried yet; None where there seem to be no more.
+        """Return the configuration of trial `number`, one that was not tried yet; None where there seem to be no more.
 
         Args:
             trials: of the search, in the order they began, running ones included.
@@ -97,7 +97,7 @@ def intermediate_values(trial: Trial) -> dict[int, float]:
 
 
 def frozen(trial: Trial, *, single: bool) -> FrozenTrial:
-    """The trial as Optuna has it: a trial that was stopped early is PRUNED and keeps its values by step.
+    """Return the trial as Optuna has it: a trial that was stopped early is PRUNED and keeps its values by step.
 
     Args:
         single: there is one objective; Optuna keeps values by step for no more.

@@ -74,7 +74,7 @@ def trial_data(
 
 
 def stores_wanted(space: Space, base: RunConfig) -> set[tuple[Start, float]]:
-    """Starting weights and skins of all graphs that the space's configurations ask for.
+    """Return starting weights and skins of all graphs that the space's configurations ask for.
 
     A trial gets graphs of exactly the skin that it asks for: with a wider one the sums run in another order, and
     training again would not end with the same digits.
@@ -91,7 +91,7 @@ def stores_wanted(space: Space, base: RunConfig) -> set[tuple[Start, float]]:
 
 
 def _some(space: Space, base: RunConfig) -> Iterator[RunConfig]:
-    """The starting points, and random configurations."""
+    """Yield the starting points, and random configurations."""
     for _, params in space.points_for(base):
         yield base.changed(space.suggest(FixedTrial(params)))
     draws = Draws(random.Random(0))
@@ -116,7 +116,7 @@ def _refuse(space: Space, base: RunConfig) -> None:
 
 
 def _teachers(context: TaskContext, space: Space, base: RunConfig, folder: Path, resources: Resources) -> Path:
-    """The file of out-of-fold labels; teachers that are there are not trained again."""
+    """Return the file of out-of-fold labels; teachers that are there are not trained again."""
     if base.distil.teachers == "in_sample":
         raise UserError("a search distils from out-of-fold teachers only: set distil.teachers=out_of_fold")
     student = base.member(0)
@@ -144,7 +144,7 @@ def _teachers(context: TaskContext, space: Space, base: RunConfig, folder: Path,
 def with_models(
     data: TrialData, seeds: Iterable[int], folder: Path, context: TaskContext, resources: Resources
 ) -> TrialData:
-    """The data with a trained model for each of these seeds, for trials that only predict."""
+    """Return the data with a trained model for each of these seeds, for trials that only predict."""
     configs = {seed: data.base.member(0).changed({"seed": seed, "data.refit": False}) for seed in seeds}
     jobs = [(f"model-seed{seed}", _model_job(config, data, folder, context)) for seed, config in configs.items()]
     for name, summary in run_jobs(run_job, jobs, resources.plan(len(jobs)), context.progress):
@@ -195,7 +195,7 @@ def prepare_trials(
     validations_per_epoch: int = 1,
     progress: Progress = silent,
 ) -> TrialData:
-    """What trials of a space share, for a notebook that runs Ray Tune by itself.
+    """Return what trials of a space share, for a notebook that runs Ray Tune by itself.
 
     `tune.Tuner(tune.with_parameters(FineTune, data=prepare_trials(...)), param_space=...)` then searches whatever the
     space holds, with whatever searcher and scheduler. A study by `search` also resumes, confirms and reports.

@@ -28,14 +28,14 @@ def validate_probes(space: Space) -> None:
 
 
 def begin_journal(folder: Path) -> None:
-    """The probes' own journal, where there is none."""
+    """Begin the probes' own journal, where there is none."""
     if not (folder / _JOURNAL).exists():
         folder.mkdir(parents=True, exist_ok=True)
         Journal(folder / _JOURNAL).append("begin", time=round(time.time(), 3))
 
 
 def best_probes(folder: Path, options: SearchOptions) -> list[Trial]:
-    """The best quarter of a study's probes, best first, and three at least."""
+    """Return the best quarter of a study's probes, best first, and three at least."""
     if not options.probes:
         return []
     trials = trials_of(Journal(folder / PROBES / _JOURNAL).read()).values()

@@ -121,8 +121,9 @@ class Installation:
             cwd=self.work,
         ).stdout.strip()
         assert installed in self.screen("--version")
+        self.check_face()
         self.screen(*QUICKSTART)
-        self.holds("q/scores.json", "q/predictions.parquet", "q/fold_0/model.safetensors")
+        self.holds("q/report.html", "q/scores.json", "q/predictions.parquet", "q/fold_0/model.safetensors")
         self.screen(*SEARCH)
         self.holds("s/best.yaml", "s/report.html", "s/journal.jsonl", "s/trials.parquet")
         refusal = self.screen("record", "q", code=2, columns=1000)
@@ -131,6 +132,14 @@ class Installation:
         left = {path.name for path in self.work.iterdir()}
         assert left == {"q", "s"}, left
         self.check_record()
+
+    def check_face(self) -> None:
+        """Every name of the package can be imported from Python."""
+        code = "import crystaltune as ct; print(all(getattr(ct, name) for name in ct.__all__))"
+        told = subprocess.run(
+            [self.binaries / "python", "-c", code], capture_output=True, text=True, check=True, cwd=self.work
+        )
+        assert told.stdout.strip() == "True", told
 
     def check_record(self) -> None:
         """A record is made without matbench; the line that it shows installs one that validates it."""

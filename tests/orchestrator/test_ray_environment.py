@@ -146,7 +146,7 @@ def test_the_optuna_copy_lies_in_the_folder_whatever_its_name(name: str, tmp_pat
     folder, said = tmp_path / name, Said()
     folder.mkdir()
     mirror = OptunaExport(folder / "optuna.db", "study", [], 1, said)
-    mirror.began(Trial(0, {}, {}))
+    mirror.on_trial_start(Trial(0, {}, {}))
     assert not said.lines
     assert {path.name for path in tmp_path.iterdir()} == {name}
     assert {path.name for path in folder.iterdir()} == {"optuna.db"}

@@ -239,7 +239,7 @@ def test_equal_points_are_tried_once() -> None:
 
 
 def test_multitask_wants_auxiliary_tasks() -> None:
-    assert "space multitask wants auxiliary tasks: give --aux NAME" in problem(SPACES["multitask"])
+    assert "space multitask needs auxiliary tasks: name them with `auxiliary`" in problem(SPACES["multitask"])
 
 
 def test_correction_that_a_task_does_not_allow_is_found_by_the_draws() -> None:

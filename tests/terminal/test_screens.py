@@ -86,7 +86,7 @@ def test_train_ends_with_its_scores_where_they_are_and_what_comes_next(trained: 
     text, _ = trained
     assert text.splitlines()[0] == "train sample, fold 0, in r"
     assert re.search(r"^ *crystaltune +0\.\d+ +0\.\d+ +0\.\d+ +\d+ +\d+$", text, flags=re.MULTILINE), text
-    assert "Everything is in r (scores.json, predictions.parquet)." in text
+    assert "Everything is in r (report.html, scores.json, predictions.parquet)." in text
     after = text[text.index("Next:") :]
     assert "crystaltune search sample --limit 40 --space optim" in " ".join(after.split())
     assert "crystaltune predict r structures.csv" in after

@@ -132,7 +132,7 @@ def test_a_machine_where_compiling_fails_is_known(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(compiled_module, "compiled_once", broken)
     assert not has_compiler("cpu")
     assert not compiles("auto", 1e12, CPU)
-    with pytest.raises(UserError, match="--compile on"):
+    with pytest.raises(UserError, match="`compiled=on`"):
         Compute(compiled="on").check()
     has_compiler.cache_clear()
 
@@ -211,7 +211,7 @@ def test_compiled_code_is_kept_in_the_cache_that_was_chosen(tmp_path: Path, monk
 
 def test_tf32_is_for_gpus(tmp_path: Path) -> None:
     config, split, store, dataset = tiny_run(tmp_path)
-    with pytest.raises(UserError, match="leave out --tf32"):
+    with pytest.raises(UserError, match="leave out `tf32`"):
         fit(config, TrainingData(dataset.task, split, store), tmp_path / "run", compute=Compute(tf32=True))
 
 

@@ -50,7 +50,7 @@ def test_the_order_of_the_keys_and_of_the_columns_does_not_matter(tmp_path: Path
         ({"data": [[None, 1.0]] * 5}, "no structure: mb-jdft2d-005, mb-jdft2d-001"),
         ({"data": [5] * 5}, "row 0 is not a list of structure and target"),
         ({"data": [[CUBE.as_dict()]] * 5}, "row 0 is not a list of structure and target"),
-        ({"data": [], "index": []}, "holds no rows"),
+        ({"data": [], "index": []}, "has no rows"),
     ],
 )
 def test_a_matbench_table_that_does_not_fit_its_task_is_one_line(

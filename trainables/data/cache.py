@@ -36,6 +36,6 @@ def _users_cache() -> Path | None:
 
 
 def _can_be_made(folder: Path) -> bool:
-    """True where it is there to be written, or can be made in a folder that is: homes are not made here."""
+    """Return True where it is there to be written, or can be made in a folder that is: homes are not made here."""
     there = folder if folder.exists() else folder.parent
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)

@@ -61,12 +61,13 @@ class Dataset:
         return sha.hexdigest()
 
     def take(self, rows: NDArray[np.int64]) -> "Dataset":
+        """Return these rows, in this order."""
         official = None if self.official_row is None else self.official_row[rows]
         ids = tuple(self.ids[int(row)] for row in rows)
         return Dataset(ids, self.structures.take(rows), self.targets[rows], self.task, official)
 
     def limit(self, n_rows: int | None, seed: int = 0) -> "Dataset":
-        """A seeded random choice of `n_rows` rows in table order, or the whole table."""
+        """Return a seeded random choice of `n_rows` rows in table order, or the whole table."""
         if n_rows is None or n_rows >= len(self):
             return self
         chosen = np.random.default_rng(seed).choice(len(self), n_rows, replace=False)

@@ -27,11 +27,13 @@ class Part:
         return len(self.rows)
 
     def keep(self, mask: NDArray[np.bool_]) -> "Part":
+        """Return the rows for which the mask (n,) is true."""
         ids = tuple(row_id for row_id, kept in zip(self.ids, mask, strict=True) if kept)
         return Part(ids, self.rows[mask], self.targets[mask])
 
     @staticmethod
     def join(first: "Part", second: "Part") -> "Part":
+        """Return the rows of both parts, one after the other."""
         return Part(
             first.ids + second.ids,
             np.concatenate([first.rows, second.rows]),
@@ -49,11 +51,12 @@ class FoldSplit:
     test: Part | None
 
     def without_test(self) -> "FoldSplit":
+        """Return the split without its test rows."""
         return replace(self, test=None)
 
 
 def official_test_folds(n_rows: int) -> NDArray[np.int8]:
-    """The test fold of every row of a whole Matbench structure regression task, (n_rows,)."""
+    """Return the test fold of every row of a whole Matbench structure regression task, (n_rows,)."""
     return _kfold(n_rows, MATBENCH_SEED)
 
 
@@ -68,7 +71,7 @@ def _kfold(n_rows: int, seed: int) -> NDArray[np.int8]:
 
 
 def fold_of_rows(dataset: Dataset, seed: int = 0) -> NDArray[np.int8]:
-    """The test fold of every row, (n,): official for Matbench rows, seeded by formula for other tables.
+    """Return the test fold of every row, (n,): official for Matbench rows, seeded by formula for other tables.
 
     A table of one's own is split so that all rows of one reduced formula share a fold.
     """
@@ -83,7 +86,7 @@ def fold_of_rows(dataset: Dataset, seed: int = 0) -> NDArray[np.int8]:
 
 
 def _seeded_rank(names: list[str], salt: str) -> dict[str, int]:
-    """A seeded shuffle of `names` that doesn't depend on any library's generator."""
+    """Return a seeded shuffle of `names` that doesn't depend on any library's generator."""
     shuffled = sorted(names, key=lambda name: hashlib.sha256(f"{salt}:{name}".encode()).digest())
     return {name: place for place, name in enumerate(shuffled)}
 
@@ -143,7 +146,7 @@ def inner_split(
 
 
 def _validation_mask(formulas: list[str], share: float, fold: int, seed: int) -> NDArray[np.bool_]:
-    """True for about `share` of the rows: whole formulas in a seeded order until the share is reached."""
+    """Return True for about `share` of the rows: whole formulas in a seeded order until the share is reached."""
     rank = _seeded_rank(sorted(set(formulas)), f"validation:{seed}:{fold}")
     place = np.array([rank[formula] for formula in formulas], dtype=np.int64)
     wanted = max(1, round(share * len(formulas)))

@@ -31,7 +31,7 @@ def data_home() -> Path:
 
 
 def matbench_file(task: Task, progress: Progress = silent) -> Path:
-    """The task's json.gz: in data_home(), in matminer's own folder, or downloaded into data_home().
+    """Return the task's json.gz: in data_home(), in matminer's own folder, or downloaded into data_home().
 
     A file that is already there is taken as it is; only a download is compared with the published hash.
 

@@ -34,7 +34,7 @@ class _Stream:
         return bool(chunk)
 
     def peek(self) -> str:
-        """The next character that is no white space."""
+        """Return the next character that is no white space."""
         while True:
             while self._at < len(self._buffer) and self._buffer[self._at] in _WHITESPACE:
                 self._at += 1
@@ -72,7 +72,7 @@ class _Stream:
         raise ValueError("there is more after its closing bracket")
 
     def items(self) -> Iterator[Any]:
-        """The items of the array at the cursor."""
+        """Yield the items of the array at the cursor."""
         self.take("[")
         if self.peek() == "]":
             self.take("]")
@@ -93,7 +93,7 @@ def open_text(path: Path) -> TextIO:
 
 
 def is_matbench_layout(path: Path) -> bool:
-    """True where the file is a JSON object that begins with one of the layout's keys."""
+    """Return True where the file is a JSON object that begins with one of the layout's keys."""
     try:
         with open_text(path) as handle:
             head = handle.read(200).lstrip()

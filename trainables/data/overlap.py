@@ -118,14 +118,14 @@ def space_group(crystal: Crystal) -> int:
 
 
 def _address(auxiliary: CrystalTable, test: CrystalTable) -> str:
-    """The name of these tables' cached answer."""
+    """Return the name of these tables' cached answer."""
     content = {"auxiliary": auxiliary.digest, "test": test.digest, "rule": RULE_VERSION}
     content |= {"groups": [SYMPREC, ANGLE_TOLERANCE], "matcher": [_LENGTHS, _SITES, _ANGLES]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _read(path: Path, n_rows: int) -> NDArray[np.bool_] | None:
-    """A cached answer, (2, n_rows), or None where there is no whole one."""
+    """Return a cached answer, (2, n_rows), or None where there is no whole one."""
     try:
         found = np.load(path)
     except (OSError, ValueError, EOFError):
@@ -211,7 +211,7 @@ Comparison = tuple[Crystal | None, list[Crystal | None]]
 
 
 def _candidates(crystal: Crystal | None, others: list[Crystal | None]) -> Comparison:
-    """A primitive cell and those of the same formula it can be equal to: cells of other sizes never match."""
+    """Return a primitive cell and those of the same formula it can be equal to: cells of other sizes never match."""
     if crystal is None:
         return None, others[:1]
     n_sites = len(crystal.numbers)
@@ -219,7 +219,7 @@ def _candidates(crystal: Crystal | None, others: list[Crystal | None]) -> Compar
 
 
 def _primitive(crystal: Crystal) -> Crystal | None:
-    """The cell StructureMatcher compares (Niggli-reduced, then primitive), or None where it cannot be found."""
+    """Return the cell StructureMatcher compares (Niggli-reduced, then primitive), or None where it cannot be found."""
     try:
         return Crystal.from_structure(crystal.to_structure().get_reduced_structure().get_primitive_structure())
     except Exception:  # whatever goes wrong in there: the caller counts it as a match
@@ -256,7 +256,7 @@ def _matcher() -> "StructureMatcher":
 
 @contextlib.contextmanager
 def _processes(workers: int, n_crystals: int) -> Iterator[Executor | None]:
-    """A pool of workers, or None where so few crystals are compared here."""
+    """Yield a pool of workers, or None where so few crystals are compared here."""
     if workers == 1 or n_crystals < _PARALLEL_FROM:
         yield None
         return
@@ -271,7 +271,7 @@ def _shown(
     crystals: list[Crystal],
     pool: Executor | None,
 ) -> list[Answer]:
-    """The answer for every crystal, with a bar of its own."""
+    """Return the answer for every crystal, with a bar of its own."""
     found = []
     with progress.stage(stage, len(crystals), "crystals") as bar:
         for answer in _mapped(function, crystals, pool):
@@ -281,5 +281,5 @@ def _shown(
 
 
 def _mapped(function: Callable[[Item], Answer], items: Iterable[Item], pool: Executor | None) -> Iterable[Answer]:
-    """The answers in the order of the items."""
+    """Return the answers in the order of the items."""
     return map(function, items) if pool is None else pool.map(function, items, chunksize=_CHUNK)

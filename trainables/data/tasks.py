@@ -38,10 +38,12 @@ class Task:
 
     @property
     def is_matbench(self) -> bool:
+        """Return whether it is a Matbench task."""
         return self.official_rows is not None
 
     @property
     def is_energy(self) -> bool:
+        """Return whether the target is an energy."""
         return self.quantity != "property"
 
     def tier(self, pretrained: bool) -> Tier:
@@ -85,7 +87,7 @@ NOT_REGRESSION = {
 
 
 def full_name(name: str) -> str:
-    """A known task's whole name, however it was written (JDFT2D, mp-e-form, sample); other names as they are."""
+    """Return a known task's whole name, however it was written (JDFT2D, mp-e-form, sample); other names as they are."""
     plain = name.lower().replace("-", "_")
     if plain in ("sample", SAMPLE_TASK.name):
         return SAMPLE_TASK.name
@@ -98,7 +100,7 @@ def _with_prefix(name: str) -> str:
 
 
 def find_task(name: str) -> Task:
-    """The Matbench task or the synthetic sample called `name`.
+    """Return the Matbench task or the synthetic sample called `name`.
 
     The prefix matbench_ may be left out; capitals and dashes are as good as small letters and underscores.
 
@@ -122,5 +124,5 @@ def find_task(name: str) -> Task:
 
 
 def custom_task(name: str, target: str, unit: str, quantity: Quantity) -> Task:
-    """A task for the user's own table; its overlap with CHGNet's pretraining data is unknown."""
+    """Return a task for the user's own table; its overlap with CHGNet's pretraining data is unknown."""
     return Task(name, target, unit, quantity, "pretrained-overlap-unknown")

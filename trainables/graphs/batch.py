@@ -40,6 +40,7 @@ class Batch:
         return len(self.n_atoms)
 
     def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
         return type(self)(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
 
 
@@ -112,6 +113,7 @@ class Gather:
         return self._counts[COUNTED.index(kind)]
 
     def rows(self, kind: str) -> "Rows":
+        """Return the rows of one kind of entries."""
         place = COUNTED.index(kind)
         owner = torch.repeat_interleave(self._counts[place], output_size=self._totals[place])
         return Rows(
@@ -123,9 +125,11 @@ class Gather:
         return self._store.tensor(name).index_select(0, places)
 
     def begin(self, kind: str, owner: Tensor) -> Tensor:
+        """Return where the entries of each owner begin."""
         return self._begin[COUNTED.index(kind)].index_select(0, owner)
 
     def shift(self, kind: str, owner: Tensor) -> Tensor:
+        """Return what the indices of each entry are shifted by."""
         return self._shift[COUNTED.index(kind)].index_select(0, owner)
 
 
@@ -138,7 +142,7 @@ class Rows:
     places: Tensor  # (rows,)
 
     def take(self, name: str) -> Tensor:
-        """The rows of the store's array `name`."""
+        """Return the rows of the store's array `name`."""
         return self.gather.take(name, self.places)
 
     def begin(self, kind: str) -> Tensor:

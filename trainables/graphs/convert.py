@@ -103,7 +103,7 @@ def convert(crystal: Crystal, cutoffs: Cutoffs) -> Graph:
 def _pair_directions(
     center: NDArray[np.int64], neighbor: NDArray[np.int64], image: NDArray[np.int64], n_atoms: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the two directions of every bond; bonds in order of their first appearance."""
+    """Return indices of the two directions of every bond; bonds in order of their first appearance."""
     reach = int(np.abs(image).max(initial=0))
     base = 2 * reach + 1
     code = (image[:, 0] * base + image[:, 1]) * base + image[:, 2]  # > 0 where the first non-zero entry is

@@ -19,7 +19,7 @@ class SkinTooThin(ValueError):
 
 
 def needed_skin(cutoff: float, *, displacement: float, strain: float) -> float:
-    """The skin, in A, that makes perturbed views exact.
+    """Return the skin, in A, that makes perturbed views exact.
 
     Atoms further apart than cutoff + skin end at least (1 - strain)(cutoff + skin) - 2 displacement apart, which is
     not below the cutoff for skin >= (cutoff + 2 displacement) / (1 - strain) - cutoff.
@@ -37,7 +37,7 @@ def needed_skin(cutoff: float, *, displacement: float, strain: float) -> float:
 def perturbed(
     view: View, cutoffs: Cutoffs, *, strain: Tensor | None = None, displacement: Tensor | None = None
 ) -> View:
-    """The view with its lattices strained, then its atoms displaced.
+    """Return the view with its lattices strained, then its atoms displaced.
 
     A folded view is moved by the projections of strain and displacement that keep its crystals' symmetry.
 
@@ -67,14 +67,14 @@ def perturbed(
 
 
 def project_strain(symmetry: Symmetry, strain: Tensor) -> Tensor:
-    """The parts of strains (n, 3, 3) that keep the crystals' point groups."""
+    """Return the parts of strains (n, 3, 3) that keep the crystals' point groups."""
     basis = torch.from_numpy(MANDEL).to(symmetry.strain.device)
     kept = torch.einsum("nkl,lij,nij->nk", symmetry.strain, basis, strain.to(basis))
     return torch.einsum("nk,kij->nij", kept, basis)
 
 
 def project_displacement(symmetry: Symmetry, displacement: Tensor) -> Tensor:
-    """The displacements (A, 3) that keep the crystals' space groups; those of each orbit's first atom decide."""
+    """Return the displacements (A, 3) that keep the crystals' space groups; those of each orbit's first atom decide."""
     decisive = displacement.to(symmetry.motion)[symmetry.site]
     return torch.bmm(symmetry.motion, decisive[:, :, None])[:, :, 0]
 

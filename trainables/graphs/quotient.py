@@ -55,7 +55,7 @@ class Quotient:
 
 
 def fold(crystal: Crystal, graph: Graph, alike: Sequence[Crystal] = (), *, gap: float = GAP) -> Quotient:
-    """The coarsest equitable partition's quotient, or the full graph where folding does not hold or does not pay.
+    """Return the coarsest equitable partition's quotient, or the full graph where folding fails or does not pay.
 
     Args:
         alike: the same atoms at other positions (graphs.symmetry.probes): rows fold only where they are equal there
@@ -82,7 +82,7 @@ def fold(crystal: Crystal, graph: Graph, alike: Sequence[Crystal] = (), *, gap: 
 
 
 def unfolded(graph: Graph, length: NDArray[np.float64], cosine: NDArray[np.float64]) -> Quotient:
-    """The full graph in the quotient's form: every atom, bond and angle is its own class."""
+    """Return the full graph in the quotient's form: every atom, bond and angle is its own class."""
     atom, bond, angle = (np.arange(n) for n in (graph.n_atoms, len(graph.bond_atoms), len(graph.angle_halves)))
     full = _divide(graph, atom, bond, angle, length, cosine)
     if full is None:
@@ -163,7 +163,7 @@ def _half_atoms(graph: Graph) -> Ints:
 def _divide(
     graph: Graph, atom: Ints, bond: Ints, angle: Ints, length: NDArray[np.float64], cosine: NDArray[np.float64]
 ) -> Quotient | None:
-    """The quotient by given colours, or None where the partition proves not to be equitable."""
+    """Return the quotient by given colours, or None where the partition proves not to be equitable."""
     n_atom, n_bond = (int(colour.max(initial=-1)) + 1 for colour in (atom, bond))
     atom_count = np.bincount(atom, minlength=n_atom)
     bond_count = np.bincount(bond, minlength=n_bond)
@@ -221,12 +221,12 @@ class _Owners:
 
 
 def _mix(colour: NDArray[np.generic], role: int) -> NDArray[np.uint64]:
-    """A 64-bit number for a colour in a role."""
+    """Return a 64-bit number for a colour in a role."""
     return _scramble(colour.astype(np.uint64) + np.uint64((role * 0x9E3779B97F4A7C15) % 2**64))
 
 
 def _scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014): a bijection that looks random."""
+    """Return the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014): a bijection that looks random."""
     mixed = values >> np.uint64(30)
     mixed ^= values
     mixed *= np.uint64(0xBF58476D1CE4E5B9)

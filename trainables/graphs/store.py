@@ -109,6 +109,7 @@ class GraphStore:
 
     @property
     def n_bytes(self) -> int:
+        """Return the size of the arrays in bytes."""
         return sum(array.nbytes for array in self.arrays.values())
 
     def tensor(self, name: str) -> Tensor:
@@ -116,7 +117,7 @@ class GraphStore:
         return self._tensors[name]
 
     def near(self, device: torch.device) -> "GraphStore":
-        """This store with its arrays in the memory of `device`, where they fit into half of what is free there."""
+        """Return this store with its arrays in the memory of `device`, where they fit into half of what is free."""
         if device not in self._near and device.type == "cuda" and self.n_bytes <= _share_of_free_memory(device):
             resident = copy.copy(self)
             resident.device = device
@@ -125,7 +126,7 @@ class GraphStore:
         return self._near.get(device, self._near[torch.device("cpu")])
 
     def with_trunk(self, trunk: Tensor, device: torch.device) -> "GraphStore":
-        """This store, for a model on `device` whose frozen trunk makes `trunk` of the folded atoms."""
+        """Return this store, for a model on `device` whose frozen trunk makes `trunk` of the folded atoms."""
         known = copy.copy(self)
         known.trunk, known._near = trunk, {}
         known._near = {torch.device("cpu"): known, device: known}
@@ -150,7 +151,7 @@ Check = Callable[[GraphStore], float]
 
 
 def store_address(crystals: CrystalTable, cutoffs: Cutoffs) -> str:
-    """The folder name of these crystals' store."""
+    """Return the folder name of these crystals' store."""
     content = {"crystals": crystals.digest, "cutoffs": asdict(cutoffs), "converter": CONVERTER_VERSION}
     content["folding"] = [GAP, WIDEST_CLASS, PAYS_BELOW, SYMPREC]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
@@ -204,7 +205,7 @@ def _map(path: Path, name: str, rows: int) -> NDArray[np.generic]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """True where every array has the size its manifest gives."""
+    """Return True where every array has the size its manifest gives."""
     try:
         rows = read_json(folder / "meta.json")["rows"]
         return all(

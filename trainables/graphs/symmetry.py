@@ -41,7 +41,7 @@ class SiteSymmetry:
     def project(
         self, strain: NDArray[np.float64], displacement: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The invariant parts of a strain (3, 3) and of displacements (n, 3) A."""
+        """Return the invariant parts of a strain (3, 3) and of displacements (n, 3) A."""
         kept = self.strain @ np.einsum("kij,ij->k", MANDEL, strain)
         return np.einsum("k,kij->ij", kept, MANDEL), np.einsum("aij,aj->ai", self.motion, displacement[self.site])
 
@@ -91,7 +91,7 @@ def _image(crystal: Crystal, turn: NDArray[np.float64], shift: NDArray[np.float6
 
 
 def probes(crystal: Crystal, symmetry: SiteSymmetry, number: int = 4) -> list[Crystal]:
-    """The crystal strained and displaced at random without losing symmetry.
+    """Return the crystal strained and displaced at random without losing symmetry.
 
     Distances that are equal in the crystal and in its probes are equal under every such change, but for accidents of
     a few in a million.

@@ -45,7 +45,7 @@ class View:
     moved: bool = False  # away from the positions the bonds were found for
 
     def batch(self, trim: Cutoffs | None = None) -> Batch:
-        """The batch of these positions.
+        """Return the batch of these positions.
 
         Args:
             trim: leave out the bonds and angles beyond these cutoffs (without their skin), which change nothing.
@@ -137,7 +137,7 @@ def folded_view(store: GraphStore, rows: NDArray[np.int64]) -> View:
 
 
 def symmetry_of(store: GraphStore, rows: NDArray[np.int64]) -> Symmetry:
-    """What keeps the symmetry of the crystals `rows`.
+    """Return what keeps the symmetry of the crystals `rows`.
 
     Raises:
         ValueError: a store without a skin, which holds none.
@@ -157,7 +157,7 @@ def _symmetry(gather: Gather, atom: Rows, places: Tensor) -> Symmetry:
 
 
 def trimmed(batch: Batch, cutoffs: Cutoffs) -> Batch:
-    """The batch without bonds and angles beyond the cutoffs: fewer rows, the same numbers.
+    """Return the batch without bonds and angles beyond the cutoffs: fewer rows, the same numbers.
 
     Their messages carry a radial basis that is 0 beyond its cutoff.
     """

@@ -63,7 +63,7 @@ class CrystalModel(ChgnetModules):
         return atom_features(self, batch, compiled=self.compiled)
 
     def outputs(self, features: Tensor, batch: Batch, head: str = "") -> Outputs:
-        """What the model's own head, or an auxiliary one, makes of atom features."""
+        """Return what the model's own head, or an auxiliary one, makes of atom features."""
         if head:
             return cast(PropertyHead | EnergyHead, self.auxiliary[head]).outputs(features, batch)
         if self.head is not None:
@@ -76,11 +76,11 @@ class CrystalModel(ChgnetModules):
         return mean_pool(self.features(batch), batch)
 
     def without_training_parts(self) -> dict[str, Tensor]:
-        """The state that predicts: no auxiliary heads, scales of losses or matching."""
+        """Return the state that predicts: no auxiliary heads, scales of losses or matching."""
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(TRAINING_PARTS)}
 
     def graph_energy(self, batch: Batch) -> Tensor:
-        """The graph network's share of the energy, without the per-element reference: (n,) eV/atom."""
+        """Return the graph network's share of the energy, without the per-element reference: (n,) eV/atom."""
         site_energy = self.mlp(atom_features(self, batch))  # (A, 1)
         return crystal_sum(site_energy, batch)[:, 0] / batch.n_atoms
 
@@ -91,6 +91,7 @@ class CrystalModel(ChgnetModules):
 
     @property
     def cutoffs(self) -> Cutoffs:
+        """Return the cutoffs of its graphs."""
         return Cutoffs(self.atom_cutoff, self.bond_cutoff)
 
 
@@ -124,7 +125,7 @@ def build_model(
 
 
 def configured_model(config: ModelConfig, task: Task, seed: int = 0) -> CrystalModel:
-    """The untrained model of a configuration; `seed` is the run's."""
+    """Return the untrained model of a configuration; `seed` is the run's."""
     return build_model(
         config.start,
         task,
@@ -138,14 +139,14 @@ def configured_model(config: ModelConfig, task: Task, seed: int = 0) -> CrystalM
 
 @cache
 def cutoffs_of(start: Start) -> Cutoffs:
-    """The graph radii the weights were trained with."""
+    """Return the graph radii the weights were trained with."""
     model_args = _read_weights(start if start != "scratch" else SCRATCH_ARCHITECTURE)["model_args"]
     return Cutoffs(float(model_args["atom_graph_cutoff"]), float(model_args["bond_graph_cutoff"]))
 
 
 @cache
 def _read_weights(name: str) -> Mapping[str, Any]:
-    """A weights file's model_args and state_dict; not to be changed, for it is read once a process."""
+    """Return a weights file's model_args and state_dict; not to be changed, for it is read once a process."""
     path = files("chgnet").joinpath("pretrained", *WEIGHT_FILES[name].split("/"))
     content: Mapping[str, Any] = torch.load(str(path), map_location="cpu", weights_only=True)["model"]
     return content

@@ -29,7 +29,7 @@ def compiles(choice: Compile, work: float, device: torch.device) -> bool:
 
 @cache
 def has_compiler(device_type: str) -> bool:
-    """True where torch.compile works: it is tried on a small function, which takes some seconds."""
+    """Return True where torch.compile works: it is tried on a small function, which takes some seconds."""
     try:
         tried = compiled_once(_one_more)(torch.ones(8, device=device_type))
         return bool((tried == 2).all())
@@ -50,7 +50,7 @@ def trace_once_for_all_sizes() -> None:
 
 @cache
 def compiled_once(function: Function) -> Function:
-    """The function through torch.compile, for all sizes; its compiled code is shared by all processes."""
+    """Return the function through torch.compile, for all sizes; its compiled code is shared by all processes."""
     # Before the compiler is loaded, which sets it to a temporary folder of its own.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "compiled"))
     trace_once_for_all_sizes()

@@ -55,7 +55,7 @@ def trunk_features(net: Any, batch: Batch, *, compiled: bool = False) -> Tensor:
 
 
 def padded(batch: Batch) -> Batch:
-    """The batch with rows that count for nothing, up to the numbers of linear.rows_for; crystals stay as they are."""
+    """Return the batch padded with rows that count for nothing to the numbers of linear.rows_for."""
     rows = {
         **dict.fromkeys(("numbers", "atom_count", "atom_owner"), len(batch.numbers)),
         "length": len(batch.length),
@@ -126,7 +126,7 @@ def _rows(values: Tensor, index: Tensor) -> Tensor:
 
 
 def _first_linears(mlp: Any) -> tuple[Any, Any]:
-    """The first Linear of a gated MLP's core and gate (after a Dropout where there is no hidden layer)."""
+    """Return the first Linear of a gated MLP's core and gate (after a Dropout where there is no hidden layer)."""
     place = 1 if len(mlp.mlp_core.layers) == 2 else 0
     return mlp.mlp_core.layers[place], mlp.mlp_gate.layers[place]
 
@@ -143,7 +143,7 @@ def _bias(mlp: Any) -> Tensor:
 
 
 def _gated(mlp: Any, first: Tensor) -> Tensor:
-    """The rest of a gated MLP after its merged first Linear: (rows, 2 H) -> (rows, D)."""
+    """Return the rest of a gated MLP after its merged first Linear: (rows, 2 H) -> (rows, D)."""
     core, gate = first.chunk(2, dim=1)
     if len(mlp.mlp_core.layers) == 4:
         last_core, last_gate = mlp.mlp_core.layers[3], mlp.mlp_gate.layers[3]
@@ -156,7 +156,7 @@ def _gated(mlp: Any, first: Tensor) -> Tensor:
 
 
 def _bond_term(mlp: Any, embedding: Tensor, bond_basis: Tensor, shift: Tensor) -> Tensor:
-    """The bonds' share of an atom convolution's first Linear, from the radial basis alone: (B, 2 H)."""
+    """Return the bonds' share of an atom convolution's first Linear, from the radial basis alone: (B, 2 H)."""
     block = _blocks(mlp, embedding.T)[1]  # (2 H, D)
     return linear(bond_basis, block @ embedding, _bias(mlp) + block @ shift)
 
@@ -171,7 +171,7 @@ def _atom_conv(conv: Any, atom: Tensor, bond_term: Tensor, weight: Tensor, batch
 
 
 def _angle_first_layer(mlp: Any, atom: Tensor, short: Tensor, angle: Tensor, batch: Batch) -> Tensor:
-    """Merged first Linear over [left bond, right bond, angle, atom]: (G, 2 H)."""
+    """Return merged first Linear over [left bond, right bond, angle, atom]: (G, 2 H)."""
     w_left, w_right, w_angle, w_atom = _blocks(mlp, atom)
     legs = _rows(linear(short, w_left, _bias(mlp)), batch.left) + _rows(linear(short, w_right), batch.right)
     return legs + _rows(linear(atom, w_atom), batch.middle) + linear(angle, w_angle)

@@ -17,7 +17,7 @@ _SAMPLE = 32  # crystals: a second
 
 
 def fold_check(start: Start) -> Check:
-    """What open_or_build asks of a new store: the largest energy difference that folding makes on a sample."""
+    """Return what open_or_build asks of a new store: the largest energy difference that folding makes on a sample."""
 
     def check(store: GraphStore) -> float:
         """In eV/atom, of the untouched weights on crystals spread over the store; nan where a prediction is."""

@@ -21,11 +21,11 @@ class Outputs(NamedTuple):
     logit: Tensor | None = None  # (n,) of "above zero"
 
     def expected(self) -> Tensor:
-        """A differentiable prediction, (n,): the value, times its probability where there is a hurdle."""
+        """Return a differentiable prediction, (n,): the value, times its probability where there is a hurdle."""
         return self.value if self.logit is None else torch.sigmoid(self.logit) * self.value
 
     def decided(self) -> Tensor:
-        """The prediction, (n,): of a hurdle the value where it is more likely than zero.
+        """Return the prediction, (n,): of a hurdle the value where it is more likely than zero.
 
         That is the mixture's median but for the value's own spread, and the median minimises the absolute error.
         """
@@ -91,10 +91,11 @@ class PropertyHead(nn.Module):
         self.std.fill_(max(float(targets.std(correction=0)), 1e-12))
 
     def forward(self, features: Tensor, batch: Batch) -> Tensor:
-        """(A, D) -> (n,) in the target's unit."""
+        """Return (A, D) -> (n,) in the target's unit."""
         return self.outputs(features, batch).decided()
 
     def outputs(self, features: Tensor, batch: Batch) -> Outputs:
+        """Return the outputs for pooled features and their batch."""
         return Outputs(self._raw(features, batch)[:, 0] * self.std + self.mean)
 
     def _raw(self, features: Tensor, batch: Batch) -> Tensor:
@@ -117,10 +118,12 @@ class HurdleHead(PropertyHead):
         super().__init__(width, pooling=pooling, hidden=hidden, n_out=2)
 
     def set_scale(self, targets: Tensor) -> None:
+        """Set the scale of the outputs from the training targets."""
         above = targets[targets > 0]
         super().set_scale(above if len(above) else targets)
 
     def outputs(self, features: Tensor, batch: Batch) -> Outputs:
+        """Return the outputs for pooled features and their batch."""
         raw = self._raw(features, batch)
         return Outputs(raw[:, 0] * self.std + self.mean, raw[:, 1])
 
@@ -135,6 +138,7 @@ class EnergyHead(nn.Module):
         self.reference = nn.Parameter(reference.detach().clone())
 
     def outputs(self, features: Tensor, batch: Batch) -> Outputs:
+        """Return the outputs for pooled features and their batch."""
         site = self.mlp(features)[:, 0] + self.reference.index_select(0, batch.numbers - 1)  # (A,)
         energy = crystal_sum(site[:, None], batch)[:, 0]
         return Outputs(energy if self.per_cell else energy / batch.n_atoms)

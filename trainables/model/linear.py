@@ -26,7 +26,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def has_onednn() -> bool:
-    """True where torch has oneDNN's linear (an operator of torch.compile's own, not public) and it uses AVX-512.
+    """Return True where torch has oneDNN's linear (an operator of torch.compile's own, not public) and it uses AVX-512.
 
     A constant to torch.compile (model.compiled says so).
     """
@@ -47,7 +47,7 @@ def _try_onednn() -> bool:
 
 
 def rows_for(n: int) -> int:
-    """The number of rows to pad `n` to, so that a run meets few different shapes: at most a sixteenth more."""
+    """Return the number of rows to pad `n` to, so that a run meets few different shapes: at most a sixteenth more."""
     step = max(16, 2 ** max(n.bit_length() - 5, 0))
     return -(-n // step) * step
 

@@ -140,7 +140,7 @@ class _Embedding(nn.Module):
         self.embedding = nn.Embedding(N_ELEMENTS, width)
 
     def forward(self, index: Tensor) -> Tensor:
-        """(A,) atomic numbers less 1 -> (A, D)"""
+        """Return (A,) atomic numbers less 1 -> (A, D)"""
         out: Tensor = self.embedding(index)
         return out
 
@@ -204,7 +204,7 @@ class ChgnetModules(nn.Module):
 
 
 def _refuse_other_architectures(arguments: Mapping[str, Any]) -> None:
-    """The packed pass covers what the shipped weights use; say so rather than compute something else."""
+    """Reject what the packed pass does not cover rather than compute something else."""
     other = {name: arguments[name] for name, value in _COVERED.items() if arguments.get(name, value) != value}
     if other:
         raise NotImplementedError(f"this CHGNet variant ({other}) has no packed energy path")

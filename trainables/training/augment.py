@@ -35,7 +35,7 @@ class Perturbation:
     first_atom: NDArray[np.int64]  # (n + 1,)
 
     def part(self, begin: int, end: int) -> "Perturbation":
-        """The change of crystals begin to end - 1."""
+        """Return the change of crystals begin to end - 1."""
         atoms = slice(self.first_atom[begin], self.first_atom[end])
         return Perturbation(
             None if self.strain is None else self.strain[begin:end],
@@ -45,7 +45,7 @@ class Perturbation:
 
     @staticmethod
     def join(draws: "list[Perturbation]") -> "Perturbation":
-        """The changes of crystals side by side; all of one configuration."""
+        """Return the changes of crystals side by side; all of one configuration."""
         counts = np.concatenate([np.diff(draw.first_atom) for draw in draws])
         strains = [draw.strain for draw in draws if draw.strain is not None]
         displacements = [draw.displacement for draw in draws if draw.displacement is not None]
@@ -67,14 +67,14 @@ def largest(config: PerturbConfig) -> tuple[float, float]:
 
 
 def skin_for(config: RunConfig, cutoffs: Cutoffs) -> float:
-    """The skin, in A, of the store that a configuration's views want; 0 where it has none."""
+    """Return the skin, in A, of the store that a configuration's views want; 0 where it has none."""
     wanted: list[PerturbConfig] = [config.augment] if config.augment.active else []
     wanted += [config.tta] if config.tta.views > 1 else []
     return max((skin_of(each, cutoffs) for each in wanted), default=0.0)
 
 
 def skin_of(config: PerturbConfig, cutoffs: Cutoffs) -> float:
-    """The skin, in A, that covers every draw and its projection, rounded up."""
+    """Return the skin, in A, that covers every draw and its projection, rounded up."""
     strain, displacement = (_PROJECTED * bound for bound in largest(config))
     needed = needed_skin(max(cutoffs.atom, cutoffs.bond), displacement=displacement, strain=strain)
     steps = math.ceil(needed / SKIN_STEP - 1e-9)
@@ -123,12 +123,12 @@ def view_cost(config: PerturbConfig, store: GraphStore) -> NDArray[np.float64]:
 
 
 def gathered(config: PerturbConfig, store: GraphStore, rows: NDArray[np.int64]) -> View:
-    """The view to be moved: folded where nothing breaks the crystals' symmetry."""
+    """Return the view to be moved: folded where nothing breaks the crystals' symmetry."""
     return folded_view(store, rows) if config.keeps_symmetry else full_view(store, rows)
 
 
 def moved(config: PerturbConfig, store: GraphStore, rows: NDArray[np.int64], view: View, change: Perturbation) -> View:
-    """The view of the crystals `rows` with what was drawn for them."""
+    """Return the view of the crystals `rows` with what was drawn for them."""
     device = view.lattice.device
     strain = None if change.strain is None else torch.from_numpy(change.strain).to(device)
     displacement = None if change.displacement is None else torch.from_numpy(change.displacement).to(device)

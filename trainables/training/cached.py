@@ -17,14 +17,14 @@ TRUNK: tuple[Freezable, ...] = ("embedding", "basis", "block_1", "block_2", "blo
 
 
 def trunk_is_known(config: RunConfig) -> bool:
-    """True where no step changes what the trunk makes of a crystal: it is frozen, and crystals are not perturbed."""
+    """Return whether no step changes what the trunk makes of a crystal: it is frozen, and nothing is perturbed."""
     return set(TRUNK) <= set(config.model.freeze) and not config.augment.active
 
 
 def with_known_trunk(
     model: CrystalModel, store: GraphStore, rows: NDArray[np.int64], progress: Progress = silent
 ) -> GraphStore:
-    """The store with the model's trunk features of the crystals `rows`; every other crystal's are zeros.
+    """Return the store with the model's trunk features of the crystals `rows`; every other crystal's are zeros.
 
     They lie where the store does: 4 x atom_fea_dim bytes a folded atom.
     """

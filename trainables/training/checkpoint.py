@@ -61,7 +61,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def verified_manifest(path: Path) -> dict[str, Any]:
-    """A checkpoint's manifest, where its tensors have the hash that it gives; they are not read as tensors.
+    """Return a checkpoint's manifest, where its tensors have the hash that it gives; they are not read as tensors.
 
     Raises:
         DamagedCheckpoint: a file is missing, cut off or changed.
@@ -85,13 +85,14 @@ class CheckpointFolder:
         self._folder, self._progress = folder, progress
 
     def save(self, epoch: int, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint of an epoch and remove those before the last two."""
         write_checkpoint(self._path(epoch), checkpoint)
         for old in self._epochs()[:-_KEPT]:
             self._path(old).with_suffix(".json").unlink(missing_ok=True)
             self._path(old).with_suffix(".safetensors").unlink(missing_ok=True)
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint; damaged ones are set aside and said so."""
+        """Return the newest whole checkpoint; damaged ones are set aside and said so."""
         for epoch in reversed(self._epochs()):
             try:
                 return read_checkpoint(self._path(epoch))

@@ -37,6 +37,7 @@ class Compute:
 
     @property
     def torch_device(self) -> torch.device:
+        """Return the device for torch."""
         device = torch.device(self.device)
         if device.type == "cuda" and device.index is None:  # as tensors on it will say
             return torch.device("cuda", torch.cuda.current_device())

@@ -83,7 +83,7 @@ class SoftTargets:
             raise UserError(f"{len(lacking)} training rows have no soft target ({listed(lacking, 5)})")
 
     def aligned(self, ids: Sequence[str]) -> "SoftTargets":
-        """The rows `ids`, in that order."""
+        """Return the rows `ids`, in that order."""
         place = {row: index for index, row in enumerate(self.ids)}
         rows = np.array([place[row] for row in ids], dtype=np.int64)
         features = None if self.features is None else self.features[rows]
@@ -108,6 +108,7 @@ class SoftTargets:
 
     @classmethod
     def load(cls, path: Path) -> "SoftTargets":
+        """Read them from a file."""
         with np.load(path, allow_pickle=False) as arrays:
             features = arrays.get("features")
             ids = tuple(str(row) for row in arrays["ids"])

@@ -45,7 +45,7 @@ def auxiliary_data(config: RunConfig, auxiliary: Sequence[Auxiliary], device: to
 
 
 def add_auxiliary_heads(model: CrystalModel, config: RunConfig, streams: Sequence[TaskData]) -> None:
-    """A head a task: CHGNet's read-out with a reference of its own for energies, a fresh one for other properties."""
+    """Add a head for each task: CHGNet's read-out with its own reference for energies, a fresh one for properties."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -51,6 +51,7 @@ class BatchSelection:
     change: Perturbation | None
 
     def part(self, begin: int, end: int) -> "BatchSelection":
+        """Return the rows from begin to end."""
         change = None if self.change is None else self.change.part(begin, end)
         return BatchSelection(self.places[begin:end], change)
 
@@ -94,7 +95,7 @@ class Objective:
         return BatchSelection(places, draw(augment, n_atoms, rng, probability=augment.probability))
 
     def loss(self, model: CrystalModel, chosen: BatchSelection, ramp: float) -> Tensor:
-        """Summed over the crystals, divided by the nominal batch size.
+        """Return summed over the crystals, divided by the nominal batch size.
 
         Batches are equal in cost, not in number; dividing by a constant gives every crystal the same weight in an
         epoch, where a mean would favour the large crystals that share a batch with few others.
@@ -179,7 +180,7 @@ class Objective:
 
 
 def _uncertain(model: CrystalModel, name: str, loss: Tensor, share: float) -> Tensor:
-    """A loss under a learnt scale b: loss / b + log b, the negative log-likelihood of Laplace noise.
+    """Return a loss under a learnt scale b: loss / b + log b, the negative log-likelihood of Laplace noise.
 
     After Kendall, Gal and Cipolla (CVPR 2018), for absolute instead of squared errors.
 

@@ -23,7 +23,7 @@ OPTIMISERS: dict[str, Callable[[list[dict[str, Any]], float], torch.optim.Optimi
 
 
 def part_of(name: str) -> str:
-    """The freezable part a parameter belongs to."""
+    """Return the freezable part a parameter belongs to."""
     layer = re.match(r"(atom_conv_layers|bond_conv_layers|angle_layers)\.(\d+)\.", name)
     if layer:
         return f"block_{int(layer.group(2)) + 1}"
@@ -43,7 +43,7 @@ def freeze(model: CrystalModel, parts: Iterable[str]) -> None:
 
 
 def make_optimiser(model: CrystalModel, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser over all trainable parameters, grouped by learning rate and weight decay.
+    """Return the optimiser over all trainable parameters, grouped by learning rate and weight decay.
 
     A group's `scale` multiplies the learning rate: layer_decay ** (blocks between it and the head).
     """
@@ -68,7 +68,7 @@ def _depth(part: str, n_blocks: int) -> int:
 
 
 def learning_rate(config: OptimConfig, done: float) -> float:
-    """The learning rate after the share `done` (0 to 1) of all steps: linear warm-up, then the schedule."""
+    """Return the learning rate after the share `done` (0 to 1) of all steps: linear warm-up, then the schedule."""
     if done < config.warmup:
         return config.lr * done / config.warmup
     if config.schedule == "constant":
@@ -80,12 +80,13 @@ def learning_rate(config: OptimConfig, done: float) -> float:
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate, by group of parameters."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["scale"]
 
 
 def averaged_weights(model: CrystalModel, config: OptimConfig, n_steps: int) -> AveragedModel:
-    """The weights that are validated and kept: averaged over the steps of training.
+    """Return the weights that are validated and kept: averaged over the steps of training.
 
     `ema`: an exponential moving average that forgets faster in its first steps. The decay is
     min(decay, (1 + t) / (10 + t)) at step t, so that a fresh head's random start is not averaged in for the first

@@ -17,7 +17,7 @@ Map = Callable[..., Iterator[Any]]  # as the built-in map
 
 @contextmanager
 def parts_mapper(device: torch.device) -> Iterator[Map]:
-    """A `map` whose calls run on torch.get_num_threads() threads on a CPU, one after the other elsewhere."""
+    """Yield a `map` whose calls run on torch.get_num_threads() threads on a CPU, one after the other elsewhere."""
     if device.type != "cpu":
         yield map
         return

@@ -51,7 +51,7 @@ def predict(
             return found.double().cpu().numpy()
 
     def one_batch(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The whole batch, in two where the memory has turned out too small for it."""
+        """Return the whole batch, in two where the memory has turned out too small for it."""
         return cap.fits(
             lambda cost: np.concatenate([at_once(part) for part in cut_by_cost(chosen, store.cost[rows], cost)])
         )
@@ -67,7 +67,7 @@ def predict(
 
 
 def with_graph(store: GraphStore, rows: NDArray[np.int64], config: RunConfig) -> NDArray[np.bool_]:
-    """True where CHGNet is used; the other rows get the composition model (the isolated-atoms policy)."""
+    """Return True where CHGNet is used; the other rows get the composition model (the isolated-atoms policy)."""
     usable = ~store.failed[rows]
     if config.data.isolated_atoms == "fallback":
         usable &= store.n_isolated[rows] == 0
@@ -75,13 +75,13 @@ def with_graph(store: GraphStore, rows: NDArray[np.int64], config: RunConfig) ->
 
 
 def save_model(model: CrystalModel, config: RunConfig, task: Task, about: dict[str, Any]) -> Checkpoint:
-    """A checkpoint that load_model can read without anything else."""
+    """Return a checkpoint that load_model can read without anything else."""
     described = {"config": config.model_dump(mode="json"), "task": vars(task), **about}
     return Checkpoint(model.without_training_parts(), described)
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[CrystalModel, RunConfig, Task]:
-    """A trained model from its checkpoint (a path without suffix).
+    """Return a trained model from its checkpoint (a path without suffix).
 
     Raises:
         DamagedCheckpoint: a file is missing, cut off or changed.

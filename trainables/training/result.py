@@ -71,6 +71,7 @@ class FitResult:
 
     @property
     def seconds(self) -> float:
+        """Return the seconds of training and validation."""
         return sum(epoch.seconds for epoch in self.before + self.history)
 
     @property
@@ -80,10 +81,11 @@ class FitResult:
 
     @property
     def structures_per_second(self) -> float:
+        """Return the structures processed a second."""
         return self.structures / max(self.seconds, 1e-9)
 
     def summary(self) -> dict[str, Any]:
-        """The content of fit.json."""
+        """Return the content of fit.json."""
         content = asdict(self) | {
             "model": None if self.model is None else self.model.name,
             "history": [plain(asdict(epoch)) for epoch in self.history],

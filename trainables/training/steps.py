@@ -20,7 +20,7 @@ _EXPONENT = {"proportional": 1.0, "sqrt": 0.5, "equal": 0.0}  # of the number of
 def epoch_batches(
     objectives: Sequence[Objective], optim: OptimConfig, mixing: MultitaskConfig, *, seed: int, epoch: int
 ) -> list[tuple[int, NDArray[np.int64]]]:
-    """The batches of an epoch: (objective, places in its part), a function of the arguments alone.
+    """Return the batches of an epoch: (objective, places in its part), a function of the arguments alone.
 
     An epoch is one pass over the first objective's rows. Steps of the others are mixed in so that the steps of a
     task go as its number of batches to the power of 1, 1/2 or 0; an auxiliary task goes on in the next epoch where
@@ -44,7 +44,7 @@ def epoch_batches(
 
 
 def auxiliary_steps(target: int, auxiliary: int, mixing: MultitaskConfig) -> int:
-    """Steps of an auxiliary task in an epoch, from the numbers of batches of both tasks."""
+    """Return steps of an auxiliary task in an epoch, from the numbers of batches of both tasks."""
     return max(1, round(target * (auxiliary / target) ** _EXPONENT[mixing.mixing]))
 
 

@@ -66,7 +66,7 @@ class TrialData:
             raise ValueError("a search takes a split without its test rows: split.without_test()")
 
     def config(self, changes: Mapping[str, Any]) -> RunConfig:
-        """A trial's configuration. Rows of validation are never trained on in a search, so there is no refit.
+        """Return a trial's configuration. Rows of validation are never trained on in a search, so there is no refit.
 
         Raises:
             UserError: changes that make no valid configuration.
@@ -75,7 +75,7 @@ class TrialData:
         return self.base.changed({**changes, **frozen, "data.refit": False})
 
     def n_steps(self, config: RunConfig) -> int:
-        """Steps of a whole trial: joint training counts by its passes over the target's rows."""
+        """Return steps of a whole trial: joint training counts by its passes over the target's rows."""
         if self.models:
             return 1
         joint = config.multitask.epochs if config.multitask.tasks else 0
@@ -84,7 +84,7 @@ class TrialData:
     def steps(
         self, config: RunConfig, folder: Path, device: str, progress: Progress = silent
     ) -> Generator[StepResult, None, FitResult | None]:
-        """The trial's steps, going on where `folder` ends. A generator: nothing happens before the first is asked for.
+        """Run the trial in steps, continuing where `folder` ends; nothing happens before the first is asked for.
 
         Raises:
             UserError: as fit, or graphs that were not made for this configuration.
@@ -129,7 +129,7 @@ class TrialData:
         yield StepResult(1, 0.0, mae, mae, float("nan"), config.tta.views * len(val), seconds)
 
     def _auxiliary(self, config: RunConfig) -> list[Auxiliary]:
-        """The tasks that this trial trains on jointly, in its order; it may do without some."""
+        """Return the tasks that this trial trains on jointly, in its order; it may do without some."""
         known = {task.name: Auxiliary(task, part, self._open(store)) for task, part, store in self.auxiliary}
         return [known[name] for name in config.multitask.tasks]
 

@@ -133,12 +133,12 @@ def _moved_views(
 
 
 def _own_draw(config: TtaConfig, n_atoms: int, seed: int, number: int) -> Perturbation:
-    """A crystal's own draw for the view of that number."""
+    """Return a crystal's own draw for the view of that number."""
     return draw(config, np.array([n_atoms]), np.random.default_rng([seed, number]))
 
 
 def _own_seed(store: GraphStore, row: int) -> int:
-    """A crystal's own seed, from its lattice and atoms."""
+    """Return a crystal's own seed, from its lattice and atoms."""
     atoms = slice(store.offsets[row, 0], store.offsets[row + 1, 0])
     sha = hashlib.sha256(store.arrays["lattice"][row].tobytes())
     for name in ("numbers", "frac"):

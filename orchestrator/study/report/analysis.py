@@ -70,6 +70,7 @@ class Saving:
 
     @property
     def share(self) -> float:
+        """Return the saved share of the full training."""
         return 1 - self.structures / self.full if self.full else 0.0
 
 
@@ -110,14 +111,17 @@ class Analysis:
 
     @property
     def unit(self) -> str:
+        """Return the target's unit."""
         return self.manifest.unit
 
     @property
     def predicts_only(self) -> bool:
+        """Return whether trials only predict."""
         return self.manifest.predicts_only
 
     @property
     def cost_name(self) -> str:
+        """Return what a trial's cost counts."""
         return "predictions a crystal" if self.predicts_only else "structures processed in training"
 
 
@@ -168,7 +172,7 @@ def analyse(
 
 
 def _repeated(verdict: Verdict | None, trials: Mapping[int, Trial]) -> Trial | None:
-    """The run that training with best.yaml repeats: the winner's first check or, without checks, the winner itself."""
+    """Return the run that training with best.yaml repeats: the winner's first check or, without checks, the winner."""
     if verdict is None:
         return None
     checks = [trial for trial in trials.values() if trial.of == verdict.winner and trial.state == "COMPLETE"]
@@ -176,7 +180,7 @@ def _repeated(verdict: Verdict | None, trials: Mapping[int, Trial]) -> Trial | N
 
 
 def best_config(manifest: StudyManifest, trial: Trial, seed: int) -> RunConfig:
-    """The trial's complete configuration.
+    """Return the trial's complete configuration.
 
     Raises:
         UserError: base and changes give no valid configuration.
@@ -189,7 +193,7 @@ def _ended(searched: Mapping[int, Trial]) -> list[tuple[int, Trial]]:
 
 
 def cost_of(trial: Trial, manifest: StudyManifest) -> float:
-    """The second objective where there is one; else structures in training, or predictions a crystal."""
+    """Return the second objective where there is one; else structures in training, or predictions a crystal."""
     if len(trial.values) > 1:
         return trial.values[1]
     if manifest.predicts_only:
@@ -227,7 +231,7 @@ def _failure(reason: str, failed: Sequence[Trial]) -> Failure:
 
 
 def rungs_of(searched: Iterable[Trial], manifest: StudyManifest) -> list[Rung]:
-    """The scheduler's milestones, then the end of full-length training."""
+    """Return the scheduler's milestones, then the end of full-length training."""
     trials = list(searched)
     steps = milestones_of(manifest)
     rungs = []
@@ -239,7 +243,7 @@ def rungs_of(searched: Iterable[Trial], manifest: StudyManifest) -> list[Rung]:
 
 
 def milestones_of(manifest: StudyManifest) -> list[int]:
-    """Steps before the end at which the scheduler compares trials; none where it has no such steps."""
+    """Return steps before the end at which the scheduler compares trials; none where it has no such steps."""
     return sorted(step for step in set(manifest.scheduler.milestones) if step < manifest.n_steps)
 
 
@@ -250,11 +254,12 @@ def _rung(step: int, stopped: int, maes: Iterable[float]) -> Rung:
 
 
 def result_at(trial: Trial, step: int) -> StepResult | None:
-    """What the trial reported at that very step."""
+    """Return what the trial reported at that very step."""
     return next((result for result in trial.results if result.step == step), None)
 
 
 def saving_of(searched: Iterable[Trial], n_steps: int) -> Saving:
+    """Return what early stopping saved."""
     ended = [trial for trial in searched if trial.state in ("COMPLETE", "PRUNED") and trial.last]
     full = sum(trial.structures * (max(1, n_steps / trial.last) if trial.state == "PRUNED" else 1) for trial in ended)
     return Saving(sum(trial.structures for trial in ended), round(full))
@@ -294,7 +299,7 @@ def _sentences(analysis: Analysis) -> list[str]:
 
 
 def _second(analysis: Analysis, verdict: Verdict) -> list[str]:
-    """The runner-up, where it is not the baseline, which the verdict speaks of already."""
+    """Return the runner-up, where it is not the baseline, which the verdict speaks of already."""
     second, margin = verdict.second, verdict.second_margin
     if verdict.winner == BASELINE or second is None or second.number == BASELINE or margin is None:
         return []

@@ -92,7 +92,7 @@ def _column(values: list[Any]) -> "pd.Series[Any]":
 
 
 def study_table(analysis: Analysis) -> Table:
-    """The best against E0 for the terminal, in 80 columns: checked trials, or the best of the search.
+    """Return the best against E0 for the terminal, in 80 columns: checked trials, or the best of the search.
 
     What follows from it is not said here: that is `Analysis.sentences`.
     """
@@ -113,7 +113,7 @@ def study_table(analysis: Analysis) -> Table:
 
 
 def _numbers_shown(analysis: Analysis) -> list[int]:
-    """The winner, the other checked trials or the next of the search, and E0; the lowest MAE first."""
+    """Return the winner, the other checked trials or the next of the search, and E0; the lowest MAE first."""
     checked = [number for number, one in analysis.checks.items() if one.maes and number != BASELINE]
     checked.sort(key=lambda number: (not analysis.checks[number].full, analysis.checks[number].mean))
     complete = [trial for trial in analysis.searched.values() if trial.state == "COMPLETE"]

@@ -56,7 +56,7 @@ class Importances:
 
 
 def importances(what: str, measured: Sequence[tuple[Trial, float]], distributions: Distributions) -> Importances:
-    """Importances for the values that came with the trials; where they make no sense, the reason.
+    """Return importances for the values that came with the trials; where they make no sense, the reason.
 
     Args:
         measured: trials with finite values that may be compared with each other; those without parameters (a baseline
@@ -113,7 +113,7 @@ def _is_log(one: BaseDistribution) -> bool:
 
 
 def _flat(one: BaseDistribution) -> BaseDistribution:
-    """The distribution without a logarithm, for Optuna's fANOVA takes volumes on the linear scale."""
+    """Return the distribution without a logarithm, for Optuna's fANOVA takes volumes on the linear scale."""
     if isinstance(one, FloatDistribution | IntDistribution) and one.log:
         return FloatDistribution(math.log(one.low), math.log(one.high))
     return one
@@ -138,7 +138,7 @@ def _middle(one: BaseDistribution) -> Any:
 def _shares(
     name: str, evaluator: BaseImportanceEvaluator, points: Sequence[_Point], reasons: list[str]
 ) -> dict[str, float]:
-    """Importances with sum 1, largest first; where there are none, a reason is added."""
+    """Return importances with sum 1, largest first; where there are none, a reason is added."""
     try:
         with _quiet():
             study = optuna.create_study()

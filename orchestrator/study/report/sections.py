@@ -28,11 +28,12 @@ from trainables.errors import listed
 
 
 def title_line(manifest: StudyManifest) -> str:
+    """Return space, task and what limits the scores, in one line."""
     return f"{manifest.space_name} on {title_of(manifest.title)}"
 
 
 def sections(analysis: Analysis, folder: Path) -> list[Section]:
-    """The report in its order: first what is to be known, then what it rests on.
+    """Return the report in its order: first what is to be known, then what it rests on.
 
     Args:
         folder: of the study, as the commands shall name it.
@@ -229,7 +230,7 @@ def _failed_trials(analysis: Analysis) -> Table:
 
 
 def _crashes(analysis: Analysis) -> Table:
-    """What ended a session of the search, though no trial failed."""
+    """Return what ended a session of the search, though no trial failed."""
     columns = ("when (UTC)", "phase", "reason")
     rows = [
         [f"{datetime.fromtimestamp(crash.time, UTC):%Y-%m-%d %H:%M:%S}", crash.phase, crash.reason]

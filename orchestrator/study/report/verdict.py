@@ -36,10 +36,12 @@ class Checked:
 
     @property
     def full(self) -> bool:
+        """Return whether all confirmation runs are there."""
         return len(self.maes) >= max(1, self.wanted)
 
     @property
     def mean(self) -> float:
+        """Return the mean MAE of the confirmation runs."""
         return statistics.fmean(self.maes)
 
     @property
@@ -97,6 +99,7 @@ class Verdict:
 
     @property
     def beyond_noise(self) -> bool:
+        """Return whether the winner's margin is beyond the seed noise."""
         return self.margin is not None and self.margin.beyond_noise
 
 
@@ -120,7 +123,7 @@ def paired_margin(one: Checked, other: Checked) -> Margin | None:
 
 
 def checks_of(trials: Iterable[Trial], wanted: int) -> dict[int, Checked]:
-    """The checks of each trial that has any, by its number."""
+    """Return the checks of each trial that has any, by its number."""
     found: dict[int, list[Trial]] = {}
     for trial in trials:
         if trial.of is not None:
@@ -137,7 +140,7 @@ def _checked(number: int, checks: Sequence[Trial], wanted: int) -> Checked:
 
 
 def verdict_of(searched: Mapping[int, Trial], checks: Mapping[int, Checked], unit: str) -> Verdict | None:
-    """The trial with the lowest mean over all check seeds or, without checks, the complete one of the lowest MAE.
+    """Return the trial with the lowest mean over all check seeds or, without checks, the complete one with the lowest.
 
     Args:
         searched: the search trials, by number.
@@ -171,6 +174,7 @@ def _checked_verdict(searched: Mapping[int, Trial], ranked: Sequence[Checked], u
 
 
 def name_of(number: int) -> str:
+    """Return what a trial is called: E0 for the baseline."""
     return "E0" if number == BASELINE else f"trial {number}"
 
 

@@ -58,7 +58,7 @@ def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedP
         capture_output=True,
         text=True,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])} | environment,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])} | environment,
         timeout=300,
         check=False,
     )

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path += [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "terminal")]
+sys.path += [str(REPOSITORY), str(REPOSITORY / "tests" / "support"), str(REPOSITORY / "tests" / "terminal")]
 
 from record_data import write_finished_run  # noqa: E402
 from screen import Terminal  # noqa: E402

@@ -26,7 +26,7 @@ from trainables.errors import UserError
 
 pytestmark = pytest.mark.trains
 
-HERE = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parents[1] / "support"
 VALUES = (5, 3, 8, 1, 9, 2, 7, 4, 6, 0)
 
 
@@ -34,7 +34,7 @@ VALUES = (5, 3, 8, 1, 9, 2, 7, 4, 6, 0)
 def a_ray() -> Iterator[None]:
     """One Ray for all studies of this process; trials' processes find what it does."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
+        patched.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parents[1])]))
         with ray_session(cores=2):
             yield
 
@@ -100,7 +100,7 @@ def run_script(folder: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         words,
         cwd=HERE.parent,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])},
         stderr=subprocess.DEVNULL,
     )
 

@@ -306,7 +306,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_numbers(
     cut = tmp_path / "cut"
     (tmp_path / "job.py").write_text(SCRIPT)
     here = Path(__file__).resolve()
-    paths = os.pathsep.join(str(folder) for folder in (here.parents[2], here.parents[1], here.parent))
+    paths = os.pathsep.join(str(folder) for folder in (here.parents[2], here.parents[1] / "support", here.parent))
     killed = subprocess.Popen(
         [sys.executable, str(tmp_path / "job.py"), str(table), str(cut)],
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},

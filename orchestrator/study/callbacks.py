@@ -11,14 +11,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from orchestrator.execution.estimate import readable
-from orchestrator.study.journal import Trial
+from orchestrator.study.journal import Trial, TrialState
 from orchestrator.study.pruner import Pruner
 from trainables.progress import Bar
 from trainables.training.result import StepResult
 
 _SHOWN = 8  # running and newest trials in the live table
 _SECONDS_BETWEEN = 0.5
-_STATES = {"COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running"}
 
 
 class CheckpointCleaner:
@@ -27,10 +26,12 @@ class CheckpointCleaner:
     def __init__(self, trials: Path, records: Sequence[Trial]) -> None:
         self._trials = trials
         self._best = min(
-            (trial for trial in records if trial.state == "COMPLETE"), key=lambda trial: trial.values[0], default=None
+            (trial for trial in records if trial.state == TrialState.COMPLETE),
+            key=lambda trial: trial.values[0],
+            default=None,
         )
         for trial in records:
-            if trial.state != "RUNNING":
+            if trial.state != TrialState.RUNNING:
                 self._clear(trial)
 
     def on_trial_start(self, trial: Trial) -> None:
@@ -42,7 +43,7 @@ class CheckpointCleaner:
     def on_trial_end(self, trial: Trial) -> None:
         """Take note of a trial that has ended."""
         before = self._best
-        better = trial.state == "COMPLETE" and (before is None or trial.values[0] < before.values[0])
+        better = trial.state == TrialState.COMPLETE and (before is None or trial.values[0] < before.values[0])
         if better:
             self._best = trial
         self._clear(trial)
@@ -81,7 +82,7 @@ class StudyDisplay:
         self._trials = {trial.number: trial for trial in records}
         self._bar, self._show, self._say = bar, show, say
         self._drawn = -_SECONDS_BETWEEN
-        bar.advance(sum(trial.state != "RUNNING" for trial in records), self._note())
+        bar.advance(sum(trial.state != TrialState.RUNNING for trial in records), self._note())
 
     def on_trial_start(self, trial: Trial) -> None:
         """Take note of a trial that starts."""
@@ -98,11 +99,11 @@ class StudyDisplay:
         self._trials[trial.number] = trial
         self._bar.advance(1, self._note())
         self._draw(now=True)
-        if self._show is None or trial.state == "FAIL":
+        if self._show is None or trial.state == TrialState.FAIL:
             self._say(f"{self._name}: {sentence(trial, self._unit)}")
 
     def _best(self) -> Trial | None:
-        ended = (trial for trial in self._trials.values() if trial.state == "COMPLETE")
+        ended = (trial for trial in self._trials.values() if trial.state == TrialState.COMPLETE)
         return min(ended, key=lambda trial: trial.values[0], default=None)
 
     def _note(self) -> str:
@@ -118,9 +119,9 @@ class StudyDisplay:
 def sentence(trial: Trial, unit: str) -> str:
     """Return what became of a trial, in one line."""
     name = f"trial {trial.number}" + (f" (trial {trial.of} again, seed {trial.seed})" if trial.of is not None else "")
-    if trial.state == "FAIL":
+    if trial.state == TrialState.FAIL:
         return f"{name} failed: {trial.reason}"
-    ended = {"COMPLETE": "complete", "PRUNED": "stopped early"}.get(trial.state, "running")
+    ended = trial.state.label
     what = ", ".join(f"{key}={_short(value)}" for key, value in trial.changes.items()) if trial.of is None else ""
     return f"{name} {ended} at step {trial.last}: MAE {trial.mae:.4g} {unit}".rstrip() + (f" | {what}" if what else "")
 
@@ -133,14 +134,14 @@ def live_table(trials: Sequence[Trial], pruner: Pruner, unit: str) -> Renderable
         table.add_column(column, justify=justify, no_wrap=True, min_width=len(column))
     table.add_column("changes", no_wrap=True, overflow="ellipsis", ratio=1)
     differing = _differing(trials)
-    running = [trial for trial in trials if trial.state == "RUNNING"]
-    rest = [trial for trial in trials if trial.state != "RUNNING"]
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    rest = [trial for trial in trials if trial.state != TrialState.RUNNING]
     left = max(0, _SHOWN - len(running))
     for trial in [*rest[len(rest) - min(left, len(rest)) :], *running[-_SHOWN:]]:
         mae = f"{trial.mae:.4g}" if trial.results else ""
         what = ", ".join(f"{key.rsplit('.', 1)[-1]} {_short(trial.changes.get(key))}" for key in differing)
         seconds = readable(trial.seconds) if trial.results else ""
-        table.add_row(str(trial.number), _STATES[trial.state], str(trial.last), mae, seconds, what)
+        table.add_row(str(trial.number), trial.state.label.removesuffix(" early"), str(trial.last), mae, seconds, what)
     return Group(*filter(None, (_counts(trials), _rungs(pruner))), table)
 
 
@@ -153,8 +154,7 @@ def _differing(trials: Sequence[Trial]) -> list[str]:
 
 
 def _counts(trials: Sequence[Trial]) -> str:
-    words = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
-    counted = ((sum(trial.state == state for trial in trials), word) for state, word in words.items())
+    counted = ((sum(trial.state == state for trial in trials), state.label) for state in TrialState)
     return ", ".join(f"{number} {word}" for number, word in counted if number)
 
 

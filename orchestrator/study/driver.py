@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
-from orchestrator.study.journal import Journal, Trial, result_event, trial_event, trials_of
+from orchestrator.study.journal import Journal, Trial, TrialState, result_event, trial_event, trials_of
 from orchestrator.study.pruner import Pruner
 from trainables.errors import CannotWrite, UserError
 from trainables.training.result import StepResult
@@ -74,7 +74,7 @@ class StudyDriver:
     def finished(self) -> bool:
         """Every trial of this phase has ended."""
         begun = self._exhausted or len(self.trials) >= self._n_trials
-        return begun and all(trial.state != "RUNNING" for trial in self.trials.values())
+        return begun and all(trial.state != TrialState.RUNNING for trial in self.trials.values())
 
     @property
     def late(self) -> bool:
@@ -114,7 +114,7 @@ class StudyDriver:
     def report(self, number: int, result: StepResult, *, done: bool) -> Decision:
         """Take a trial's result; the steps that a trial repeats after it was interrupted are known already."""
         trial = self.trials[number]
-        if trial.state != "RUNNING":
+        if trial.state != TrialState.RUNNING:
             return "stop"
         if result.step > trial.last:
             self._write("result", **result_event(number, result, done))
@@ -123,20 +123,20 @@ class StudyDriver:
             for callback in self._callbacks:
                 callback.on_trial_result(trial, result)
             self._judge(trial)
-        return "go on" if trial.state == "RUNNING" and not self.ends_now else "stop"
+        return "go on" if trial.state == TrialState.RUNNING and not self.ends_now else "stop"
 
     def failed(self, number: int, reason: str) -> None:
         """Take note of a trial that raised an error: it has failed."""
-        if self.trials[number].state == "RUNNING":
-            self._end(self.trials[number], "FAIL", reason=reason)
+        if self.trials[number].state == TrialState.RUNNING:
+            self._end(self.trials[number], TrialState.FAIL, reason=reason)
 
     def killed(self, number: int, reason: str) -> None:
         """Try a trial whose process ended without an error of its own again from its last step, a few times."""
         trial = self.trials[number]
-        if trial.state != "RUNNING":
+        if trial.state != TrialState.RUNNING:
             return
         if trial.tries >= MOST_TRIES:
-            self._end(trial, "FAIL", reason=f"{reason}, {trial.tries} times")
+            self._end(trial, TrialState.FAIL, reason=f"{reason}, {trial.tries} times")
             return
         self._write("again", number=number, reason=reason)
         trial.tries += 1
@@ -152,7 +152,7 @@ class StudyDriver:
 
     def interrupted(self) -> None:
         """Put what has not ended back into the queue: nothing runs any more."""
-        self._waiting = [trial.number for trial in self.trials.values() if trial.state == "RUNNING"]
+        self._waiting = [trial.number for trial in self.trials.values() if trial.state == TrialState.RUNNING]
 
     def _judge(self, trial: Trial) -> None:
         """Record the last result for those to come, and end the trial where it says so."""
@@ -168,11 +168,11 @@ class StudyDriver:
 
     def _conclude(self, trial: Trial, *, stopped: bool) -> None:
         if not math.isfinite(trial.mae):
-            self._end(trial, "FAIL", reason=f"the validation MAE is not finite at step {trial.last}")
+            self._end(trial, TrialState.FAIL, reason=f"the validation MAE is not finite at step {trial.last}")
         elif trial.done:
-            self._end(trial, "COMPLETE", self._values(trial))
+            self._end(trial, TrialState.COMPLETE, self._values(trial))
         elif stopped:
-            self._end(trial, "PRUNED", (trial.mae,))
+            self._end(trial, TrialState.PRUNED, (trial.mae,))
 
     def _values(self, trial: Trial) -> tuple[float, ...]:
         return (trial.mae,) if self._cost is None else (trial.mae, self._cost(trial))
@@ -180,7 +180,7 @@ class StudyDriver:
     def _end(
         self,
         trial: Trial,
-        state: Literal["COMPLETE", "PRUNED", "FAIL"],
+        state: TrialState,
         values: tuple[float, ...] = (),
         reason: str = "",
     ) -> None:
@@ -212,5 +212,5 @@ class StudyDriver:
                 result = next(result for result in trial.results if result.step == event["step"])
                 stopped[trial.number] = self._told_to_stop(trial, result, bool(event["done"]))
         for number, told in stopped.items():
-            if self.trials[number].state == "RUNNING":
+            if self.trials[number].state == TrialState.RUNNING:
                 self._conclude(self.trials[number], stopped=told)

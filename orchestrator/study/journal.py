@@ -10,14 +10,28 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from trainables.errors import CannotWrite, UserError
 from trainables.progress import Progress, silent
 from trainables.training.result import StepResult, plain
 
-State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+
+class TrialState(StrEnum):
+    """How a trial stands, by Optuna's names."""
+
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+    RUNNING = "RUNNING"
+
+    @property
+    def label(self) -> str:
+        """Return the state in words."""
+        words = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
+        return words[self.value]
 
 
 @dataclass
@@ -43,7 +57,7 @@ class Trial:
     origin: str = "sampler"
     seed: int = 0
     of: int | None = None
-    state: State = "RUNNING"
+    state: TrialState = TrialState.RUNNING
     values: tuple[float, ...] = ()
     reason: str = ""
     distributions: dict[str, str] = field(default_factory=dict)
@@ -174,7 +188,11 @@ def trials_of(events: Iterable[Mapping[str, Any]]) -> dict[int, Trial]:
             trials[content["number"]].tries += 1
         elif event["event"] == "end":
             trial = trials[content["number"]]
-            trial.state, trial.values, trial.reason = content["state"], tuple(content["values"]), content["reason"]
+            trial.state, trial.values, trial.reason = (
+                TrialState(content["state"]),
+                tuple(content["values"]),
+                content["reason"],
+            )
     return trials
 
 

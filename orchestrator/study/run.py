@@ -14,7 +14,7 @@ from orchestrator.inputs.context import TaskContext, open_context
 from orchestrator.inputs.source import Source
 from orchestrator.study.callbacks import CheckpointCleaner, StudyDisplay
 from orchestrator.study.driver import Callback, StudyDriver
-from orchestrator.study.journal import Journal, Trial, crashes_of, trials_of
+from orchestrator.study.journal import Journal, Trial, TrialState, crashes_of, trials_of
 from orchestrator.study.manifest import (
     ConfirmationPlan,
     StudyManifest,
@@ -226,7 +226,7 @@ def planned_checks(trials: Iterable[Trial], checks: ConfirmationPlan, top: int) 
     """
     trials = list(trials)
     searched = [trial for trial in trials if trial.of is None]
-    candidates = sorted((t for t in searched if t.state in ("COMPLETE", "PRUNED")), key=_rank)
+    candidates = sorted((t for t in searched if t.state in (TrialState.COMPLETE, TrialState.PRUNED)), key=_rank)
     if not top or not candidates:
         return []
     known = [trial for trial in trials if trial.of is not None]
@@ -243,7 +243,7 @@ def planned_checks(trials: Iterable[Trial], checks: ConfirmationPlan, top: int) 
 
 
 def _rank(trial: Trial) -> tuple[bool, int, float, int]:
-    pruned = trial.state == "PRUNED"
+    pruned = trial.state == TrialState.PRUNED
     return pruned, -trial.last if pruned else 0, trial.values[0], trial.number
 
 
@@ -300,7 +300,7 @@ def _cost(study: _Study) -> Callable[[Trial], float]:
 
 def _refuse_if_all_failed(analysis: Analysis, out: Path) -> None:
     """Raise a UserError where every trial failed."""
-    ended = [trial for trial in analysis.searched.values() if trial.state != "RUNNING"]
-    if ended and all(trial.state == "FAIL" for trial in ended):
+    ended = [trial for trial in analysis.searched.values() if trial.state != TrialState.RUNNING]
+    if ended and all(trial.state == TrialState.FAIL for trial in ended):
         reasons = "; ".join(f"{failure.reason} ({len(failure.numbers)} times)" for failure in analysis.failures)
         raise UserError(f"all {len(ended)} trials failed: {reasons}; see {out / 'report.html'}")

@@ -7,7 +7,7 @@ rates, losses and batches for a head, which is not the same as for a whole model
 import time
 from pathlib import Path
 
-from orchestrator.study.journal import Journal, Trial, trials_of
+from orchestrator.study.journal import Journal, Trial, TrialState, trials_of
 from orchestrator.study.options import SearchOptions
 from search_spaces.space import Space
 from trainables.errors import UserError
@@ -39,5 +39,5 @@ def best_probes(folder: Path, options: SearchOptions) -> list[Trial]:
     if not options.probes:
         return []
     trials = trials_of(Journal(folder / PROBES / _JOURNAL).read()).values()
-    complete = sorted((t for t in trials if t.state == "COMPLETE"), key=lambda t: (t.values[0], t.number))
+    complete = sorted((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: (t.values[0], t.number))
     return complete[: max(3, options.probes // 4)]

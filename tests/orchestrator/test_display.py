@@ -12,7 +12,7 @@ from rich.text import Text
 from orchestrator.report import progress as display_module
 from orchestrator.report.progress import BarDisplay, LineDisplay, clock, display, rate_text
 from orchestrator.study.callbacks import live_table
-from orchestrator.study.journal import Trial
+from orchestrator.study.journal import Trial, TrialState
 from orchestrator.study.pruner import Pruner
 from trainables.training.result import StepResult
 
@@ -97,7 +97,7 @@ def test_bars_are_for_terminals_that_can_move_their_cursor(monkeypatch: pytest.M
 
 def trial(number: int, state: str, mae: float) -> Trial:
     changes = {"optim.lr": 3e-4, "optim.layer_decay": 0.8, "optim.weight_decay": 0.01, "optim.batch_size": 16}
-    record = Trial(number, changes, {}, state=state)  # type: ignore[arg-type]
+    record = Trial(number, changes, {}, state=TrialState(state))
     record.results.append(StepResult(3, 3.0, mae, mae, 0.1, 200, 61.0))
     return record
 

@@ -23,7 +23,7 @@ from orchestrator.inputs.source import Source
 from orchestrator.ray_session import Capacity, ray_session
 from orchestrator.study import run as study_module
 from orchestrator.study import trial_data as study_material
-from orchestrator.study.journal import Journal, Trial, trials_of
+from orchestrator.study.journal import Journal, Trial, TrialState, trials_of
 from orchestrator.study.manifest import ConfirmationPlan
 from orchestrator.study.options import SearchOptions, TrialResources
 from orchestrator.study.report.analysis import Analysis
@@ -326,7 +326,7 @@ def test_graphs_are_made_for_every_skin_a_space_can_ask_for() -> None:
 
 def ended(number: int, state: str, mae: float, last: int) -> Trial:
     result = StepResult(last, float(last), mae, mae, 0.1, 10 * last, 1.0)
-    return Trial(number, {"n": number}, {}, state=state, values=(mae,), results=[result])  # type: ignore[arg-type]
+    return Trial(number, {"n": number}, {}, state=TrialState(state), values=(mae,), results=[result])
 
 
 def test_checks_take_the_best_that_ended_then_those_stopped_last_and_always_e0() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from optuna.distributions import BaseDistribution
 
-from orchestrator.study.journal import Crash, StepResult, Trial
+from orchestrator.study.journal import Crash, StepResult, Trial, TrialState
 from orchestrator.study.manifest import StudyManifest
 from orchestrator.study.report.importances import Distributions, Importances, importances
 from orchestrator.study.report.verdict import (
@@ -26,7 +26,7 @@ from orchestrator.study.report.verdict import (
 from trainables.config import RunConfig, parse_config
 from trainables.errors import listed
 
-STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
+STATES = tuple(TrialState)
 _NUMBER = re.compile(r"0x[0-9a-fA-F]+|(?<![\w.])[-+]?\d[\d,_]*\.?\d*(?:[eE][-+]?\d+)?(?![\w])")
 
 
@@ -100,7 +100,7 @@ class Analysis:
     best: RunConfig | None
     repeated: Trial | None
     sentences: list[str]
-    states: dict[str, int]
+    states: dict[TrialState, int]
     failures: list[Failure]
     front: list[int]
     rungs: list[Rung]
@@ -146,7 +146,7 @@ def analyse(
     verdict = verdict_of(searched, checks, manifest.unit)
     repeated = _repeated(verdict, trials)
     front = pareto_front({number: (trial.values[0], cost_of(trial, manifest)) for number, trial in _ended(searched)})
-    states = Counter(str(trial.state) for trial in searched.values())
+    states = Counter(trial.state for trial in searched.values())
     saving = None if manifest.predicts_only else saving_of(searched.values(), manifest.n_steps)
     axes = {name: one for trial in searched.values() for name, one in distributions(trial).items()}
     analysis = Analysis(
@@ -175,7 +175,7 @@ def _repeated(verdict: Verdict | None, trials: Mapping[int, Trial]) -> Trial | N
     """Return the run that training with best.yaml repeats: the winner's first check or, without checks, the winner."""
     if verdict is None:
         return None
-    checks = [trial for trial in trials.values() if trial.of == verdict.winner and trial.state == "COMPLETE"]
+    checks = [trial for trial in trials.values() if trial.of == verdict.winner and trial.state == TrialState.COMPLETE]
     return min(checks, key=lambda trial: trial.seed) if verdict.check else trials[verdict.winner]
 
 
@@ -189,7 +189,7 @@ def best_config(manifest: StudyManifest, trial: Trial, seed: int) -> RunConfig:
 
 
 def _ended(searched: Mapping[int, Trial]) -> list[tuple[int, Trial]]:
-    return [(number, trial) for number, trial in searched.items() if trial.state == "COMPLETE"]
+    return [(number, trial) for number, trial in searched.items() if trial.state == TrialState.COMPLETE]
 
 
 def cost_of(trial: Trial, manifest: StudyManifest) -> float:
@@ -217,7 +217,7 @@ def failures_of(trials: Iterable[Trial]) -> list[Failure]:
     """Failed trials and checks by reason, the most frequent first."""
     groups: dict[str, list[Trial]] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
-        if trial.state == "FAIL":
+        if trial.state == TrialState.FAIL:
             reason = " ".join(trial.reason.split()) or "no reason given"
             groups.setdefault(_NUMBER.sub("N", reason), []).append(trial)
     ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
@@ -236,9 +236,9 @@ def rungs_of(searched: Iterable[Trial], manifest: StudyManifest) -> list[Rung]:
     steps = milestones_of(manifest)
     rungs = []
     for step, following in zip(steps, [*steps, math.inf][1:], strict=True):
-        stopped = sum(trial.state == "PRUNED" and step <= trial.last < following for trial in trials)
+        stopped = sum(trial.state == TrialState.PRUNED and step <= trial.last < following for trial in trials)
         rungs.append(_rung(step, stopped, [result.mae for trial in trials if (result := result_at(trial, step))]))
-    ended = [trial.values[0] for trial in trials if trial.state == "COMPLETE"]
+    ended = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE]
     return [*rungs, _rung(manifest.n_steps, 0, ended)]
 
 
@@ -260,8 +260,10 @@ def result_at(trial: Trial, step: int) -> StepResult | None:
 
 def saving_of(searched: Iterable[Trial], n_steps: int) -> Saving:
     """Return what early stopping saved."""
-    ended = [trial for trial in searched if trial.state in ("COMPLETE", "PRUNED") and trial.last]
-    full = sum(trial.structures * (max(1, n_steps / trial.last) if trial.state == "PRUNED" else 1) for trial in ended)
+    ended = [trial for trial in searched if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.last]
+    full = sum(
+        trial.structures * (max(1, n_steps / trial.last) if trial.state == TrialState.PRUNED else 1) for trial in ended
+    )
     return Saving(sum(trial.structures for trial in ended), round(full))
 
 
@@ -272,12 +274,12 @@ def _importances(
     ended = [(trial, trial.values[0]) for _, trial in _ended(searched)]
     found = [importances("MAE of the complete trials", ended, distributions)]
     milestones = [] if manifest.predicts_only else milestones_of(manifest)
-    if milestones and any(trial.state == "PRUNED" for trial in searched.values()):
+    if milestones and any(trial.state == TrialState.PRUNED for trial in searched.values()):
         first = milestones[0]
         there = [
             (trial, result.mae)
             for trial in searched.values()
-            if trial.state in ("COMPLETE", "PRUNED") and (result := result_at(trial, first))
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and (result := result_at(trial, first))
         ]
         finite = [(trial, mae) for trial, mae in there if math.isfinite(mae)]
         found.append(importances(f"MAE at step {first}, stopped trials included", finite, distributions))
@@ -322,8 +324,7 @@ def _not_checked(analysis: Analysis, verdict: Verdict) -> list[str]:
 
 
 def _effort(analysis: Analysis) -> str:
-    words = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
-    counts = ", ".join(f"{count} {words[state]}" for state, count in analysis.states.items())
+    counts = ", ".join(f"{count} {state.label}" for state, count in analysis.states.items())
     total, asked = sum(analysis.states.values()), analysis.manifest.n_trials
     text = f"Search: {total} of {asked} trials{f': {counts}' if counts else ''}"
     if analysis.saving and analysis.saving.full:
@@ -332,7 +333,7 @@ def _effort(analysis: Analysis) -> str:
             text += f", {100 * analysis.saving.share:.0f} % fewer than at full length"
     extra = sum(trial.structures for trial in analysis.trials.values() if trial.of is not None)
     text += f"; the checks took {extra:,} more" if extra else ""
-    final = " Trials are still running: this is not the end." if "RUNNING" in analysis.states else ""
+    final = " Trials are still running: this is not the end." if TrialState.RUNNING in analysis.states else ""
     return f"{text}.{final}"
 
 

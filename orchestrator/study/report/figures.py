@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.report.document import Picture
-from orchestrator.study.journal import Trial
+from orchestrator.study.journal import Trial, TrialState
 from orchestrator.study.report.analysis import Analysis, cost_of
 from orchestrator.study.report.verdict import BASELINE, Checked, name_of
 from orchestrator.study.sampler import quiet_optuna, study_of
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     import optuna
     from plotly.graph_objects import Figure
 
-WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
-_COLOURS = {"COMPLETE": "var(--blue)", "PRUNED": "var(--amber)"}
+_COLOURS = {TrialState.COMPLETE: "var(--blue)", TrialState.PRUNED: "var(--amber)"}
 _BEST, _BASE, _OTHER = "var(--green)", "var(--ink)", "var(--grey)"
 _MOST_AXES = 9  # of the parallel coordinates and the slices
 _MOST_BARS = 8  # of the importances
@@ -67,10 +66,10 @@ def history_picture(analysis: Analysis) -> Picture | None:
     from optuna.visualization import plot_optimization_history
 
     figure = _by_optuna(analysis, plot_optimization_history, **_target(analysis, "objective value"))
-    stopped = [trial for trial in analysis.searched.values() if trial.state == "PRUNED" and trial.values]
+    stopped = [trial for trial in analysis.searched.values() if trial.state == TrialState.PRUNED and trial.values]
     if stopped:
         numbers, values = [trial.number for trial in stopped], [trial.values[0] for trial in stopped]
-        marker = {"color": _COLOURS["PRUNED"], "symbol": "triangle-down-open", "size": 8}
+        marker = {"color": _COLOURS[TrialState.PRUNED], "symbol": "triangle-down-open", "size": 8}
         figure.add_scatter(x=numbers, y=values, mode="markers", marker=marker, name="stopped early")
     figure.update_yaxes(title=_mae(analysis), range=_range(_ended(analysis)))
     figure.update_layout(title=None)
@@ -112,7 +111,7 @@ def _add_curve(figure: "Figure", analysis: Analysis, trial: Trial) -> None:
         line={"color": colour, "width": width},
         marker={"size": 4},
         showlegend=width > 1.5,
-        hovertemplate=f"{name} ({WORDS[trial.state]})<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
+        hovertemplate=f"{name} ({trial.state.label})<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
     )
 
 
@@ -189,13 +188,13 @@ def pareto_picture(analysis: Analysis) -> Picture | None:
         for trial in analysis.searched.values()
         if trial.values
     }
-    for state, symbol in (("PRUNED", "triangle-down-open"), ("COMPLETE", "circle")):
+    for state, symbol in ((TrialState.PRUNED, "triangle-down-open"), (TrialState.COMPLETE, "circle")):
         here = [trial.number for trial in analysis.searched.values() if trial.state == state and trial.values]
         figure.add_scatter(
             x=[points[number][0] for number in here],
             y=[points[number][1] for number in here],
             mode="markers",
-            name=WORDS[state],
+            name=TrialState(state).label,
             text=[name_of(number) for number in here],
             marker={"color": _COLOURS[state], "symbol": symbol, "size": 8},
         )
@@ -228,7 +227,7 @@ def _by_optuna(analysis: Analysis, plot: Callable[..., "Figure"], **options: Any
     trials = [
         replace(trial, distributions={name: known[name] for name in trial.params})
         for trial in analysis.searched.values()
-        if trial.state in ("COMPLETE", "PRUNED")
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     ]
     with quiet_optuna():
         study: optuna.Study = study_of(trials, _n_objectives(analysis))
@@ -257,7 +256,7 @@ def _most_important(analysis: Analysis) -> list[str]:
 
 
 def _complete(analysis: Analysis) -> list[Trial]:
-    return [trial for trial in analysis.searched.values() if trial.state == "COMPLETE"]
+    return [trial for trial in analysis.searched.values() if trial.state == TrialState.COMPLETE]
 
 
 def _ended(analysis: Analysis) -> list[float]:

@@ -9,9 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.study.journal import Trial
+from orchestrator.study.journal import Trial, TrialState
 from orchestrator.study.report.analysis import Analysis, cost_of
-from orchestrator.study.report.figures import WORDS
 from orchestrator.study.report.sections import check_cells, document
 from orchestrator.study.report.verdict import BASELINE, name_of, number_text
 from trainables.files import write_parquet, write_text
@@ -107,7 +106,7 @@ def study_table(analysis: Analysis) -> Table:
     winner = analysis.verdict.winner if analysis.verdict else None
     for number in _numbers_shown(analysis):
         table.add_row(*_cells(analysis, number), style="bold" if number == winner else None)
-    counts = ", ".join(f"{count} {WORDS[state]}" for state, count in analysis.states.items())
+    counts = ", ".join(f"{count} {TrialState(state).label}" for state, count in analysis.states.items())
     table.caption = Text(counts or "no trials")
     return table
 
@@ -116,7 +115,7 @@ def _numbers_shown(analysis: Analysis) -> list[int]:
     """Return the winner, the other checked trials or the next of the search, and E0; the lowest MAE first."""
     checked = [number for number, one in analysis.checks.items() if one.maes and number != BASELINE]
     checked.sort(key=lambda number: (not analysis.checks[number].full, analysis.checks[number].mean))
-    complete = [trial for trial in analysis.searched.values() if trial.state == "COMPLETE"]
+    complete = [trial for trial in analysis.searched.values() if trial.state == TrialState.COMPLETE]
     complete.sort(key=lambda trial: trial.values[0])
     others = [trial.number for trial in complete if trial.number not in (*checked, BASELINE)]
     shown = [*checked, *others][: max(len(checked), 3)][:_MOST_LINES]

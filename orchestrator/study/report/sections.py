@@ -9,10 +9,10 @@ from typing import Any
 
 from orchestrator.report.document import Document, Picture, Section, Table
 from orchestrator.report.terminal import title_of
+from orchestrator.study.journal import TrialState
 from orchestrator.study.manifest import StudyManifest
 from orchestrator.study.report.analysis import Analysis, best_config, milestones_of
 from orchestrator.study.report.figures import (
-    WORDS,
     curves_picture,
     history_picture,
     importance_pictures,
@@ -131,7 +131,7 @@ def _searched(analysis: Analysis) -> Section:
     rows = [[_value(cell) for cell in row] for row in manifest.space_table]
     columns = ("key", "range", "what it is")
     space = Table(f"Space {manifest.space_name}", columns, rows, text=frozenset(columns))
-    states = ", ".join(f"{count} {WORDS[state]}" for state, count in analysis.states.items())
+    states = ", ".join(f"{count} {TrialState(state).label}" for state, count in analysis.states.items())
     facts = [
         ("space", f"{manifest.space_name}: {manifest.space.get('says', '')}".rstrip(": ")),
         ("data", f"{manifest.n_train:,} training and {manifest.n_val:,} validation rows of fold {manifest.fold}"),
@@ -195,7 +195,7 @@ def _importances(analysis: Analysis) -> Section:
         for name in dict.fromkeys([*one.fanova, *one.ped_anova])
     ]
     columns = ("parameter", "for the", "fANOVA", "PED-ANOVA")
-    stopped = analysis.states.get("PRUNED", 0)
+    stopped = analysis.states.get(TrialState.PRUNED, 0)
     notes = list(NOTES) if rows else []
     if rows and stopped:
         notes.append(

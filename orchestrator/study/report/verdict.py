@@ -9,7 +9,7 @@ from typing import Any
 from scipy import stats
 
 from orchestrator.evaluation.statistics import CONFIDENCE
-from orchestrator.study.journal import Trial
+from orchestrator.study.journal import Trial, TrialState
 
 BASELINE = 0  # the number of the trial that is E0
 
@@ -132,9 +132,9 @@ def checks_of(trials: Iterable[Trial], wanted: int) -> dict[int, Checked]:
 
 
 def _checked(number: int, checks: Sequence[Trial], wanted: int) -> Checked:
-    done = sorted((check for check in checks if check.state == "COMPLETE"), key=lambda check: check.seed)
-    failed = sum(check.state in ("FAIL", "PRUNED") for check in checks)
-    still = sum(check.state == "RUNNING" for check in checks)
+    done = sorted((check for check in checks if check.state == TrialState.COMPLETE), key=lambda check: check.seed)
+    failed = sum(check.state in (TrialState.FAIL, TrialState.PRUNED) for check in checks)
+    still = sum(check.state == TrialState.RUNNING for check in checks)
     seeds = tuple(check.seed for check in done)
     return Checked(number, tuple(check.values[0] for check in done), failed, still, wanted, seeds)
 
@@ -149,7 +149,7 @@ def verdict_of(searched: Mapping[int, Trial], checks: Mapping[int, Checked], uni
     Returns:
         None where no trial completed.
     """
-    complete = [trial for trial in searched.values() if trial.state == "COMPLETE"]
+    complete = [trial for trial in searched.values() if trial.state == TrialState.COMPLETE]
     ranked = sorted((check for check in checks.values() if check.full), key=lambda check: check.mean)
     others = any(number != BASELINE for number in (*checks, *(trial.number for trial in complete)))
     if any(check.number != BASELINE for check in ranked) or (ranked and not others):
@@ -237,7 +237,7 @@ def _unchecked_sentence(best: Trial, searched: Mapping[int, Trial], complete: in
             f"complete trial{'s' * (complete != 1)}, {value}{measure}; one seed says so, and {why}."
         )
     e0 = searched.get(BASELINE)
-    against = f" (E0: {number_text(e0.values[0])})" if e0 and e0.state == "COMPLETE" else ""
+    against = f" (E0: {number_text(e0.values[0])})" if e0 and e0.state == TrialState.COMPLETE else ""
     return (
         f"Verdict: trial {best.number} has the lowest validation MAE of {complete} complete "
         f"trial{'s' * (complete != 1)}, {value}{measure}{against}; one seed chose it, and {why}, so its margin may be "

@@ -22,6 +22,7 @@ from trainables.errors import UserError
 from trainables.files import write_text
 from trainables.hints import hint, section_hint
 from trainables.levers import (
+    FULL_WIDTH,
     AugmentConfig,
     ConsistencyConfig,
     DataConfig,
@@ -33,7 +34,6 @@ from trainables.levers import (
     OptimConfig,
     Section,
     TtaConfig,
-    lever_problems,
 )
 from trainables.versions import CONVERTER_VERSION, TRAINING_VERSION
 from trainables.yaml_files import read_mapping, read_value
@@ -44,9 +44,14 @@ _LONGEST_SHOWN = 80  # characters of a wrong value
 class RunConfig(Section):
     """One model of one fold: how it is trained, and how it predicts."""
 
-    task: str
-    fold: int = Field(0, ge=0, le=4)
-    seed: int = Field(0, ge=0, lt=2**63, description="of batches, draws and fresh weights; the first of an ensemble's")
+    task: str = Field(description="Name of the task.")
+    fold: int = Field(0, ge=0, le=4, description="Outer fold.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="Random seed of batches, perturbations and new weights; the first one of an ensemble.",
+    )
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     loss: LossConfig = LossConfig()
@@ -290,3 +295,36 @@ def _choices(key: str) -> list[str]:
     while get_origin(kind) in (tuple, Union, types.UnionType):
         kind = get_args(kind)[0]
     return [str(choice) for choice in get_args(kind)]
+
+
+def lever_problems(config: "RunConfig") -> list[str]:
+    """Return what is wrong with the sections together, one sentence each."""
+    return list(_problems(config))
+
+
+def _problems(config: "RunConfig") -> Iterator[str]:
+    if config.model.width < FULL_WIDTH and config.model.start != "scratch":
+        yield (
+            f"model.width={config.model.width}: the shipped weights are {FULL_WIDTH} wide, a narrower model wants "
+            "model.start=scratch"
+        )
+    if config.consistency.weight > 0 and not config.augment.active:
+        yield "consistency.weight > 0 wants a perturbation: set augment.strain or augment.displacement (size above 0)"
+    if config.tta.views == 1 and not config.tta.identity:
+        yield "tta.identity=false wants tta.views of 2 or more: one view is the plain prediction"
+    if config.tta.views > 1 and not config.tta.active:
+        yield "tta.views > 1 wants a perturbation: set tta.strain or tta.displacement (size above 0)"
+    if config.ensemble.combine == "soup" and config.model.start == "scratch":
+        yield "ensemble.combine=soup wants members of one start: model.start=scratch gives every seed its own"
+    if config.data.refit and config.ensemble.members > 1 and config.ensemble.combine in ("greedy", "stacked"):
+        yield (
+            f"ensemble.combine={config.ensemble.combine} chooses weights on the inner validation rows, which "
+            "data.refit=true trains on: use mean or median, or no refit"
+        )
+    teacher = config.distil.teacher_start
+    if config.distil.weight > 0 and teacher is not None and (teacher == "0.2.0") != (config.model.start == "0.2.0"):
+        yield "0.2.0 sees 5 A, the other weights 6 A: distil.teacher_start and model.start must see equally far"
+    if config.task in config.multitask.tasks:
+        yield f"multitask.tasks holds the target itself ({config.task}): name other tasks"
+    if len(set(config.multitask.tasks)) < len(config.multitask.tasks):
+        yield "multitask.tasks names a task twice"

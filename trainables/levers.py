@@ -3,14 +3,10 @@
 The defaults are the plain run; every lever is off until it is asked for.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
-
-if TYPE_CHECKING:
-    from trainables.config import RunConfig
 
 Start = Literal["0.3.0", "r2scan", "0.2.0", "scratch"]
 Freezable = Literal["embedding", "basis", "block_1", "block_2", "block_3", "block_4", "head", "reference"]
@@ -34,48 +30,71 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """What is trained, and from where it starts."""
 
-    start: Start = "0.3.0"
-    init_seed: int | None = Field(None, ge=0, description="of fresh weights; by default the run's own seed")
-    pooling: Literal["mean", "attention"] = Field("mean", description="of a property head; energies are sums")
-    freeze: tuple[Freezable, ...] = Field((), description="parts that keep their starting weights")
-    width: int = Field(FULL_WIDTH, ge=8, le=FULL_WIDTH, description="of features; below 64 (CHGNet-lite) from scratch")
-    head: Literal["plain", "hurdle"] = Field("plain", description="hurdle: zero or not, then how much (band gaps)")
-    floor: float | None = Field(None, description="predictions below it are raised to it, such as 0 for band gaps")
+    start: Start = Field("0.3.0", description="Weights to start from; scratch means random ones.")
+    init_seed: int | None = Field(
+        None, ge=0, description="Seed for randomly initialised weights (default: the run's seed)."
+    )
+    pooling: Literal["mean", "attention"] = Field(
+        "mean", description="Pooling of atom features in a property head; energies are sums over atoms."
+    )
+    freeze: tuple[Freezable, ...] = Field((), description="Parts of the model that keep their starting weights.")
+    width: int = Field(
+        FULL_WIDTH, ge=8, le=FULL_WIDTH, description="Width of the features; below 64 (CHGNet-lite) only from scratch."
+    )
+    head: Literal["plain", "hurdle"] = Field(
+        "plain", description="Property head; hurdle predicts whether a value is zero, then how large it is."
+    )
+    floor: float | None = Field(
+        None, description="Predictions below this value are raised to it, for example 0 for band gaps."
+    )
 
 
 class OptimConfig(Section):
-    """The optimiser and its course."""
+    """Optimiser and learning-rate schedule."""
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0, description="peak learning rate, of the head")
-    layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate a block further from the head")
-    weight_decay: float = Field(1e-2, ge=0, description="on matrices only, not on biases, norms or references")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with a rising learning rate")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    final_lr: float = Field(1e-5, ge=0, description="learning rate at the end of a cosine or linear schedule")
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(32, ge=1, description="crystals of mean cost a batch")
-    grad_clip: float = Field(10.0, ge=0, description="largest gradient norm; 0: no limit")
-    averaging: Literal["ema", "swa", "none"] = Field("ema", description="of the weights that are validated and kept")
-    ema_decay: float = Field(0.99, ge=0, lt=1, description="of the exponential moving average; 0: none")
-    swa_from: float = Field(0.75, ge=0, lt=1, description="share of all steps after which swa averages equally")
+    name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="Optimiser.")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate, which the head has.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Factor on the learning rate for each block further from the head."
+    )
+    weight_decay: float = Field(
+        1e-2, ge=0, description="Weight decay of matrices; biases, norms and references have none."
+    )
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps during which the learning rate rises.")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="Learning-rate schedule.")
+    final_lr: float = Field(1e-5, ge=0, description="Learning rate at the end of a cosine or linear schedule.")
+    epochs: int = Field(30, ge=1, description="Passes over the training rows.")
+    batch_size: int = Field(32, ge=1, description="Crystals of average cost in a batch.")
+    grad_clip: float = Field(10.0, ge=0, description="Largest norm of the gradient; 0 means no limit.")
+    averaging: Literal["ema", "swa", "none"] = Field(
+        "ema", description="Averaging of the weights that are validated and kept."
+    )
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="Decay of the exponential moving average; 0 means none.")
+    swa_from: float = Field(0.75, ge=0, lt=1, description="Share of all steps after which swa begins to average.")
 
 
 class LossConfig(Section):
     """Distance of prediction and target: in eV for energies, in standard deviations for other properties."""
 
-    name: Literal["l1", "huber", "mse"] = "l1"
-    delta: float = Field(0.1, gt=0, description="where huber turns from square to linear")
+    name: Literal["l1", "huber", "mse"] = Field("l1", description="Loss function.")
+    delta: float = Field(0.1, gt=0, description="Distance at which huber turns from square to linear.")
 
 
 class DataConfig(Section):
     """Which rows take part, and how."""
 
-    val_share: float = Field(0.1, gt=0, lt=1, description="share of the training fold held out, by reduced formula")
-    split_seed: int = Field(0, ge=0, description="of the inner validation rows, which all seeds share")
-    refit: bool = Field(False, description="train again on train + validation for the chosen number of epochs")
+    val_share: float = Field(
+        0.1, gt=0, lt=1, description="Share of the training fold held out for validation, by reduced formula."
+    )
+    split_seed: int = Field(
+        0, ge=0, description="Seed that chooses the validation rows, which all seeds of a model share."
+    )
+    refit: bool = Field(
+        False, description="Train again on training and validation rows for the chosen number of epochs."
+    )
     isolated_atoms: Literal["fallback", "keep"] = Field(
-        "fallback", description="crystals with an atom without neighbours: composition model, or CHGNet all the same"
+        "fallback",
+        description="How crystals with an atom without neighbours are predicted: from composition, or by CHGNet.",
     )
 
 
@@ -87,11 +106,13 @@ class PerturbConfig(Section):
     `symmetry` draws are projected on what keeps the crystal's space group and run on folded graphs.
     """
 
-    strain: Literal["none", "isotropic", "symmetry", "free"] = "none"
-    strain_size: float = Field(1e-3, ge=0, le=0.03)
-    displacement: Literal["none", "symmetry", "free"] = "none"
-    displacement_size: float = Field(0.005, ge=0, le=0.1, description="A")
-    distribution: Literal["normal", "uniform"] = Field("normal", description="normal draws end at 5 sizes")
+    strain: Literal["none", "isotropic", "symmetry", "free"] = Field("none", description="Kind of strain.")
+    strain_size: float = Field(1e-3, ge=0, le=0.03, description="Size of the strain.")
+    displacement: Literal["none", "symmetry", "free"] = Field("none", description="Kind of displacements.")
+    displacement_size: float = Field(0.005, ge=0, le=0.1, description="Size of the displacements in A.")
+    distribution: Literal["normal", "uniform"] = Field(
+        "normal", description="Distribution of strains and displacements; normal draws are cut off at 5 sizes."
+    )
 
     @property
     def strains(self) -> bool:
@@ -117,102 +138,86 @@ class PerturbConfig(Section):
 class AugmentConfig(PerturbConfig):
     """Training on perturbed crystals, drawn anew for each crystal and step."""
 
-    probability: float = Field(1.0, gt=0, le=1, description="that a crystal is perturbed in a step")
+    probability: float = Field(1.0, gt=0, le=1, description="Probability that a crystal is perturbed in a step.")
     labels: Literal["kept", "corrected"] = Field(
-        "kept", description="corrected: y + E(perturbed) - E(clean) of the frozen pretrained CHGNet (energies only)"
+        "kept",
+        description="Labels of perturbed crystals; corrected adds the frozen CHGNet's energy change (energies only).",
     )
 
 
 class ConsistencyConfig(Section):
     """The perturbed crystal's prediction is drawn towards the clean one's ("stochastic symmetry averaging")."""
 
-    weight: float = Field(0.0, ge=0, description="of the distance of both predictions; 0: off")
+    weight: float = Field(0.0, ge=0, description="Weight of the distance between both predictions; 0 switches it off.")
     target: Literal["stop_gradient", "two_sided"] = Field(
-        "stop_gradient", description="stop_gradient: only the perturbed prediction moves"
+        "stop_gradient", description="Which prediction moves; with stop_gradient only the perturbed one."
     )
-    ramp: float = Field(0.2, ge=0, le=1, description="share of all steps over which the weight rises from 0")
-    supervised: bool = Field(False, description="the perturbed crystal gets half of the supervised loss as well")
+    ramp: float = Field(0.2, ge=0, le=1, description="Share of all steps over which the weight rises from 0.")
+    supervised: bool = Field(False, description="Give half of the supervised loss to the perturbed crystal.")
 
 
 class TtaConfig(PerturbConfig):
     """Test-time augmentation: predict several views of a crystal and take one number."""
 
-    views: int = Field(1, ge=1, le=256, description="1: the plain prediction")
-    strain: Literal["none", "isotropic", "symmetry", "free"] = "symmetry"
-    displacement: Literal["none", "symmetry", "free"] = "symmetry"
-    identity: bool = Field(True, description="the unperturbed crystal is one of the views")
-    aggregate: Literal["mean", "median", "trimmed"] = Field("mean", description="trimmed: mean of the middle half")
-    corrected: bool = Field(False, description="take off E(perturbed) - E(clean) of the frozen pretrained CHGNet")
+    views: int = Field(1, ge=1, le=256, description="Number of views; 1 is the plain prediction.")
+    strain: Literal["none", "isotropic", "symmetry", "free"] = Field("symmetry", description="Kind of strain.")
+    displacement: Literal["none", "symmetry", "free"] = Field("symmetry", description="Kind of displacements.")
+    identity: bool = Field(True, description="Use the unperturbed crystal as one of the views.")
+    aggregate: Literal["mean", "median", "trimmed"] = Field(
+        "mean", description="How views become one number; trimmed is the mean of the middle half."
+    )
+    corrected: bool = Field(
+        False, description="Subtract the frozen CHGNet's energy change of each view (energies only)."
+    )
 
 
 class EnsembleConfig(Section):
     """Several seeds of the same run, combined; weights are chosen on the shared inner validation rows."""
 
-    members: int = Field(1, ge=1, le=64, description="seeds seed, seed + 1, ...")
+    members: int = Field(1, ge=1, le=64, description="Number of members, with the seeds seed, seed + 1, ...")
     combine: Literal[Combine, "soup"] = Field(
-        "mean", description="soup: the average of the members' weights, one model"
+        "mean", description="How members are combined; soup averages their weights into one model."
     )
 
 
 class DistilConfig(Section):
     """Learning from teachers beside the labels."""
 
-    weight: float = Field(0.0, ge=0, le=1, description="share of the teachers' labels in the loss; 0: off")
+    weight: float = Field(0.0, ge=0, le=1, description="Share of the teachers' labels in the loss; 0 switches it off.")
     teachers: Literal["out_of_fold", "in_sample"] = Field(
-        "out_of_fold", description="in_sample: teachers that were trained on the rows they label"
+        "out_of_fold", description="Whether teachers label rows that they were not trained on, or their own."
     )
-    inner_folds: int = Field(3, ge=2, le=10, description="of the training fold, by reduced formula")
-    seeds: int = Field(3, ge=1, le=64, description="teachers an inner fold; 1: born again")
-    teacher_start: Start | None = Field(None, description="where teachers start; by default as the student, full width")
+    inner_folds: int = Field(
+        3, ge=2, le=10, description="Parts into which the training fold is split for its teachers, by reduced formula."
+    )
+    seeds: int = Field(3, ge=1, le=64, description="Teachers per inner fold (1: a born-again network).")
+    teacher_start: Start | None = Field(
+        None, description="Weights that teachers start from (default: those of the student), at full width."
+    )
     weighting: Literal["none", "noise", "hardness"] = Field(
-        "none", description="rows of large teacher disagreement count less (noise) or more (hardness)"
+        "none", description="How rows on which teachers disagree count: less (noise) or more (hardness)."
     )
-    temperature: float = Field(1.0, gt=0, description="weight = exp(-+ disagreement / mean disagreement / temperature)")
-    features: float = Field(0.0, ge=0, description="weight of matching the teachers' pooled atom features")
+    temperature: float = Field(
+        1.0, gt=0, description="Temperature of that weight, exp(-+ disagreement / mean disagreement / temperature)."
+    )
+    features: float = Field(0.0, ge=0, description="Weight of matching the teachers' pooled atom features.")
 
 
 class MultitaskConfig(Section):
     """Joint training of a shared trunk on several tasks, before the target's own training."""
 
-    tasks: tuple[str, ...] = Field((), description="auxiliary tasks; none: off")
-    epochs: int = Field(5, ge=1, description="of the target's rows in the joint training")
+    tasks: tuple[str, ...] = Field((), description="Auxiliary tasks; none switches joint training off.")
+    epochs: int = Field(5, ge=1, description="Passes over the target's rows in the joint training.")
     mixing: Literal["proportional", "sqrt", "equal"] = Field(
-        "sqrt", description="steps of a task: as its rows, as their square root, or as many for each"
+        "sqrt", description="How steps are shared: by rows, by their square root, or equally."
     )
-    weighting: Literal["fixed", "uncertainty"] = Field("fixed", description="uncertainty: learnt scales of the losses")
-    weight: float = Field(1.0, gt=0, description="of each auxiliary task's loss; the target's is 1")
-    max_rows: int | None = Field(None, ge=1, description="at most so many rows of each auxiliary task, seeded")
-    keep_overlap: bool = Field(False, description="keep auxiliary rows that are a test crystal: marks every number")
-
-
-def lever_problems(config: "RunConfig") -> list[str]:
-    """Return what is wrong with the sections together, one sentence each."""
-    return list(_problems(config))
-
-
-def _problems(config: "RunConfig") -> Iterator[str]:
-    if config.model.width < FULL_WIDTH and config.model.start != "scratch":
-        yield (
-            f"model.width={config.model.width}: the shipped weights are {FULL_WIDTH} wide, a narrower model wants "
-            "model.start=scratch"
-        )
-    if config.consistency.weight > 0 and not config.augment.active:
-        yield "consistency.weight > 0 wants a perturbation: set augment.strain or augment.displacement (size above 0)"
-    if config.tta.views == 1 and not config.tta.identity:
-        yield "tta.identity=false wants tta.views of 2 or more: one view is the plain prediction"
-    if config.tta.views > 1 and not config.tta.active:
-        yield "tta.views > 1 wants a perturbation: set tta.strain or tta.displacement (size above 0)"
-    if config.ensemble.combine == "soup" and config.model.start == "scratch":
-        yield "ensemble.combine=soup wants members of one start: model.start=scratch gives every seed its own"
-    if config.data.refit and config.ensemble.members > 1 and config.ensemble.combine in ("greedy", "stacked"):
-        yield (
-            f"ensemble.combine={config.ensemble.combine} chooses weights on the inner validation rows, which "
-            "data.refit=true trains on: use mean or median, or no refit"
-        )
-    teacher = config.distil.teacher_start
-    if config.distil.weight > 0 and teacher is not None and (teacher == "0.2.0") != (config.model.start == "0.2.0"):
-        yield "0.2.0 sees 5 A, the other weights 6 A: distil.teacher_start and model.start must see equally far"
-    if config.task in config.multitask.tasks:
-        yield f"multitask.tasks holds the target itself ({config.task}): name other tasks"
-    if len(set(config.multitask.tasks)) < len(config.multitask.tasks):
-        yield "multitask.tasks names a task twice"
+    weighting: Literal["fixed", "uncertainty"] = Field(
+        "fixed", description="Weights of the losses; uncertainty learns their scales."
+    )
+    weight: float = Field(1.0, gt=0, description="Weight of each auxiliary task's loss; the target's is 1.")
+    max_rows: int | None = Field(
+        None, ge=1, description="Largest number of rows of each auxiliary task, chosen at random with a fixed seed."
+    )
+    keep_overlap: bool = Field(
+        False, description="Keep auxiliary rows that are test crystals; every score then carries a caveat."
+    )

@@ -6,7 +6,7 @@ told; a test can be that as well as a cluster. Every event goes into the journal
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 from orchestrator.study.journal import Journal, Trial, TrialState, result_event, trial_event, trials_of
@@ -35,7 +35,6 @@ class StudyDriver:
     """The trials of a study, in one phase: the search, or the checks of its best at full length.
 
     Args:
-        events: what the journal holds.
         planned: the trial of a number and the trials before it, or None where there is none: Sampler.ask for the
             search, a list for the checks.
         pruner: how running trials are judged; a new one, into which the journal is replayed.
@@ -48,7 +47,6 @@ class StudyDriver:
     def __init__(
         self,
         journal: Journal,
-        events: Iterable[dict[str, Any]],
         planned: Callable[[int, Sequence[Trial]], Trial | None],
         pruner: Pruner,
         n_trials: int,
@@ -62,7 +60,7 @@ class StudyDriver:
         self.pruner, self._cost, self._callbacks, self._deadline = pruner, cost, callbacks, deadline
         self._exhausted = False
         self.broken: UserError | None = None
-        events = list(events)
+        events = journal.read()
         known = trials_of(events)
         self.trials = {number: trial for number, trial in known.items() if mine(trial)}
         self._next_number = max(known, default=-1) + 1

@@ -275,7 +275,6 @@ def _phase(
             callbacks.append(OptunaExport(file, study.folder.name, records, objectives, study.progress))
         driver = StudyDriver(
             study.journal,
-            events,
             ask,
             pruner,
             n_trials,

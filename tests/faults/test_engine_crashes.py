@@ -38,7 +38,7 @@ class Live:
 def driver_in(folder: Path) -> StudyDriver:
     journal = Journal(folder / "journal.jsonl")
     journal.append("begin", time=0)
-    return StudyDriver(journal, journal.read(), planned, Pruner("none", 3), 2, callbacks=[Live()])
+    return StudyDriver(journal, planned, Pruner("none", 3), 2, callbacks=[Live()])
 
 
 def planned(number: int, before: object) -> Trial:
@@ -80,5 +80,5 @@ def test_a_study_goes_on_after_a_crash_with_the_trials_it_had(tmp_path: Path) ->
     assert trial is not None
     driver.crashed("search", "a reason")
     journal = Journal(tmp_path / "journal.jsonl")
-    again = StudyDriver(journal, journal.read(), planned, Pruner("none", 3), 2)
+    again = StudyDriver(journal, planned, Pruner("none", 3), 2)
     assert again.next() == trial

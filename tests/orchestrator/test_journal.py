@@ -187,7 +187,6 @@ def test_checks_and_search_share_a_journal_but_not_their_trials(tmp_path: Path) 
     journal = Journal(file)
     checks = StudyDriver(
         journal,
-        journal.read(),
         lambda number, before: Trial(number, search.trials[0].changes, {}, "check", len(before), of=0),
         Pruner("none", 9),
         2,

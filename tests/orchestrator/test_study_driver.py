@@ -140,7 +140,8 @@ def driver_of(
     """A new process's driver: nothing but the file is known to it."""
     sampling = Sampler(space, space.base(BASE), "tpe", 0, 1 if given.get("cost") is None else 2)
     journal = Journal(file)
-    return StudyDriver(journal, journal.read(mend=True), sampling.ask, Pruner(rule, N_STEPS), n, **given)
+    journal.read(mend=True)
+    return StudyDriver(journal, sampling.ask, Pruner(rule, N_STEPS), n, **given)
 
 
 def events_of(file: Path) -> list[dict[str, Any]]:

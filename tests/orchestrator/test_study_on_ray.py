@@ -131,7 +131,7 @@ def test_a_driver_killed_in_the_middle_goes_on_and_ends_with_the_study_of_one_th
     rungs = []
     for name in ("cut", "whole"):
         here = Journal(tmp_path / name / "journal.jsonl")
-        driver = StudyDriver(here, here.read(), lambda number, before: None, Pruner("asha", N_STEPS), len(VALUES))
+        driver = StudyDriver(here, lambda number, before: None, Pruner("asha", N_STEPS), len(VALUES))
         assert driver.finished
         rungs.append(driver.pruner.rungs())
     assert rungs[0] == rungs[1]

@@ -31,7 +31,8 @@ def run_fakes(folder: Path, values: Sequence[int], *, rule: str = "asha", at_onc
     if not (folder / "journal.jsonl").exists():
         folder.mkdir(parents=True, exist_ok=True)
         journal.append("begin", time=0)
-    driver = StudyDriver(journal, journal.read(mend=True), planned(values), Pruner(rule, N_STEPS), len(values))  # type: ignore[arg-type]
+    journal.read(mend=True)
+    driver = StudyDriver(journal, planned(values), Pruner(rule, N_STEPS), len(values))  # type: ignore[arg-type]
     run_phase(driver, FakeTrial, runtime.Share(), folder, max_concurrent=at_once)
     return driver
 

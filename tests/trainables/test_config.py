@@ -1,10 +1,12 @@
 """RunConfig: what it refuses, how it is written, and when its fingerprint changes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from trainables import config as config_module
 from trainables.config import RunConfig, dotted_names, for_task, load_config, merged, parse_assignments, parse_config
@@ -338,3 +340,20 @@ def test_numbers_without_a_dot_are_numbers_everywhere(tmp_path: Path) -> None:
     assert parse_assignments(["optim.lr=1e-4", "model.start=0.3.0"]) == {"optim.lr": 1e-4, "model.start": "0.3.0"}
     with pytest.raises(UserError, match=r"`settings=model.freeze=\[a`: .* is not a YAML value"):
         parse_assignments(["model.freeze=[a"])
+
+
+def test_every_setting_is_described_in_a_whole_sentence() -> None:
+    def described(model: type[BaseModel]) -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from described(kind)
+            else:
+                assert field.description, name
+                yield field.description
+
+    told = list(described(RunConfig))
+    assert len(told) > 50
+    for sentence in told:
+        assert sentence[0].isupper(), sentence
+        assert sentence.endswith("."), sentence

@@ -1,5 +1,6 @@
 """What a command was asked for, checked as far as it can be with nothing heavy imported."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,19 @@ def train_words(source: Source, auxiliary: Sequence[str]) -> tuple[str, ...]:
     rows = (word.replace("{", "{{").replace("}", "}}") for word in task_words(source))
     joint = (word for name in auxiliary for word in ("--aux", name.replace("{", "{{").replace("}", "}}")))
     return ("crystaltune", "train", *rows, *joint, "--config", "{config}", "--folds", "{folds}")
+
+
+def after_training(
+    source: Source | None, folder: Path, config: Path | None = None, settings: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """Return what to do with a finished run, as (what it is for, command)."""
+    if source is None:
+        return [
+            ("a real benchmark", "crystaltune train jdft2d"),
+            ("a table", "crystaltune train my_gaps --data table.csv --target gap --unit eV"),
+        ]
+    words = ["crystaltune", "search", *task_words(source), "--space", "optim"]
+    words += ["--config", str(config)] if config else []
+    words += [word for setting in settings for word in ("--set", setting)]
+    predict_line = shlex.join(["crystaltune", "predict", str(folder), "structures.csv"])
+    return [("search better settings", shlex.join(words)), ("predict your structures", predict_line)]

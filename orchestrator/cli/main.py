@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from orchestrator.cli.ablate import ablate
+from orchestrator.cli.asked import after_training
 from orchestrator.cli.errors import as_options, end, end_interrupted, explained
 from orchestrator.cli.interrupts import INTERRUPTED, handle_interrupts, interruptible
 from orchestrator.cli.options import (
     Auxiliary,
-    Budget,
     CompileOption,
     ConfigFile,
     DataFile,
@@ -88,10 +89,10 @@ def prepare(
     limit: Limit = None,
     start: Annotated[
         Literal["0.3.0", "r2scan", "0.2.0", "scratch"],
-        typer.Option(help="Weights the graphs are for: 0.3.0, r2scan, scratch (6 A) or 0.2.0 (5 A)."),
+        typer.Option(help="Weights that the graphs are for; 0.2.0 sees 5 A, all others 6 A.", rich_help_panel="Data"),
     ] = "0.3.0",
 ) -> None:
-    """Fetch and check a task's data and build its graphs, so that training starts at once."""
+    """Fetch and check a task's data and build its graphs, so that training starts immediately."""
     source = Source(task, data, target, limit=limit)
     check_source(source)
     begin(f"prepare {task}")
@@ -117,7 +118,8 @@ def train(
     settings: Settings = None,
     aux: Auxiliary = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; resumed if it exists. Default: runs/TASK.")
+        Path | None,
+        typer.Option(help="Folder of the run; resumed if it exists. Default: runs/TASK.", rich_help_panel="Results"),
     ] = None,
     device: Device = "auto",
     processes: Processes = None,
@@ -153,84 +155,6 @@ def train(
             progress=shown,
         )
     _show(scores, folder, source, config, settings or [])
-
-
-@app.command()
-def ablate(
-    task: TaskName,
-    experiments: Annotated[
-        str | None, typer.Option(help="E0,E1,...; parents and controls come along. Default: the whole ladder.")
-    ] = None,
-    data: DataFile = None,
-    target: Target = None,
-    unit: Unit = "",
-    energy: Energy = False,
-    limit: Limit = None,
-    folds: Folds = "0-4",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every experiment.")] = 3,
-    start: Annotated[
-        list[str] | None, typer.Option(help="Weights to start from; given again, a twin of every experiment.")
-    ] = None,
-    budget: Annotated[Budget, typer.Option(help="equal-steps: joint training is taken from the epochs.")] = "own",
-    config: ConfigFile = None,
-    settings: Settings = None,
-    aux: Auxiliary = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the study; resumed if it exists. Default: runs/ablation-TASK.")
-    ] = None,
-    plan_only: Annotated[bool, typer.Option("--plan", help="Show what would be run, and stop.")] = False,
-    device: Device = "auto",
-    processes: Processes = None,
-    per_gpu: PerGpu = 1,
-    compiled: CompileOption = "auto",
-    tf32: Tf32 = False,
-    published: Published = None,
-) -> None:
-    """Run the ladder of experiments and say what each lever did, resuming what is there.
-
-    Leaves ablation.html, .md, .json and .parquet, every prediction, and one folder a model.
-    """
-    from orchestrator.ablation.ladder import parse_experiments, parse_starts
-    from orchestrator.cli.asked import check_asked, check_ladder
-
-    source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
-    names, starts = parse_experiments(experiments, with_auxiliary=bool(aux)), parse_starts(start or [])
-    chosen = chosen_settings(config, settings, task)
-    check_asked(source, chosen, aux or [], published)
-    check_ladder(source, names, starts, chosen, aux or [], equal_steps=budget == "equal-steps")
-    folder = out or default_folder("ablation-", task)
-    check_folder(folder, marker="ablation.json")
-    where = Resources(device, processes, per_gpu, compiled, tf32)
-    begin(f"ablate {task}: {', '.join(names)}, in {folder}")
-    from orchestrator.ablation.plan import Planned, plan_shown
-    from orchestrator.ablation.report import summary_table
-    from orchestrator.ablation.run import AblationOptions
-    from orchestrator.ablation.run import ablate as run_ablation
-
-    command = shlex.join(["crystaltune", *sys.argv[1:]])
-    plans: list[Planned] = []
-    with interruptible(), display(as_options) as shown:
-        analysis = run_ablation(
-            source,
-            folder,
-            AblationOptions(
-                names, wanted, seeds, starts, budget == "equal-steps", published, where, command, plan_only
-            ),
-            settings=chosen,
-            auxiliary=aux or [],
-            progress=shown,
-            show_plan=plans.append if plan_only else lambda planned: shown.message(plan_shown(planned)),
-        )
-    for planned in plans:
-        out_console.print(plan_shown(planned))
-    if analysis is None:
-        say_next(("run it", command.replace(" --plan", "")))
-        return
-    out_console.print(summary_table(analysis))
-    for sentence in analysis.sentences:
-        say(as_options(f"- {sentence}"))
-    say(f"Everything is in {folder} (ablation.html, ablation.md, ablation.json).")
-    say_next(*_after_training(source, folder)[:1])
 
 
 @app.command()
@@ -328,6 +252,7 @@ def quickstart(
     _show(scores, out, None)
 
 
+app.command()(ablate)
 app.command()(search)
 app.command()(report)
 app.command()(spaces)
@@ -349,25 +274,7 @@ def _show(
     elif scores.official_rows is not None:  # whoever trains on a table of their own expects none
         say(f"No Matbench record: {scores.no_record_because}")
     say(f"Everything is in {folder} (report.html, scores.json, predictions.parquet).")
-    say_next(*_after_training(source, folder, config, settings))
-
-
-def _after_training(
-    source: Source | None, folder: Path, config: Path | None = None, settings: Sequence[str] = ()
-) -> list[tuple[str, str]]:
-    """Return what to do with a finished run, as (what it is for, command)."""
-    from orchestrator.cli.asked import task_words
-
-    if source is None:
-        return [
-            ("a real benchmark", "crystaltune train jdft2d"),
-            ("a table", "crystaltune train my_gaps --data table.csv --target gap --unit eV"),
-        ]
-    words = ["crystaltune", "search", *task_words(source), "--space", "optim"]
-    words += ["--config", str(config)] if config else []
-    words += [word for setting in settings for word in ("--set", setting)]
-    predict_line = shlex.join(["crystaltune", "predict", str(folder), "structures.csv"])
-    return [("search better settings", shlex.join(words)), ("predict your structures", predict_line)]
+    say_next(*after_training(source, folder, config, settings))
 
 
 def main() -> None:

@@ -25,20 +25,20 @@ TaskName = Annotated[
 DataFile = Annotated[
     Path | None,
     typer.Option(
-        "--data", help="Your own CSV/JSON table, or a partial Matbench table (json.gz).", rich_help_panel=_DATA
+        "--data", help="Your own CSV or JSON table, or a partial Matbench table (json.gz).", rich_help_panel=_DATA
     ),
 ]
 Target = Annotated[str | None, typer.Option(help="Target column of your own table.", rich_help_panel=_DATA)]
-Unit = Annotated[str, typer.Option(help="Unit of that target, for the tables.", rich_help_panel=_DATA)]
+Unit = Annotated[str, typer.Option(help="Unit of the target, shown in tables and reports.", rich_help_panel=_DATA)]
 Energy = Annotated[
     bool,
     typer.Option(
-        "--energy", help="The target is an energy in eV/atom: use CHGNet's energy head.", rich_help_panel=_DATA
+        "--energy", help="The target is an energy in eV/atom, which CHGNet's energy head fits.", rich_help_panel=_DATA
     ),
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(min=1, help="Keep this many rows, chosen at random with a fixed seed.", rich_help_panel=_DATA),
+    typer.Option(min=1, help="Use only this many rows, chosen at random with a fixed seed.", rich_help_panel=_DATA),
 ]
 Folds = Annotated[str, typer.Option(help="Folds to train: 0-4, 0, or 0,2.", rich_help_panel=_DATA)]
 Published = Annotated[
@@ -49,14 +49,16 @@ Published = Annotated[
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="YAML with settings, over the task's defaults.", rich_help_panel=_TRAINING),
+    typer.Option(
+        "--config", help="YAML file with settings, which override the task's preset.", rich_help_panel=_TRAINING
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="One setting, for example optim.lr=3e-4; may be repeated.",
+        help="One setting, for example optim.lr=3e-4. May be repeated.",
         rich_help_panel=_TRAINING,
     ),
 ]
@@ -65,22 +67,30 @@ Auxiliary = Annotated[
     typer.Option(
         "--aux",
         metavar="NAME[=FILE]",
-        help="A task to train on jointly first; may be repeated.",
+        help="Another task to train on jointly first. May be repeated.",
         rich_help_panel=_TRAINING,
     ),
 ]
-Device = Annotated[DeviceName, typer.Option(help="Processor to run on.", rich_help_panel=_WHERE)]
+Device = Annotated[DeviceName, typer.Option(help="Device to run on.", rich_help_panel=_WHERE)]
 Processes = Annotated[
-    int | None, typer.Option(min=1, help="Runs at once. Default: one a core, or one a GPU.", rich_help_panel=_WHERE)
+    int | None,
+    typer.Option(
+        min=1, help="Models trained at the same time. Default: one per core, or one per GPU.", rich_help_panel=_WHERE
+    ),
 ]
 PerGpu = Annotated[
-    int, typer.Option(min=1, help="Runs that share a GPU, each in a process of its own.", rich_help_panel=_WHERE)
+    int, typer.Option(min=1, help="Models that share a GPU, each in its own process.", rich_help_panel=_WHERE)
 ]
 CompileOption = Annotated[
-    Compile, typer.Option("--compile", help="torch.compile: auto is for long runs.", rich_help_panel=_WHERE)
+    Compile, typer.Option("--compile", help="Use torch.compile; auto does for long runs only.", rich_help_panel=_WHERE)
 ]
 Tf32 = Annotated[
-    bool, typer.Option("--tf32", help="TF32 products on a GPU, if exact enough on a sample.", rich_help_panel=_WHERE)
+    bool,
+    typer.Option(
+        "--tf32",
+        help="Allow TF32 matrix products on a GPU, if they are exact enough on a sample.",
+        rich_help_panel=_WHERE,
+    ),
 ]
 Budget = Literal["own", "equal-steps"]
 

@@ -57,7 +57,7 @@ def search(
         str, _option(help="A search space (see `crystaltune spaces`), or a YAML or Python file of your own.")
     ],
     trials: Annotated[int, _option(min=1, help="Number of trials, not counting the confirmation runs.")] = 32,
-    fold: Annotated[int, _option(min=0, max=4, help="Outer fold whose training part is searched on.")] = 0,
+    fold: Annotated[int, _option(min=0, max=4, help="Outer fold whose training rows the search uses.")] = 0,
     data: DataFile = None,
     target: Target = None,
     unit: Unit = "",
@@ -67,18 +67,18 @@ def search(
     settings: Settings = None,
     aux: Auxiliary = None,
     seed: Annotated[int, _option(min=0, help="Random seed for the sampler and all trials.")] = 0,
-    sampler: Annotated[SamplerName, _option(help="Optuna's sampler.")] = "tpe",
-    scheduler: Annotated[SchedulerName, _option(help="Early stopping of trials.")] = "asha",
+    sampler: Annotated[SamplerName, _option(help="Optuna sampler that suggests trials.")] = "tpe",
+    scheduler: Annotated[SchedulerName, _option(help="Rule that stops trials early.")] = "asha",
     grace: Annotated[int, _option(min=1, help="Minimum number of steps before a trial can be stopped.")] = 1,
     factor: Annotated[
         int, _option(min=2, help="Reduction factor: the best 1/N of the trials continue at each rung.")
     ] = 3,
-    steps_per_epoch: Annotated[int, _option(min=1, help="Validations and checkpoints an epoch.")] = 1,
+    steps_per_epoch: Annotated[int, _option(min=1, help="Validations and checkpoints per epoch.")] = 1,
     objectives: Annotated[
-        str, _option(metavar="mae[,cost]", help="What is minimised; cost needs --scheduler none.")
+        str, _option(metavar="mae[,cost]", help="Objectives to minimise; cost requires --scheduler none.")
     ] = "mae",
     probes: Annotated[
-        int, _option(min=0, help="Run N cheap trials on a frozen trunk first, and begin with the best of them.")
+        int, _option(min=0, help="Run N cheap trials on a frozen trunk first, and start from the best of them.")
     ] = 0,
     top: Annotated[
         int,
@@ -89,14 +89,15 @@ def search(
             panel=_CHECKS,
         ),
     ] = 3,
-    check_seeds: Annotated[int, _option(min=2, help="New seeds for each of them.", panel=_CHECKS)] = 3,
+    check_seeds: Annotated[int, _option(min=2, help="Number of new seeds for each of them.", panel=_CHECKS)] = 3,
     gpus_per_trial: Annotated[
         float | None,
-        _option(help="Share of a GPU, for example 0.25. Default: one where there is any.", panel=_WHERE),
+        _option(help="GPUs per trial, for example 0.25. Default: one if the machine has any.", panel=_WHERE),
     ] = None,
-    cpus_per_trial: Annotated[float, _option(help="Cores for each trial.", panel=_WHERE)] = 1.0,
+    cpus_per_trial: Annotated[float, _option(help="CPU cores per trial.", panel=_WHERE)] = 1.0,
     max_concurrent: Annotated[
-        int | None, _option(min=1, help="Trials at once. Default: as many as fit.", panel=_WHERE)
+        int | None,
+        _option(min=1, help="Largest number of trials at the same time. Default: as many as fit.", panel=_WHERE),
     ] = None,
     time_budget: Annotated[
         str | None,
@@ -109,7 +110,7 @@ def search(
     address: Annotated[
         str | None,
         _option(
-            help="Ray cluster to join, as HOST:PORT; auto: the one of this machine. Default: a Ray of its own.",
+            help="Ray cluster to join, as HOST:PORT, or auto for this machine's. Default: start Ray here.",
             panel=_WHERE,
         ),
     ] = None,
@@ -117,10 +118,10 @@ def search(
     compiled: CompileOption = "auto",
     tf32: Tf32 = False,
     mlflow: Annotated[
-        str | None, _option(metavar="URI", help="Log trials to an MLflow server, too.", panel=_LOGS)
+        str | None, _option(metavar="URI", help="Also log trials to an MLflow server.", panel=_LOGS)
     ] = None,
     wandb: Annotated[
-        str | None, _option(metavar="PROJECT", help="Log trials to Weights & Biases, too.", panel=_LOGS)
+        str | None, _option(metavar="PROJECT", help="Also log trials to Weights & Biases.", panel=_LOGS)
     ] = None,
 ) -> None:
     """Search the hyperparameters of a task, confirm the best, and write best.yaml and report.html."""

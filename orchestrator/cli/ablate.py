@@ -1,0 +1,134 @@
+"""The command of an ablation."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.asked import after_training
+from orchestrator.cli.errors import as_options
+from orchestrator.cli.interrupts import interruptible
+from orchestrator.cli.options import (
+    Auxiliary,
+    Budget,
+    CompileOption,
+    ConfigFile,
+    DataFile,
+    Device,
+    Energy,
+    Folds,
+    Limit,
+    PerGpu,
+    Processes,
+    Published,
+    Settings,
+    Target,
+    TaskName,
+    Tf32,
+    Unit,
+    begin,
+    chosen_settings,
+    out_console,
+    say,
+    say_next,
+)
+from orchestrator.execution.resources import Resources
+from orchestrator.inputs.source import Source, check_folder, default_folder, parse_folds
+from orchestrator.report.progress import display
+
+_LADDER = "Experiments"
+
+
+def ablate(
+    task: TaskName,
+    experiments: Annotated[
+        str | None,
+        typer.Option(
+            help="Experiments such as E0,E1; their parents and controls are added. Default: the whole ladder.",
+            rich_help_panel=_LADDER,
+        ),
+    ] = None,
+    data: DataFile = None,
+    target: Target = None,
+    unit: Unit = "",
+    energy: Energy = False,
+    limit: Limit = None,
+    folds: Folds = "0-4",
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds for each experiment.", rich_help_panel=_LADDER)
+    ] = 3,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights to start from; repeat it for a twin of every experiment.", rich_help_panel=_LADDER),
+    ] = None,
+    budget: Annotated[
+        Budget,
+        typer.Option(help="equal-steps takes the joint training's steps from the epochs.", rich_help_panel=_LADDER),
+    ] = "own",
+    config: ConfigFile = None,
+    settings: Settings = None,
+    aux: Auxiliary = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the ablation; resumed if it exists. Default: runs/ablation-TASK.",
+            rich_help_panel="Results",
+        ),
+    ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Show what would be run, then stop.", rich_help_panel=_LADDER)
+    ] = False,
+    device: Device = "auto",
+    processes: Processes = None,
+    per_gpu: PerGpu = 1,
+    compiled: CompileOption = "auto",
+    tf32: Tf32 = False,
+    published: Published = None,
+) -> None:
+    """Run the ladder of experiments and say what each lever did, resuming what is there.
+
+    Leaves ablation.html, .md, .json and .parquet, every prediction, and one folder a model.
+    """
+    from orchestrator.ablation.ladder import parse_experiments, parse_starts
+    from orchestrator.cli.asked import check_asked, check_ladder
+
+    source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
+    names, starts = parse_experiments(experiments, with_auxiliary=bool(aux)), parse_starts(start or [])
+    chosen = chosen_settings(config, settings, task)
+    check_asked(source, chosen, aux or [], published)
+    check_ladder(source, names, starts, chosen, aux or [], equal_steps=budget == "equal-steps")
+    folder = out or default_folder("ablation-", task)
+    check_folder(folder, marker="ablation.json")
+    where = Resources(device, processes, per_gpu, compiled, tf32)
+    begin(f"ablate {task}: {', '.join(names)}, in {folder}")
+    from orchestrator.ablation.plan import Planned, plan_shown
+    from orchestrator.ablation.report import summary_table
+    from orchestrator.ablation.run import AblationOptions
+    from orchestrator.ablation.run import ablate as run_ablation
+
+    command = shlex.join(["crystaltune", *sys.argv[1:]])
+    plans: list[Planned] = []
+    with interruptible(), display(as_options) as shown:
+        analysis = run_ablation(
+            source,
+            folder,
+            AblationOptions(
+                names, wanted, seeds, starts, budget == "equal-steps", published, where, command, plan_only
+            ),
+            settings=chosen,
+            auxiliary=aux or [],
+            progress=shown,
+            show_plan=plans.append if plan_only else lambda planned: shown.message(plan_shown(planned)),
+        )
+    for planned in plans:
+        out_console.print(plan_shown(planned))
+    if analysis is None:
+        say_next(("run it", command.replace(" --plan", "")))
+        return
+    out_console.print(summary_table(analysis))
+    for sentence in analysis.sentences:
+        say(as_options(f"- {sentence}"))
+    say(f"Everything is in {folder} (ablation.html, ablation.md, ablation.json).")
+    say_next(*after_training(source, folder)[:1])

@@ -1,5 +1,6 @@
 """The command as it is typed: help, mistakes, exit codes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -101,81 +102,121 @@ def test_tasks_lists_all_eight() -> None:
     assert told.stdout.count("matbench_") == 8
 
 
-@pytest.mark.parametrize(
-    ("arguments", "part"),
-    [
-        (("train", "matbench_jdft2e"), "did you mean matbench_jdft2d?"),
-        (("train", "jdft2d", "--flods", "0"), "--flods"),
-        (("train", "jdft2d", "--folds", "7"), "folds are 0 to 4"),
-        (("train", "jdft2d", "--set", "optim.lrr=3"), "did you mean 'optim.lr'"),
-        (("train", "jdft2d", "--config", "missing.yaml"), "missing.yaml cannot be read"),
-        (("train", "mine", "--data", "missing.csv"), "there is no such file"),
-        (("train", "matbench_mp_is_metal"), "classification"),
-        (("predict", "missing", "missing.csv"), "no trained fold"),
-        (("report", "missing"), "contains neither a run nor a search"),
-        (("record", "missing"), "holds no finished run"),
-        (("trian",), "trian"),
-        (("train",), "TASK"),
-        (("train", "jdft2d", "--limit", "x"), "--limit"),
-        (("train", "jdft2d", "--processes", "0"), "--processes"),
-        (("train", "jdft2d", "--compile", "yes"), "--compile yes: 'yes' is not one of 'auto', 'on', 'off'"),
-        (("train", "jdft2d", "--tf32", "--device", "cpu"), "leave out --tf32"),
-        (("train", "sample", "--data", "README.md"), "another task name"),
-        (("train", "mine", "--data", "tests"), "is a folder"),
-        (("prepare", "sample", "--start", "0.4"), "'0.4' is not one of '0.3.0'"),
-        (("train", "jdft2d", "--set", "augment.strian=free"), "did you mean 'augment.strain'"),
-        (("train", "jdft2d", "--set", "consistency.weight=1"), "wants a perturbation"),
-        (("ablate", "jdft2d", "--experiments", "E0,E9"), "known are E0"),
-        (("ablate", "mp_e_form", "--experiments", "E5"), "--aux mp_gap"),
-        (("ablate", "jdft2d", "--start", "0.4"), "one of 0.3.0"),
-        (("ablate", "jdft2d", "--budget", "equal"), "'equal' is not one of 'own', 'equal-steps'"),
-        (("ablate", "jdft2d", "--set", "tta.vews=3"), "did you mean 'tta.views'"),
-        (("ablate", "jdft2d", "--seeds", "0"), "--seeds 0: input should be greater than or equal to 1"),
-        (("train", ".."), "is a path"),
-        (("train", "JDFT2D", "--target", "y"), "matbench_jdft2d predicts 'exfoliation_en'"),
-        (("train", "jdft2d", "--set", "epochs=3"), "did you mean 'optim.epochs'"),
-        (("train", "jdft2d", "--set", "early_stopping=5"), "there is no early stopping"),
-        (("train", "jdft2d", "--epochs", "3"), "no such option --epochs: use --set optim.epochs=3"),
-        (("train", "jdft2d", "--lr", "3e-4"), "use --set optim.lr=3e-4"),
-        (("train", "jdft2d", "--gpu"), "use --device cuda"),
-        (("train", "jdft2d", "--seed", "7"), "use --set seed=7"),
-        (("train", "jdft2d", "--out", "README.md"), "is a file"),
-        (("train", "jdft2d", "--out", "tests"), "contains other files"),
-        (("train", "jdft2d", "--set", "model.head=hurdl"), "did you mean 'hurdle'"),
-        (("train", "mp_e_form", "--set", "model.head=hurdle"), "is an energy"),
-        (("train", "jdft2d", "--aux", "mp_gapp"), "did you mean matbench_mp_gap?"),
-        (("train", "jdft2d", "--published", "missing.csv"), "missing.csv: there is no such file"),
-        (("baseline", "jdft2d", "--folds", "5"), "folds are 0 to 4"),
-        (("search", "jdft2d", "--space", "optim", "--trials", "0"), "--trials 0"),
-        (("search", "jdft2d", "--space", "optim", "--sampler", "cma"), "'cma' is not one of 'tpe'"),
-        (("search", "jdft2d", "--space", "optim", "--scheduler", "pbt"), "'pbt' is not one of 'asha'"),
-        (("search", "jdft2d", "--space", "optim", "--objectives", "cost"), "mae, or mae,cost"),
-        (("search", "jdft2d", "--space", "optim", "--time-budget", "two"), "--time-budget two"),
-        (("search", "jdft2d", "--space", "optim", "--resume"), "contains no study"),
-        (("search", "jdft2d", "--space", "optim", "--address", "nowhere"), "HOST:PORT or auto was expected"),
-        (("search", "jdft2d"), "--space"),
-        (("search", "jdft2d", "--space", "optim", "--cpus-per-trial", "nan"), "--cpus-per-trial nan"),
-        (("search", "jdft2d", "--space", "optim", "--cpus-per-trial", "0"), "--cpus-per-trial 0"),
-        (("search", "jdft2d", "--space", "optim", "--gpus-per-trial", "1.5"), "--gpus-per-trial 1.5"),
-        (("train", "jdft2d", "--limit"), "requires an argument"),
-        (("train", "jdft2d", "--config", "/dev/zero"), "/dev/zero is no regular file"),
-        (("train", "mine", "--data", "/dev/zero"), "/dev/zero is not a regular file"),
-        (("train", "jdft2d", "--set", "task=mp_gap"), "--set task=mp_gap: it is chosen by the command's first"),
-        (("train", "jdft2d", "--set", "fold=2"), "--set fold=2: it is chosen by --folds"),
-        (("train", "jdft2d", "--set", "optim.lr=true"), "optim.lr=True: input should be a number"),
-        (("train", "jdft2d", "--set", "optim.lr=[" + "1, " * 500 + "1]"), "... (1,503 characters)"),
-        (("train", "jdft2d", "--out", "/proc/run"), "--out /proc/run cannot be created (nothing can be made in /proc"),
-        (("train", "jdft2d", "--out", "README.md/run"), "README.md/run cannot be created"),
-        (("train", "jdft2d", "--out", "d" * 300), "File name too long"),
-        (("predict", "README.md", "missing.csv"), "README.md is a file"),
-    ],
-)
+MISTAKES: list[tuple[tuple[str, ...], str]] = [
+    (("train", "matbench_jdft2e"), "did you mean matbench_jdft2d?"),
+    (("train", "jdft2d", "--flods", "0"), "--flods"),
+    (("train", "jdft2d", "--folds", "7"), "folds are 0 to 4"),
+    (("train", "jdft2d", "--set", "optim.lrr=3"), "did you mean 'optim.lr'"),
+    (("train", "jdft2d", "--config", "missing.yaml"), "missing.yaml cannot be read"),
+    (("train", "mine", "--data", "missing.csv"), "there is no such file"),
+    (("train", "matbench_mp_is_metal"), "classification"),
+    (("predict", "missing", "missing.csv"), "no trained fold"),
+    (("report", "missing"), "contains neither a run nor a search"),
+    (("record", "missing"), "holds no finished run"),
+    (("trian",), "trian"),
+    (("train",), "TASK"),
+    (("train", "jdft2d", "--limit", "x"), "--limit"),
+    (("train", "jdft2d", "--processes", "0"), "--processes"),
+    (("train", "jdft2d", "--compile", "yes"), "--compile yes: 'yes' is not one of 'auto', 'on', 'off'"),
+    (("train", "jdft2d", "--tf32", "--device", "cpu"), "leave out --tf32"),
+    (("train", "sample", "--data", "README.md"), "another task name"),
+    (("train", "mine", "--data", "tests"), "is a folder"),
+    (("prepare", "sample", "--start", "0.4"), "'0.4' is not one of '0.3.0'"),
+    (("train", "jdft2d", "--set", "augment.strian=free"), "did you mean 'augment.strain'"),
+    (("train", "jdft2d", "--set", "consistency.weight=1"), "wants a perturbation"),
+    (("ablate", "jdft2d", "--experiments", "E0,E9"), "known are E0"),
+    (("ablate", "mp_e_form", "--experiments", "E5"), "--aux mp_gap"),
+    (("ablate", "jdft2d", "--start", "0.4"), "one of 0.3.0"),
+    (("ablate", "jdft2d", "--budget", "equal"), "'equal' is not one of 'own', 'equal-steps'"),
+    (("ablate", "jdft2d", "--set", "tta.vews=3"), "did you mean 'tta.views'"),
+    (("ablate", "jdft2d", "--seeds", "0"), "--seeds 0: input should be greater than or equal to 1"),
+    (("train", ".."), "is a path"),
+    (("train", "JDFT2D", "--target", "y"), "matbench_jdft2d predicts 'exfoliation_en'"),
+    (("train", "jdft2d", "--set", "epochs=3"), "did you mean 'optim.epochs'"),
+    (("train", "jdft2d", "--set", "early_stopping=5"), "there is no early stopping"),
+    (("train", "jdft2d", "--epochs", "3"), "no such option --epochs: use --set optim.epochs=3"),
+    (("train", "jdft2d", "--lr", "3e-4"), "use --set optim.lr=3e-4"),
+    (("train", "jdft2d", "--gpu"), "use --device cuda"),
+    (("train", "jdft2d", "--seed", "7"), "use --set seed=7"),
+    (("train", "jdft2d", "--out", "README.md"), "is a file"),
+    (("train", "jdft2d", "--out", "tests"), "contains other files"),
+    (("train", "jdft2d", "--set", "model.head=hurdl"), "did you mean 'hurdle'"),
+    (("train", "mp_e_form", "--set", "model.head=hurdle"), "is an energy"),
+    (("train", "jdft2d", "--aux", "mp_gapp"), "did you mean matbench_mp_gap?"),
+    (("train", "jdft2d", "--published", "missing.csv"), "missing.csv: there is no such file"),
+    (("baseline", "jdft2d", "--folds", "5"), "folds are 0 to 4"),
+    (("search", "jdft2d", "--space", "optim", "--trials", "0"), "--trials 0"),
+    (("search", "jdft2d", "--space", "optim", "--sampler", "cma"), "'cma' is not one of 'tpe'"),
+    (("search", "jdft2d", "--space", "optim", "--scheduler", "pbt"), "'pbt' is not one of 'asha'"),
+    (("search", "jdft2d", "--space", "optim", "--objectives", "cost"), "mae, or mae,cost"),
+    (("search", "jdft2d", "--space", "optim", "--time-budget", "two"), "--time-budget two"),
+    (("search", "jdft2d", "--space", "optim", "--resume"), "contains no study"),
+    (("search", "jdft2d", "--space", "optim", "--address", "nowhere"), "HOST:PORT or auto was expected"),
+    (("search", "jdft2d"), "--space"),
+    (("search", "jdft2d", "--space", "optim", "--cpus-per-trial", "nan"), "--cpus-per-trial nan"),
+    (("search", "jdft2d", "--space", "optim", "--cpus-per-trial", "0"), "--cpus-per-trial 0"),
+    (("search", "jdft2d", "--space", "optim", "--gpus-per-trial", "1.5"), "--gpus-per-trial 1.5"),
+    (("train", "jdft2d", "--limit"), "requires an argument"),
+    (("train", "jdft2d", "--config", "/dev/zero"), "/dev/zero is no regular file"),
+    (("train", "mine", "--data", "/dev/zero"), "/dev/zero is not a regular file"),
+    (("train", "jdft2d", "--set", "task=mp_gap"), "--set task=mp_gap: it is chosen by the command's first"),
+    (("train", "jdft2d", "--set", "fold=2"), "--set fold=2: it is chosen by --folds"),
+    (("train", "jdft2d", "--set", "optim.lr=true"), "optim.lr=True: input should be a number"),
+    (("train", "jdft2d", "--set", "optim.lr=[" + "1, " * 500 + "1]"), "... (1,503 characters)"),
+    (("train", "jdft2d", "--out", "/proc/run"), "--out /proc/run cannot be created (nothing can be made in /proc"),
+    (("train", "jdft2d", "--out", "README.md/run"), "README.md/run cannot be created"),
+    (("train", "jdft2d", "--out", "d" * 300), "File name too long"),
+    (("predict", "README.md", "missing.csv"), "README.md is a file"),
+]
+# One interpreter is told every mistake, one after the other, so that a module that any of them loads is seen.
+ALL = f"""
+import contextlib, io, json, sys
+from orchestrator.cli.main import main
+for line in json.load(sys.stdin):
+    sys.argv = ["crystaltune", *line]
+    told, code = io.StringIO(), 0
+    with contextlib.redirect_stderr(told):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    loaded = [name for name in {HEAVY} if name in sys.modules]
+    print(json.dumps([code, told.getvalue(), loaded]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def told_of_mistakes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, list[str]]]:
+    """Exit code, stderr and heavy modules after each of MISTAKES."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    done = subprocess.run(
+        [sys.executable, "-c", ALL],
+        input=json.dumps([arguments for arguments, _ in MISTAKES]),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "100", "CRYSTALTUNE_CACHE": folder, "MATMINER_DATA": folder},
+        timeout=300,
+        check=True,
+    )
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("place", range(len(MISTAKES)), ids=lambda place: " ".join(MISTAKES[place][0])[:60])
 def test_a_mistake_is_one_line_exit_code_2_and_told_before_anything_heavy_is_loaded(
-    arguments: tuple[str, ...], part: str, tmp_path: Path
+    told_of_mistakes: list[tuple[int, str, list[str]]], place: int
 ) -> None:
-    told = crystaltune(*arguments, CRYSTALTUNE_CACHE=str(tmp_path), MATMINER_DATA=str(tmp_path))
-    assert told.returncode == 2
-    assert part in told.stderr
-    said, loaded = told.stderr.splitlines()
+    code, told, loaded = told_of_mistakes[place]
+    assert code == 2
+    assert MISTAKES[place][1] in told
+    (said,) = told.splitlines()
     assert said.startswith("error: ")
+    assert not loaded
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+    told = crystaltune("train", "jdft2d", "--folds", "7", CRYSTALTUNE_CACHE=str(tmp_path))
+    assert told.returncode == 2
+    said, loaded = told.stderr.splitlines()
+    assert said == "error: --folds 7: folds are 0 to 4"
     assert loaded.strip() == "loaded:"

@@ -20,7 +20,14 @@ torch.set_num_threads(1)  # tiny crystals: threads would only wait for each othe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Begun first, the longest first, so that no core waits for one of them at the end.
-_LONGEST = ("test_screens.py", "test_search.py", "test_study_on_ray.py", "test_tune_run.py", "test_train.py")
+_LONGEST = (
+    "test_readme.py",
+    "test_screens.py",
+    "test_search.py",
+    "test_study_on_ray.py",
+    "test_tune_run.py",
+    "test_train.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # before marks choose

@@ -198,7 +198,7 @@ def stopped(terminal: Terminal) -> str:
 STOPS = {
     "train": (("train", *LONG, "--out", "t"), "structures/s", "Continue with: crystaltune train sample"),
     "ablate": (
-        ("ablate", *LONG, "--experiments", "E0,E3", "--seeds", "1", "--out", "b"),
+        ("ablate", *LONG, "--folds", "0", "--experiments", "E0", "--seeds", "1", "--out", "b"),
         "structures/s",
         "Continue with: crystaltune ablate sample",
     ),

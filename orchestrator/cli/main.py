@@ -190,14 +190,14 @@ def _check_run(run: Path) -> None:
     if run.is_dir() and any(run.glob("fold_*/fold.json")):
         raise UserError(f"{run / 'run.json'} is missing: run its `crystaltune train` again, which writes it")
     what = "is no folder of a run" if run.is_dir() else "is a file" if run.exists() else "does not exist"
-    raise UserError(f"{run} {what}: it holds no trained fold; `crystaltune train TASK --out {run}` makes them")
+    raise UserError(f"{run} {what}: train one first: `crystaltune train TASK --out {run}`")
 
 
 @app.command()
 def record(run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run with all five folds.")]) -> None:
     """Write the Matbench record of a finished run, validated by matbench where it is installed."""
     if not (run / "scores.json").is_file():
-        raise UserError(f"{run} holds no finished run; `crystaltune train TASK --out {run}` makes one")
+        raise UserError(f"{run} does not contain a finished run; train one first: `crystaltune train TASK --out {run}`")
     from orchestrator.record.submission import record_run
 
     with interruptible():

@@ -28,6 +28,7 @@ from trainables.files import read_json, write_parquet, write_text
 REPORT, ROWS = "report.html", "rows.parquet"
 _WORST = 20  # rows that are listed
 _ELEMENTS = 12  # that a list names
+_FEWEST_ROWS = 4  # that hold an element, for it to be named
 
 
 def write_rows(out: Path, dataset: Dataset, ids: Sequence[str]) -> None:
@@ -213,9 +214,13 @@ def _by_element(results: Results) -> Section:
     errors = figures.errors_by_element(results.table)
     if errors.empty:
         return Section("Error by element")
-    ranked = errors[errors["rows"] >= min(10, int(errors["rows"].max()))].sort_values("mae", ascending=False)
+    fewest = min(_FEWEST_ROWS, int(errors["rows"].max()))
+    ranked = errors[errors["rows"] >= fewest].sort_values("mae", ascending=False)
     named = ", ".join(f"{symbol} {mae:.{results.decimals}f}" for symbol, mae in ranked["mae"].head(_ELEMENTS).items())
-    said = [f"Largest mean absolute errors: {named}{' ' + results.scores.unit if results.scores.unit else ''}."]
+    of_whom = f" of elements in at least {fewest} rows" if fewest > 1 else ""
+    said = [
+        f"Largest mean absolute errors{of_whom}: {named}{' ' + results.scores.unit if results.scores.unit else ''}."
+    ]
     return Section("Error by element", said, pictures=[figures.periodic_table(errors, results.unit)])
 
 

@@ -1,7 +1,6 @@
 """What an ablation will do, and how that is shown."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -11,11 +10,29 @@ from rich.text import Text
 from orchestrator.execution.estimate import readable
 
 
+@dataclass(frozen=True)
+class PlannedExperiment:
+    """What an experiment needs.
+
+    Attributes:
+        description: what it changes.
+        n_models: that it needs, teachers included.
+        n_new: of these, those that no experiment before it has made.
+        shared_with: the experiments before it that need some of the same models.
+    """
+
+    name: str
+    description: str
+    n_models: int
+    n_new: int
+    shared_with: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """What will be done: a line an experiment, and the whole."""
+    """What will be done, by experiment and as a whole."""
 
-    lines: list[dict[str, Any]]
+    experiments: list[PlannedExperiment]
     n_runs: int
     n_finished: int
     processes: int
@@ -29,16 +46,16 @@ class Planned:
 
 def plan_shown(planned: Planned) -> RenderableType:
     """Return the plan of an ablation, and how long it takes."""
-    return Group(plan_table(planned.lines), Text(str(planned)))
+    return Group(plan_table(planned.experiments), Text(str(planned)))
 
 
-def plan_table(lines: list[dict[str, Any]]) -> Table:
+def plan_table(experiments: list[PlannedExperiment]) -> Table:
     """Return the experiments of an ablation: what each changes, the models it needs, and how many no other has made."""
     table = Table(title="Experiments", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("", "what", "models", "new", "shared with"):
         fixed = column not in ("what", "shared with")
         table.add_column(column, justify="right" if column in ("models", "new") else "left", no_wrap=fixed)
-    for line in lines:
-        numbers = f"{line['models']:,}", f"{line['new']:,}"
-        table.add_row(line["name"], line["says"], *numbers, ", ".join(line["shared"]))
+    for experiment in experiments:
+        numbers = f"{experiment.n_models:,}", f"{experiment.n_new:,}"
+        table.add_row(experiment.name, experiment.description, *numbers, ", ".join(experiment.shared_with))
     return table

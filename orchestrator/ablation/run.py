@@ -10,9 +10,10 @@ import pandas as pd
 
 from orchestrator.ablation.analysis import Analysis, Outcome, analyse
 from orchestrator.ablation.ladder import Rung, build_ladder
-from orchestrator.ablation.plan import Planned
+from orchestrator.ablation.plan import Planned, PlannedExperiment
 from orchestrator.ablation.report import write_reports
 from orchestrator.evaluation.ensemble import error_curve
+from orchestrator.evaluation.predictions import Predictions
 from orchestrator.evaluation.published import published_scores
 from orchestrator.evaluation.scores import TaskSummary, errors
 from orchestrator.evaluation.statistics import chemical_system
@@ -137,14 +138,13 @@ def _folders(out: Path, context: TaskContext) -> Callable[[ModelSpec], Path]:
 
 def plan_ablation(rungs: Sequence[Rung], runs: ModelGraph, options: AblationOptions) -> Planned:
     """Which models each experiment needs, which of them another one has made by then, and how long all will take."""
-    context, lines = runs.context, []
+    context, experiments = runs.context, []
     known: dict[str, set[str]] = {}
     for rung in rungs:
         needed = _keys(runs, rung.recipes.values())
         new = needed - set().union(*known.values())
-        shared = [name for name, keys in known.items() if keys & needed]
-        says = rung.experiment.says
-        lines.append({"name": rung.name, "says": says, "models": len(needed), "new": len(new), "shared": shared})
+        shared = tuple(name for name, keys in known.items() if keys & needed)
+        experiments.append(PlannedExperiment(rung.name, rung.experiment.says, len(needed), len(new), shared))
         known[rung.name] = needed
     levels = runs.levels()
     every = [run for level in levels for run in level]
@@ -154,7 +154,7 @@ def plan_ablation(rungs: Sequence[Rung], runs: ModelGraph, options: AblationOpti
     if len(done) < len(every):
         speed = structures_per_second(context, every[0], where)
         seconds = seconds_of(context, levels, where, done, speed)
-    return Planned(lines, len(every), len(done), where.processes, seconds)
+    return Planned(experiments, len(every), len(done), where.processes, seconds)
 
 
 def _keys(runs: ModelGraph, recipes: Iterable[FoldRecipe]) -> set[str]:
@@ -218,11 +218,9 @@ def _test_scores(runs: ModelGraph, run: ModelSpec) -> dict[str, dict[str, Any]]:
     target = pd.Series(test.targets, index=list(test.ids))
     found = {}
     for file in sorted(runs.folder_of(run).glob("predicted*.parquet")):
-        table = pd.read_parquet(file)
-        table = table[table["part"] == "test"]
-        if len(table):
-            prediction = np.asarray(table["prediction"], dtype=np.float64)
-            found[file.stem] = errors(np.asarray(target.loc[table["id"]]), prediction).model_dump()
+        predicted = Predictions.read(file).of("test")
+        if len(predicted.ids):
+            found[file.stem] = errors(np.asarray(target.loc[predicted.ids]), predicted.prediction).model_dump()
     return found
 
 

@@ -256,44 +256,53 @@ def compare(
     Raises:
         ValueError: an id twice, other ids or folds, an id without system, or errors that are not finite.
     """
-    rows = _aligned(child, parent)
+    ours, theirs = _aligned(child, parent)
     cluster_of = systems.to_dict() if isinstance(systems, pd.Series) else systems
-    if missing := [row for row in rows.index if row not in cluster_of]:
+    if missing := [row_id for row_id in ours.ids if row_id not in cluster_of]:
         raise ValueError(f"no chemical system is given for {listed(missing, 5)}")
-    difference = (rows["child"] - rows["parent"]).to_numpy(float)  # (n,)
-    fold = rows["fold"].to_numpy()
-    cluster = [cluster_of[row] for row in rows.index]
+    difference, fold = ours.error - theirs.error, ours.fold  # (n,)
+    cluster = [cluster_of[row_id] for row_id in ours.ids]
     bootstrap = cluster_bootstrap(difference, fold, cluster, n_resamples=n_resamples, seed=seed)
     per_fold = {int(name): float(difference[fold == name].mean()) for name in np.unique(fold)}
     over_folds = np.array(list(per_fold.values()))
     return Contrast(float(over_folds.mean()), per_fold, bootstrap, nadeau_bengio(over_folds, test_share))
 
 
-def _aligned(child: pd.DataFrame, parent: pd.DataFrame) -> pd.DataFrame:
-    """Columns fold, child, parent (the errors), indexed and sorted by id.
+@dataclass(frozen=True, eq=False)
+class _RowErrors:
+    """Fold and absolute error of test rows, each (n,), sorted by id.
 
     Sorting also makes the bootstrap's draws, and so its numbers, independent of the order of the rows.
     """
-    left, right = _by_id(child, "the child"), _by_id(parent, "the parent")
-    for frame, other, name in ((left, right, "the parent"), (right, left, "the child")):
-        if len(lacking := frame.index.difference(other.index)):
+
+    ids: NDArray[Any]
+    fold: NDArray[np.int64]
+    error: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, name: str) -> "_RowErrors":
+        names = ["id", "fold", "error"]
+        if lacking := [column for column in names if column not in frame]:
+            raise ValueError(f"{name} lacks the columns {listed(lacking)}")
+        ids, fold, error = (frame.sort_values("id")[column].to_numpy() for column in names)
+        repeated = ids[1:][ids[1:] == ids[:-1]]
+        if len(repeated):
+            raise ValueError(f"{name} has ids more than once: {listed(repeated, 5)}")
+        if unusable := int((~np.isfinite(error.astype(float))).sum()):
+            raise ValueError(f"{name} has {unusable} errors that are not finite")
+        return cls(ids, fold, error.astype(np.float64))
+
+
+def _aligned(child: pd.DataFrame, parent: pd.DataFrame) -> tuple[_RowErrors, _RowErrors]:
+    """Return the errors of two predictors on the same rows."""
+    ours, theirs = _RowErrors.of(child, "the child"), _RowErrors.of(parent, "the parent")
+    for one, other, name in ((ours, theirs, "the parent"), (theirs, ours, "the child")):
+        if len(lacking := np.setdiff1d(one.ids, other.ids)):
             raise ValueError(f"{name} lacks {len(lacking)} ids: {listed(lacking, 5)}")
-    elsewhere = left.index[left["fold"].to_numpy() != right["fold"].to_numpy()]
+    elsewhere = ours.ids[ours.fold != theirs.fold]
     if len(elsewhere):
         raise ValueError(f"{len(elsewhere)} ids are in another fold at the parent: {listed(elsewhere, 5)}")
-    return pd.DataFrame({"fold": left["fold"], "child": left["error"], "parent": right["error"]})
-
-
-def _by_id(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    if lacking := [column for column in ("id", "fold", "error") if column not in frame]:
-        raise ValueError(f"{name} lacks the columns {listed(lacking)}")
-    repeated = frame.loc[frame["id"].duplicated(), "id"]
-    if len(repeated):
-        raise ValueError(f"{name} has ids more than once: {listed(repeated, 5)}")
-    errors: NDArray[np.float64] = frame["error"].to_numpy(float)
-    if not np.isfinite(errors).all():
-        raise ValueError(f"{name} has {int((~np.isfinite(errors)).sum())} errors that are not finite")
-    return frame.set_index("id")[["fold", "error"]].sort_index()
+    return ours, theirs
 
 
 def with_holm(contrasts: Mapping[str, Contrast]) -> dict[str, float | None]:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from orchestrator.evaluation.ensemble import soup
+from orchestrator.evaluation.predictions import Predictions
 from orchestrator.execution.folders import wait_for_folder
 from orchestrator.execution.summary import RunSummary
 from orchestrator.inputs.context import AuxiliaryRows
@@ -184,7 +185,7 @@ def _parts(folder: Path, views: TtaConfig, damaged: Container[str]) -> set[str]:
     if file.name in damaged:
         return set()
     try:
-        return set(pd.read_parquet(file)["part"])
+        return set(Predictions.read(file).part)
     except (OSError, ValueError, KeyError):
         return set()
 

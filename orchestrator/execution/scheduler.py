@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from orchestrator.evaluation.predictions import Predictions
 from orchestrator.execution.job import FEATURES, Job, PredictionRequest, complete, predictions_file, run_job
 from orchestrator.execution.pool import WorkerKilled, run_jobs
 from orchestrator.execution.resources import Resources
@@ -215,12 +215,11 @@ def _labels(graph: ModelGraph, teacher: ModelSpec, with_features: bool) -> Label
     """Return what a teacher says of the rows it may label, and which rows it has seen."""
     split, _ = graph.context.split(teacher)
     folder = graph.folder_of(teacher)
-    table = pd.read_parquet(predictions_file(folder, TtaConfig()))
-    table = table[table["part"] == "labelled"]
+    labelled = Predictions.read(predictions_file(folder, TtaConfig())).of("labelled")
     features = np.load(folder / FEATURES, allow_pickle=False) if with_features else None
     seen = frozenset(split.train.ids) | frozenset(split.val.ids)
-    known = ~table["fallback"].to_numpy()  # a fallback's prediction is no teacher's
+    known = ~labelled.fallback  # a fallback's prediction is no teacher's
     if features is not None:
         features = features[known]
-    ids = tuple(str(row) for row in table["id"][known])
-    return Labels(ids, table["prediction"].to_numpy(float)[known], seen, features)
+    ids = tuple(str(row_id) for row_id in labelled.ids[known])
+    return Labels(ids, labelled.prediction[known], seen, features)

@@ -201,14 +201,13 @@ class StudyDriver:
         """
         stopped: dict[int, bool] = {}
         for event in events:
-            trial = self.trials.get(event.get("number", -1))
-            if trial is None:
-                continue
-            if event["event"] == "trial":
-                self.pruner.begin(trial.number)
-            elif event["event"] == "result":
-                result = next(result for result in trial.results if result.step == event["step"])
-                stopped[trial.number] = self._told_to_stop(trial, result, bool(event["done"]))
+            match event:
+                case {"event": "trial", "number": number} if number in self.trials:
+                    self.pruner.begin(number)
+                case {"event": "result", "number": number, "step": step, "done": done} if number in self.trials:
+                    trial = self.trials[number]
+                    result = next(result for result in trial.results if result.step == step)
+                    stopped[number] = self._told_to_stop(trial, result, bool(done))
         for number, told in stopped.items():
             if self.trials[number].state == TrialState.RUNNING:
                 self._conclude(self.trials[number], stopped=told)

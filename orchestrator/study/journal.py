@@ -152,7 +152,7 @@ class Journal:
                     f"line {number} of {self._path} is damaged: restore a copy of that file, or start a new "
                     "search with another `out`"
                 ) from None
-        if not events or events[0]["event"] != "begin":
+        if not events or events[0].get("event") != "begin":
             raise UserError(
                 f"{self._path} does not begin as a study's journal does (was it cut off?): restore a copy of "
                 "that file, or start a new search with another `out`"
@@ -175,31 +175,30 @@ def trials_of(events: Iterable[Mapping[str, Any]]) -> dict[int, Trial]:
     """
     trials: dict[int, Trial] = {}
     for event in events:
-        content = {name: value for name, value in event.items() if name not in ("event", "time")}
-        if event["event"] == "trial":
-            trials[content["number"]] = Trial(**content)
-        elif "number" in content and content["number"] not in trials:
-            raise UserError(f"the journal says how trial {content['number']} went, not that it began: it is damaged")
-        elif event["event"] == "result":
-            trial = trials[content.pop("number")]
-            trial.done = content.pop("done")
-            trial.results.append(StepResult(**_floats(content)))
-        elif event["event"] == "again":
-            trials[content["number"]].tries += 1
-        elif event["event"] == "end":
-            trial = trials[content["number"]]
-            trial.state, trial.values, trial.reason = (
-                TrialState(content["state"]),
-                tuple(content["values"]),
-                content["reason"],
-            )
+        match {name: value for name, value in event.items() if name != "time"}:
+            case {"event": "trial", "number": number, **content}:
+                trials[number] = Trial(number, **content)
+            case {"number": number} if number not in trials:
+                raise UserError(f"the journal tells how trial {number} went but not that it began: it is damaged")
+            case {"event": "result", "number": number, "done": done, **content}:
+                trials[number].done = done
+                trials[number].results.append(StepResult(**_floats(content)))
+            case {"event": "again", "number": number}:
+                trials[number].tries += 1
+            case {"event": "end", "number": number, "state": state, "values": values, "reason": reason}:
+                trial = trials[number]
+                trial.state, trial.values, trial.reason = TrialState(state), tuple(values), reason
     return trials
 
 
 def crashes_of(events: Iterable[Mapping[str, Any]]) -> tuple[Crash, ...]:
     """Return the crashes that a journal tells of, in their order."""
-    fields = ("time", "phase", "reason")
-    return tuple(Crash(*(event[name] for name in fields)) for event in events if event["event"] == "crash")
+    crashes = []
+    for event in events:
+        match event:
+            case {"event": "crash", "time": when, "phase": phase, "reason": reason}:
+                crashes.append(Crash(when, phase, reason))
+    return tuple(crashes)
 
 
 _BEGINNING = ("number", "changes", "params", "origin", "seed", "of", "distributions")

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
+from numpy.typing import NDArray
 
-from orchestrator.evaluation.statistics import chemical_system
 from orchestrator.report.document import Picture
+from orchestrator.train.rows import ElementError, PredictedRows
 from trainables.crystals import SYMBOLS
 
 if TYPE_CHECKING:
@@ -23,27 +24,25 @@ _FEWEST = 4  # rows that a bin needs on average
 _NOBLE = (2, 10, 18, 36, 54, 86, 118)  # atomic numbers with which periods end
 
 
-def parity_and_errors(table: pd.DataFrame, unit: str) -> list[Picture]:
+def parity_and_errors(rows: PredictedRows, unit: str) -> list[Picture]:
     """Draw predictions against targets, and how errors are distributed."""
-    return [_parity(table, unit), _distribution(table, unit)]
+    return [_parity(rows, unit), _distribution(rows.error, unit)]
 
 
-def _parity(table: pd.DataFrame, unit: str) -> Picture:
+def _parity(rows: PredictedRows, unit: str) -> Picture:
     import plotly.graph_objects as go
 
-    target, prediction = table["target"].to_numpy(float), table["prediction"].to_numpy(float)
+    target, prediction = rows.target, rows.prediction
     low, high = float(min(target.min(), prediction.min())), float(max(target.max(), prediction.max()))
     margin = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
     figure = go.Figure()
-    if len(table) > _MOST_POINTS:
+    if len(rows) > _MOST_POINTS:
         figure.add_trace(_density(target, prediction, (low, high)))
         shown = "Colour: how many test rows lie there, on a logarithmic scale."
     else:
         marker = {"color": "var(--blue)", "size": 6, "opacity": 0.6}
         hover = "%{text}<br>target %{x:.4g}<br>prediction %{y:.4g}<extra></extra>"
-        figure.add_scatter(
-            x=target, y=prediction, mode="markers", text=_names(table), marker=marker, hovertemplate=hover
-        )
+        figure.add_scatter(x=target, y=prediction, mode="markers", text=rows.names, marker=marker, hovertemplate=hover)
         shown = "A dot for each test row."
     ends = [low - margin, high + margin]
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "var(--grey)", "dash": "dash"}, hoverinfo="skip")
@@ -51,12 +50,6 @@ def _parity(table: pd.DataFrame, unit: str) -> Picture:
     figure.update_yaxes(title=f"prediction{unit}", range=ends)
     figure.update_layout(showlegend=False, height=460)
     return Picture(f"Predictions against targets. {shown} Dashed: equal.", figure)
-
-
-def _names(table: pd.DataFrame) -> list[str]:
-    if "formula" not in table:
-        return [str(row_id) for row_id in table["id"]]
-    return [f"{row_id} {formula}" for row_id, formula in zip(table["id"], table["formula"], strict=True)]
 
 
 def _density(target: np.ndarray, prediction: np.ndarray, ends: tuple[float, float]) -> Any:
@@ -79,10 +72,9 @@ def _density(target: np.ndarray, prediction: np.ndarray, ends: tuple[float, floa
     )
 
 
-def _distribution(table: pd.DataFrame, unit: str) -> Picture:
+def _distribution(errors: NDArray[np.float64], unit: str) -> Picture:
     import plotly.graph_objects as go
 
-    errors = table["error"].to_numpy(float)
     low, high = np.quantile(errors, [0.005, 0.995]) if len(errors) > 200 else (errors.min(), errors.max())
     if high <= low:
         low, high = low - 0.5, low + 0.5
@@ -112,10 +104,10 @@ def learning_curves(histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]
     figure = go.Figure()
     for place, (name, epochs) in enumerate(histories):
         colour = f"var(--{('blue', 'purple', 'amber', 'teal', 'pink')[place % 5]})"
-        shown = [epoch for epoch in epochs if epoch.get("val_mae") is not None]
+        points = [(epoch["epoch"] + 1, epoch["val_mae"]) for epoch in epochs if epoch.get("val_mae") is not None]
         figure.add_scatter(
-            x=[epoch["epoch"] + 1 for epoch in shown],
-            y=[epoch["val_mae"] for epoch in shown],
+            x=[number for number, _ in points],
+            y=[mae for _, mae in points],
             mode="lines+markers",
             name=name,
             line={"color": colour},
@@ -127,25 +119,16 @@ def learning_curves(histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]
     return [Picture(caption, figure)]
 
 
-def errors_by_element(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean absolute error and number of rows of each element: mae and rows, by symbol."""
-    known = table.dropna(subset=["formula"])
-    elements = known["formula"].map(lambda formula: chemical_system(formula).split("-"))
-    each = pd.DataFrame({"element": elements, "error": known["error"].abs()}).explode("element")
-    grouped = each.groupby("element")["error"]
-    return pd.DataFrame({"mae": grouped.mean(), "rows": grouped.size()})
-
-
-def periodic_table(errors: pd.DataFrame, unit: str) -> Picture:
+def periodic_table(errors: Sequence[ElementError], unit: str) -> Picture:
     """Draw the mean absolute error of the rows that hold an element, in a periodic table."""
-    most = float(errors["mae"].max()) or 1.0
-    maes, counts = errors["mae"].to_dict(), errors["rows"].to_dict()
+    most = max(element.mae for element in errors) or 1.0
+    known = {element.symbol: element for element in errors}
     cells = []
     for number, symbol in enumerate(SYMBOLS[1:], start=1):
         row, column = _place(number)
         at = f"grid-row: {row}; grid-column: {column}"
-        if symbol in maes:
-            mae, rows = maes[symbol], counts[symbol]
+        if symbol in known:
+            mae, rows = known[symbol].mae, known[symbol].rows
             words = f"{symbol}: {mae:.4g}, {rows:,} row{'s' * (rows != 1)}"
             cells.append(
                 f'<div style="{at}; --share: {100 * mae / most:.0f}%" title="{words}"><b>{symbol}</b>'
@@ -183,55 +166,65 @@ def _place(number: int) -> tuple[int, int]:
     return period, column
 
 
-def error_trends(table: pd.DataFrame, unit: str) -> list[Picture]:
+@dataclass(frozen=True)
+class _Bin:
+    """Rows between two values (both among them): their number and mean absolute error."""
+
+    low: float
+    high: float
+    rows: int
+    mae: float
+
+    @property
+    def label(self) -> str:
+        return f"{self.low:.4g}" if self.low == self.high else f"{self.low:.3g} to {self.high:.3g}"
+
+
+def error_trends(rows: PredictedRows, unit: str) -> list[Picture]:
     """Draw the error against the number of sites, and against the predicted spread."""
     pictures = []
-    if "n_sites" in table and table["n_sites"].nunique() > 1:
-        binned = _binned(table["n_sites"], table["error"].abs())
-        figure = _bars(binned, "sites in the cell", f"MAE{unit}")
-        pictures.append(
-            Picture("Mean absolute error against the number of sites, in bins of about equal size.", figure)
-        )
-    spread = table["std"].where(np.isfinite(table["std"]))
-    if spread.notna().any() and spread.nunique() > 1:
-        binned = _binned(spread, table["error"].abs())
-        figure = _bars(binned, f"std of the prediction{unit}", f"MAE{unit}")
-        caption = "Mean absolute error against the spread of the prediction (over members, or over views): a spread "
-        pictures.append(Picture(f"{caption}that says something rises with the error.", figure))
+    if _varies(rows.n_sites):
+        figure = _bars(_bins(rows.n_sites, rows.absolute_error), "sites in the cell", f"MAE{unit}")
+        caption = "Mean absolute error against the number of sites, in bins of about equal size."
+        pictures.append(Picture(caption, figure))
+    if _varies(rows.std):
+        figure = _bars(_bins(rows.std, rows.absolute_error), f"std of the prediction{unit}", f"MAE{unit}")
+        caption = "Mean absolute error against the std of the prediction (over ensemble members or views). An "
+        pictures.append(Picture(f"{caption}informative std rises with the error.", figure))
     return pictures
 
 
-def _binned(values: pd.Series, errors: pd.Series) -> pd.DataFrame:
-    """Return mean error, rows, and smallest and largest value of bins of about equal size."""
-    known = pd.DataFrame({"value": values, "error": errors}).dropna()
-    n_bins = max(1, min(_BINS, len(known) // _FEWEST))
-    bins = pd.qcut(known["value"], n_bins, duplicates="drop")
-    grouped = known.groupby(bins, observed=True)
-    return pd.DataFrame(
-        {
-            "mae": grouped["error"].mean(),
-            "rows": grouped.size(),
-            "low": grouped["value"].min(),
-            "high": grouped["value"].max(),
-        }
-    ).reset_index(drop=True)
+def _varies(values: NDArray[np.float64]) -> bool:
+    """Return whether there is more than one finite value."""
+    return len(np.unique(values[np.isfinite(values)])) > 1
 
 
-def _bars(binned: pd.DataFrame, x: str, y: str) -> "Figure":
+def _bins(values: NDArray[np.float64], errors: NDArray[np.float64]) -> list[_Bin]:
+    """Return the rows with a finite value in bins of about equal size, in ascending order."""
+    known = np.isfinite(values)
+    values, errors = values[known], errors[known]
+    if not len(values):
+        return []
+    n_bins = max(1, min(_BINS, len(values) // _FEWEST))
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)))
+    place = np.searchsorted(edges[1:-1], values, side="left")  # a value on an edge belongs to the lower bin
+    return [
+        _Bin(float(values[inside].min()), float(values[inside].max()), int(inside.sum()), float(errors[inside].mean()))
+        for number in np.unique(place)
+        for inside in [place == number]
+    ]
+
+
+def _bars(bins: Sequence[_Bin], x: str, y: str) -> "Figure":
     import plotly.graph_objects as go
 
-    names = [
-        f"{low:.4g}" if low == high else f"{low:.3g} to {high:.3g}"
-        for low, high in zip(binned["low"], binned["high"], strict=True)
-    ]
     figure = go.Figure()
-    hover = "%{x}: %{y:.4g} (%{text} rows)<extra></extra>"
     figure.add_bar(
-        x=names,
-        y=binned["mae"],
-        text=binned["rows"],
+        x=[each.label for each in bins],
+        y=[each.mae for each in bins],
+        text=[each.rows for each in bins],
         textposition="none",
-        hovertemplate=hover,
+        hovertemplate="%{x}: %{y:.4g} (%{text} rows)<extra></extra>",
         marker={"color": "var(--blue)"},
     )
     figure.update_xaxes(title=x, type="category")

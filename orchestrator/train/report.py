@@ -1,14 +1,11 @@
 """A run's report.html, made from the run's folder alone: scores, predictions, learning curves, errors, cost."""
 
 import math
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from orchestrator.evaluation.scores import PredictorScores, Scores
@@ -20,26 +17,15 @@ from orchestrator.provenance import RunManifest
 from orchestrator.report.document import Document, Section, Table
 from orchestrator.report.terminal import title_of
 from orchestrator.train import figures
+from orchestrator.train.rows import PredictedRows
 from trainables.config import RunConfig, dotted_names
-from trainables.data.dataset import Dataset
 from trainables.errors import UserError
-from trainables.files import read_json, write_parquet, write_text
+from trainables.files import read_json, write_text
 
-REPORT, ROWS = "report.html", "rows.parquet"
+REPORT = "report.html"
 _WORST = 20  # rows that are listed
 _ELEMENTS = 12  # that a list names
 _FEWEST_ROWS = 4  # that hold an element, for it to be named
-
-
-def write_rows(out: Path, dataset: Dataset, ids: Sequence[str]) -> None:
-    """Keep formula and number of sites of predicted rows in the run's folder, for its report."""
-    place = {row_id: row for row, row_id in enumerate(dataset.ids)}
-    rows = [place[row_id] for row_id in ids]
-    formulas, n_sites = dataset.structures.reduced_formulas, dataset.structures.n_atoms
-    table = pd.DataFrame(
-        {"id": list(ids), "formula": [formulas[row] for row in rows], "n_sites": [int(n_sites[row]) for row in rows]}
-    )
-    write_parquet(out / ROWS, table)
 
 
 def write_report(run: Path) -> Path:
@@ -57,8 +43,6 @@ class Results:
     """What a run's folder holds.
 
     Attributes:
-        table: a line a test row: id, fold, target, prediction, std, fallback, error, and where they are known formula
-            and n_sites.
         models: what each model's run reported, by fold.
     """
 
@@ -66,7 +50,7 @@ class Results:
     scores: Scores
     own: PredictorScores
     manifest: RunManifest
-    table: pd.DataFrame
+    rows: PredictedRows
     models: dict[int, list[RunSummary]]
 
     @property
@@ -90,17 +74,14 @@ def read_results(run: Path) -> Results:
     try:
         scores = Scores.model_validate(read_json(run / "scores.json"))
         manifest = RunManifest.model_validate(read_json(run / "run.json"))
-        table = pd.read_parquet(run / "predictions.parquet")
+        rows = PredictedRows.read(run)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "a file is damaged"
         raise UserError(f"{run} has no scores to report ({reason}): train at least one fold") from None
     if scores.own is None:
         raise UserError(f"{run} has no scores to report: train at least one fold")
-    table = table.assign(error=table["prediction"] - table["target"])
-    with suppress(OSError, ValueError):  # a run that an older version has finished has none
-        table = table.merge(pd.read_parquet(run / ROWS), on="id", how="left")
     models = {fold: _models(run / f"fold_{fold}") for fold in scores.folds}
-    return Results(run, scores, scores.own, manifest, table, models)
+    return Results(run, scores, scores.own, manifest, rows, models)
 
 
 def _models(folder: Path) -> list[RunSummary]:
@@ -122,10 +103,10 @@ def document(results: Results) -> Document:
     """Return the report of a run."""
     sections = [
         _summary(results),
-        Section("Predictions against targets", pictures=figures.parity_and_errors(results.table, results.unit)),
+        Section("Predictions against targets", pictures=figures.parity_and_errors(results.rows, results.unit)),
         _curves(results),
         _by_element(results),
-        Section("Where errors are large", pictures=figures.error_trends(results.table, results.unit)),
+        Section("Where errors are large", pictures=figures.error_trends(results.rows, results.unit)),
         _worst(results),
         _cost(results),
         _repeat(results),
@@ -209,14 +190,12 @@ def _epochs(model: RunSummary) -> int:
 
 
 def _by_element(results: Results) -> Section:
-    if "formula" not in results.table:
+    errors = results.rows.by_element()
+    if not errors:
         return Section("Error by element")
-    errors = figures.errors_by_element(results.table)
-    if errors.empty:
-        return Section("Error by element")
-    fewest = min(_FEWEST_ROWS, int(errors["rows"].max()))
-    ranked = errors[errors["rows"] >= fewest].sort_values("mae", ascending=False)
-    named = ", ".join(f"{symbol} {mae:.{results.decimals}f}" for symbol, mae in ranked["mae"].head(_ELEMENTS).items())
+    fewest = min(_FEWEST_ROWS, max(element.rows for element in errors))
+    ranked = [element for element in errors if element.rows >= fewest]
+    named = ", ".join(f"{element.symbol} {element.mae:.{results.decimals}f}" for element in ranked[:_ELEMENTS])
     of_whom = f" of elements in at least {fewest} rows" if fewest > 1 else ""
     said = [
         f"Largest mean absolute errors{of_whom}: {named}{' ' + results.scores.unit if results.scores.unit else ''}."
@@ -225,19 +204,17 @@ def _by_element(results: Results) -> Section:
 
 
 def _worst(results: Results) -> Section:
-    table, d = results.table, results.decimals
-    order = table["error"].abs().sort_values(ascending=False, kind="stable").index[:_WORST]
-    known = "formula" in table
-    spread = bool((table["std"] > 0).any())
+    worst, d = results.rows.worst(_WORST), results.decimals
+    known, spread = results.rows.knows_formulas, bool((results.rows.std > 0).any())
     columns = ("id", *(("formula", "sites") if known else ()), "fold", "target", "prediction", "error")
     columns += ("std",) if spread else ()
     rows = []
-    for row in table.loc[order].itertuples():
-        own = [str(row.formula), f"{row.n_sites:.0f}"] if known else []
-        numbers = [f"{row.target:.{d}f}", f"{row.prediction:.{d}f}", f"{row.error:+.{d}f}"]
-        numbers += [_or_blank(row.std, d)] if spread else []
-        rows.append([f"{row.id}{' *' if row.fallback else ''}", *own, str(row.fold), *numbers])
-    notes = ["* predicted from the composition alone"] if table.loc[order, "fallback"].any() else []
+    for row, row_id in enumerate(worst.ids):
+        crystal = [worst.formula[row] or "", _or_blank(worst.n_sites[row], 0)] if known else []
+        numbers = [f"{worst.target[row]:.{d}f}", f"{worst.prediction[row]:.{d}f}", f"{worst.error[row]:+.{d}f}"]
+        numbers += [_or_blank(worst.std[row], d)] if spread else []
+        rows.append([f"{row_id}{' *' if worst.fallback[row] else ''}", *crystal, str(worst.fold[row]), *numbers])
+    notes = ["* predicted from the composition alone"] if worst.fallback.any() else []
     title = f"The {len(rows)} worst rows{results.unit}" if len(rows) > 1 else f"The only row{results.unit}"
     return Section(title, tables=[Table(title, columns, rows, notes, frozenset(("id", "formula")))])
 

@@ -156,7 +156,8 @@ def _speed(folder: Path) -> float:
 
 def _write_report(context: TaskContext, out: Path, scores: Scores) -> None:
     """Write report.html; whatever goes wrong with it, the scores are there."""
-    from orchestrator.train.report import write_report, write_rows
+    from orchestrator.train.report import write_report
+    from orchestrator.train.rows import write_rows
 
     if scores.mean is None:
         return

@@ -1,6 +1,8 @@
 """What a run's report says, and that it is written from the run's folder whatever the run was."""
 
+import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from small_data import tiny_dataset
 from orchestrator.evaluation.scores import score_folds
 from orchestrator.inputs.source import Source
 from orchestrator.train import report as report_module
-from orchestrator.train.figures import _place, errors_by_element
+from orchestrator.train.figures import _bins, _place
 from orchestrator.train.report import document, read_results, write_report
+from orchestrator.train.rows import PredictedRows
 from orchestrator.train.run import TrainOptions, train
 from trainables.crystals import SYMBOLS
 from trainables.errors import UserError
@@ -52,18 +55,33 @@ def test_the_worst_rows_are_the_worst() -> None:
     results = run_results()
     section = next(part for part in document(results).sections if part.title.startswith("The 20 worst"))
     shown = [row[0].removesuffix(" *") for row in section.tables[0].rows]
-    order = results.table["error"].abs().sort_values(ascending=False).index[:20]
-    assert shown == list(results.table.loc[order, "id"])
-    assert section.tables[0].rows[0][1] == results.table.loc[order[0], "formula"]
+    rows = results.rows
+    errors = pd.Series(np.abs(rows.prediction - rows.target), index=rows.ids).sort_values(ascending=False)
+    assert shown == list(errors.index[:20])
+    assert section.tables[0].rows[0][1] == rows.formula[list(rows.ids).index(errors.index[0])]
 
 
 def test_errors_by_element_are_means_over_the_rows_that_hold_it() -> None:
-    table = pd.DataFrame({"formula": ["NaCl", "NaF", "MgO", None], "error": [0.1, -0.3, 0.5, 9.0]})
-    errors = errors_by_element(table)
-    assert errors.loc["Na", "mae"] == pytest.approx(0.2)
-    assert errors.loc["Na", "rows"] == 2
-    assert errors.loc["O", "mae"] == pytest.approx(0.5)
-    assert set(errors.index) == {"Na", "Cl", "F", "Mg", "O"}
+    table = pd.DataFrame({"id": list("abcd"), "fold": 0, "target": 0.0, "std": 0.0, "fallback": False})
+    table = table.assign(formula=["NaCl", "NaF", "MgO", None], prediction=[0.1, -0.3, 0.5, 9.0])
+    errors = PredictedRows.of(table).by_element()
+    of = {element.symbol: element for element in errors}
+    assert of["Na"].mae == pytest.approx(0.2)
+    assert of["Na"].rows == 2
+    assert of["O"].mae == pytest.approx(0.5)
+    assert [element.symbol for element in errors] == ["Mg", "O", "F", "Na", "Cl"]
+
+
+@pytest.mark.parametrize("n_rows", [1, 5, 33, 300])
+def test_bins_hold_every_known_row_once_and_in_order(n_rows: int) -> None:
+    values = np.random.default_rng(n_rows).integers(1, 40, n_rows).astype(float)
+    values[::7] = np.nan
+    errors = np.arange(n_rows, dtype=float)
+    bins = _bins(values, errors)
+    known = np.isfinite(values)
+    assert sum(each.rows for each in bins) == known.sum()
+    assert sum(each.mae * each.rows for each in bins) == pytest.approx(errors[known].sum())
+    assert all(one.high < other.low for one, other in itertools.pairwise(bins))
 
 
 def test_every_element_has_a_place_of_its_own_in_the_periodic_table() -> None:
@@ -86,9 +104,10 @@ def test_few_rows_give_a_whole_page(n_rows: int) -> None:
 
 def test_equal_targets_and_a_perfect_model_give_a_page() -> None:
     results = run_results(40, noise=0.0)
-    table = results.table.assign(target=1.0, prediction=1.0, error=0.0, std=np.nan)
-    own = score_folds(table)
-    flat = report_module.Results(results.folder, results.scores, own, results.manifest, table, results.models)
+    ones = np.ones(len(results.rows))
+    rows = replace(results.rows, target=ones, prediction=ones, std=np.nan * ones)
+    own = score_folds(pd.DataFrame({"fold": rows.fold, "target": ones, "prediction": ones}))
+    flat = report_module.Results(results.folder, results.scores, own, results.manifest, rows, results.models)
     page = document(flat).html()
     assert "0.0000" in page
     assert "std of the prediction" not in page
@@ -103,12 +122,13 @@ def test_a_hundred_thousand_rows_are_counted_and_not_drawn_one_by_one() -> None:
 
 def test_without_formulas_the_rest_is_reported() -> None:
     results = run_results()
+    unknown = np.full(len(results.rows), None)
     bare = report_module.Results(
         results.folder,
         results.scores,
         results.own,
         results.manifest,
-        results.table.drop(columns=["formula", "n_sites"]),
+        replace(results.rows, formula=unknown, n_sites=np.full(len(unknown), np.nan)),
         {},
     )
     headings = [part.title for part in document(bare).sections]
@@ -136,7 +156,7 @@ def test_training_leaves_a_report_and_a_report_that_fails_loses_nothing(
     source, out = Source("tiny", tmp_path / "table.csv", unit="eV"), tmp_path / "run"
     train(source, out, settings=settings, options=TrainOptions((0,)))
     results = read_results(out)
-    assert results.table["formula"].notna().all()
+    assert all(results.rows.formula)
     assert results.models[0][0].history
     assert "Learning curves" in (out / "report.html").read_text()
     (out / "report.html").unlink()

@@ -9,6 +9,7 @@ from orchestrator.evaluation.scores import Scores, score_folds
 from orchestrator.execution.summary import RunSummary
 from orchestrator.provenance import RunManifest
 from orchestrator.train.report import Results
+from orchestrator.train.rows import PredictedRows
 from trainables.config import RunConfig
 
 FORMULAS = ("NaCl", "SrTiO3", "MgO", "Fe2O3", "LiCoO2", "GaAs", "UO2", "CsPbI3", "MoS2", "La2CuO4")
@@ -31,7 +32,6 @@ def run_results(
             "prediction": target + error,
             "std": spread,
             "fallback": np.arange(n_rows) % 97 == 5,
-            "error": error,
             "formula": [FORMULAS[number % len(FORMULAS)] for number in range(n_rows)],
             "n_sites": size,
         }
@@ -65,4 +65,11 @@ def run_results(
         config=config.model_dump(mode="json"),
         versions={"torch": "2.15.0"},
     )
-    return Results(Path("runs/mine"), Scores(**content), own, manifest, table, {fold: [summary] for fold in own.folds})
+    return Results(
+        Path("runs/mine"),
+        Scores(**content),
+        own,
+        manifest,
+        PredictedRows.of(table),
+        {fold: [summary] for fold in own.folds},
+    )

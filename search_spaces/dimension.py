@@ -1,11 +1,10 @@
 """One dimension of a search space: a range or choices, how it is asked for, and what can be wrong with it."""
 
-import difflib
 import json
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Final, Literal, Protocol
@@ -262,16 +261,6 @@ def word(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint at the nearest right name: of the whole, or of its last part."""
-    names = list(known)
-    tails = {each.rsplit(".", 1)[-1]: each for each in names}
-    last = name.rsplit(".", 1)[-1]
-    near = [tails[last]] if last in tails else difflib.get_close_matches(name, names, n=1)
-    near = near or [tails[tail] for tail in difflib.get_close_matches(last, tails, n=1)]
-    return f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(names)})"
 
 
 def flat(config: RunConfig) -> dict[str, Any]:

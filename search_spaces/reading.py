@@ -3,17 +3,16 @@
 This finds mistakes of form; `Space.check` finds those of content.
 """
 
-import difflib
 import runpy
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from search_spaces.dimension import did_you_mean
 from search_spaces.space import Dimension, Point, Space
 from search_spaces.spaces import SPACES
 from trainables.errors import UserError
+from trainables.hints import closest, did_you_mean
 from trainables.yaml_files import read_mapping
 
 _YAML = (".yaml", ".yml")
@@ -36,8 +35,8 @@ def load_space(name_or_path: str) -> Space:
         return _from_yaml(path)
     if path.suffix == ".py":
         return _from_python(path)
-    near = difflib.get_close_matches(name_or_path.lower(), SPACES, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(SPACES)}"
+    near = closest(name_or_path, SPACES)
+    hint = f"did you mean {near}?" if near else f"known: {', '.join(SPACES)}"
     raise UserError(f"unknown search space '{name_or_path}': {hint} (one of your own: the path of a .yaml or .py file)")
 
 

@@ -13,10 +13,11 @@ from typing import Any, Literal
 from optuna.distributions import BaseDistribution
 from pydantic import ValidationError
 
-from search_spaces.dimension import LEAVE, Asked, Dimension, Draws, Values, did_you_mean, flat, plain, same, word
+from search_spaces.dimension import LEAVE, Asked, Dimension, Draws, Values, flat, plain, same, word
 from trainables.config import RunConfig, dotted_names, validate_for_task
 from trainables.data.tasks import Task
 from trainables.errors import UserError
+from trainables.hints import did_you_mean
 
 __all__ = ["LEAVE", "Asked", "Dimension", "Point", "Space", "Values"]
 

@@ -5,7 +5,6 @@ defaults switch it off.
 """
 
 import copy
-import difflib
 import hashlib
 import json
 import types
@@ -20,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from trainables.data.tasks import Task, full_name
 from trainables.errors import UserError
 from trainables.files import write_text
-from trainables.hints import hint, section_hint
+from trainables.hints import closest, hint, section_hint
 from trainables.levers import (
     FULL_WIDTH,
     AugmentConfig,
@@ -248,6 +247,21 @@ def dotted_names(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterat
             yield prefix + name
 
 
+def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the values, before and now, of the dotted keys in which two nested mappings differ; None where absent."""
+    first, second = flattened(before), flattened(now)
+    values = {key: (first.get(key), second.get(key)) for key in first | second}
+    return {key: (one, other) for key, (one, other) in values.items() if one != other}
+
+
 def _explain(problem: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
     if problem["type"] == "extra_forbidden":
@@ -261,8 +275,8 @@ def _explain(problem: dict[str, Any]) -> str:
         return f"{key}={_shown(problem['input'])}: {key} is a section; set one of {', '.join(names)}"
     wanted = problem["msg"][0].lower() + problem["msg"][1:]
     if problem["type"] == "literal_error" and isinstance(problem["input"], str):
-        near = difflib.get_close_matches(problem["input"].lower(), _choices(key), n=1)
-        wanted += f" (did you mean '{near[0]}'?)" if near else ""
+        near = closest(problem["input"], _choices(key))
+        wanted += f" (did you mean '{near}'?)" if near else ""
     return f"{key}={_shown(problem['input'])}: {wanted}"
 
 

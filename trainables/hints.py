@@ -186,11 +186,27 @@ def meant(key: str, names: Sequence[str]) -> tuple[str, ...] | str:
         or WORDS.get(word)
         or tuple(begun)
         or _ordered(tails, section)
-        or next((WORDS[near] for near in difflib.get_close_matches(word, WORDS, n=1, cutoff=0.88)), ())
+        or WORDS.get(closest(word, WORDS, cutoff=0.88) or "", ())
         or _near_tail(last, own, 0.6)
         or _ordered(_near_tail(last, names, 0.75), section)
         or tuple(difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.75))
     )
+
+
+def closest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known word that is nearest to a mistyped one, whatever the case; None where none is near."""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[near[0]] if near else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return what follows an unknown name: the nearest known one (of the whole, or of its last part), or all."""
+    names = list(known)
+    tails = {_tail(each): each for each in names}
+    last = _tail(name)
+    near = tails.get(last) or closest(name, names) or tails.get(closest(last, tails) or "")
+    return f" (did you mean '{near}'?)" if near else f" (known: {', '.join(names)})"
 
 
 def hint(key: str, names: Sequence[str]) -> str:
@@ -214,7 +230,7 @@ def where_listed(names: Iterable[str]) -> str:
 
 def section_hint(name: str, sections: Sequence[str]) -> str:
     """Return what is appended to an unknown section: the one that is meant, or all of them."""
-    near = SECTION_WORDS.get(squashed(name)) or next(iter(difflib.get_close_matches(name.lower(), sections, n=1)), None)
+    near = SECTION_WORDS.get(squashed(name)) or closest(name, sections)
     return f" (did you mean '{near}'?)" if near else f" (the sections are {', '.join(sections)})"
 
 
@@ -225,9 +241,9 @@ def _tail(name: str) -> str:
 def _ordered(names: Sequence[str], section: str) -> tuple[str, ...]:
     """Keys of one ending by likelihood; only that of the section that was typed, where it is nearly one."""
     own = {name.split(".")[0]: name for name in names}
-    near = difflib.get_close_matches(SECTION_WORDS.get(squashed(section), section), own, n=1)
+    near = closest(SECTION_WORDS.get(squashed(section), section), own)
     if near:
-        return (own[near[0]],)
+        return (own[near],)
     places = [name.split(".")[0] for name in names]
     rank = [_LIKELIEST.index(place) if place in _LIKELIEST else len(_LIKELIEST) for place in places]
     return tuple(name for _, name in sorted(zip(rank, names, strict=True), key=lambda pair: pair[0]))
@@ -235,5 +251,5 @@ def _ordered(names: Sequence[str], section: str) -> tuple[str, ...]:
 
 def _near_tail(last: str, names: Sequence[str], cutoff: float) -> tuple[str, ...]:
     """Return the keys with the ending that is nearest."""
-    near = difflib.get_close_matches(last.lower(), {_tail(name) for name in names}, n=1, cutoff=cutoff)
-    return tuple(name for name in names if near and _tail(name) == near[0])
+    near = closest(last, sorted({_tail(name) for name in names}), cutoff=cutoff)
+    return tuple(name for name in names if _tail(name) == near)

@@ -4,7 +4,6 @@ It reads 1e-4 as a number (YAML 1.1 wants a dot), refuses a key that is given tw
 line with its place.
 """
 
-import difflib
 import re
 from collections.abc import Collection, Hashable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from trainables.errors import UserError
+from trainables.hints import closest
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z")
 _MERGE = "tag:yaml.org,2002:merge"
@@ -101,7 +101,7 @@ def _only_holds(key: str, shared: set[str], known: Collection[str]) -> bool:
     if key.startswith(("x-", ".")):
         return True
     section = key.split(".")[0]
-    return key in shared and section not in known and not difflib.get_close_matches(section, known, cutoff=0.8)
+    return key in shared and section not in known and closest(section, known, cutoff=0.8) is None
 
 
 def _shared(text: str) -> set[str]:

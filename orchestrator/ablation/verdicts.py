@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.ablation.rows import Comparison, Cost, Decision, ExperimentRow
+from orchestrator.report.format import four_digits
 
 NEAR = 1.1  # an ensemble is near the best published MAE at up to this many times it
 QUESTIONS = (("E1", "E0"), ("E2", "E0"), ("E2", "E1"), ("E3", "E0"), ("E3", "L3"), ("E4", "E0"), ("E5", "E0"))
@@ -40,8 +41,7 @@ def suffixes(names: Iterable[str]) -> list[str]:
 
 def decimals_of(maes: Iterable[float | None]) -> int:
     """Return the decimals that give the smallest MAE four digits."""
-    found = [mae for mae in maes if mae]
-    return min(9, max(0, 3 - math.floor(math.log10(min(found))))) if found else 4
+    return four_digits(min((mae for mae in maes if mae), default=None))
 
 
 def p_text(p: float | None) -> str:

@@ -4,7 +4,6 @@ Only the standard library and light modules of trainables are used here.
 """
 
 import csv
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from trainables.data.matbench_file import is_matbench_layout, open_text
 from trainables.data.tasks import N_FOLDS, SAMPLE_TASK, TASKS, Task, find_task, full_name
 from trainables.errors import UserError, listed
 from trainables.files import obstacle
+from trainables.hints import closest
 
 _LONGEST_NAME = 100
 MARKERS = {  # the file that says what a folder of ours is
@@ -126,8 +126,8 @@ def _nearest_file(file: Path) -> Path | None:
         names = [entry.name for entry in file.parent.iterdir() if entry.is_file()]
     except OSError:
         return None
-    near = difflib.get_close_matches(file.name, names, n=1, cutoff=0.8)
-    return file.with_name(near[0]) if near else None
+    near = closest(file.name, names, cutoff=0.8)
+    return file.with_name(near) if near else None
 
 
 def _check_official_file(name: str, task: Task, file: Path) -> None:
@@ -168,9 +168,8 @@ def _check_target_column(file: Path, target: str) -> None:
     columns = [name.removeprefix("\ufeff") for name in header]
     if target in columns or len(set(columns)) < len(columns) or "" in columns:  # pandas names those by itself
         return
-    by_lower = {name.lower(): name for name in columns}
-    near = difflib.get_close_matches(target.lower(), by_lower, n=1)
-    hint = f" (did you mean '{by_lower[near[0]]}'?)" if near else ""
+    near = closest(target, columns)
+    hint = f" (did you mean '{near}'?)" if near else ""
     raise UserError(f"{file} has no column '{target}'{hint}; it has {listed(columns)}")
 
 

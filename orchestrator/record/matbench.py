@@ -10,7 +10,7 @@ import pprint
 import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from trainables.files import write_atomically, write_json, write_text
 
 RESULTS = "results.json.gz"
 COLUMNS = ("id", "fold", "target", "prediction")
-WANTED_ABOUT = ("name", "authors", "tier", "settings", "versions", "n_fallback")
 # matbench 0.6 pins versions of 2022; without its pins, it runs with current ones.
 INSTALL_MATBENCH = "pip install matminer && pip install --no-deps matbench==0.6"
 
@@ -64,6 +63,39 @@ _TIER_TEXT = {
     "too, so test structures and their energies may have been seen in pretraining: this score does not compare "
     "with models trained on the Matbench training folds alone.",
 }
+
+
+@dataclass(frozen=True)
+class AlgorithmDescription:
+    """What made the predictions of a record; all of it is kept as the record's metadata.
+
+    Attributes:
+        name: of the algorithm, as the submission folder has it.
+        tier: what pretraining may have seen of the test rows.
+        settings: by dotted key, plain JSON types.
+        versions: by package.
+        n_fallback: predictions that a composition model made.
+        notes: a sentence to add to those of the tier.
+    """
+
+    name: str
+    authors: str
+    tier: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    n_fallback: int
+    notes: str = ""
+
+    def metadata(self) -> dict[str, Any]:
+        """Return all of it in plain JSON types.
+
+        Raises:
+            UserError: a setting cannot be written as JSON.
+        """
+        content = asdict(self)
+        if not self.notes:
+            del content["notes"]
+        return _plain(content, "the record's description")
 
 
 @dataclass(frozen=True)
@@ -124,7 +156,12 @@ def submission_folder(parent: Path, name: str) -> Path:
 
 
 def write_record(
-    predictions: pd.DataFrame, task: Task, folder: Path, *, about: dict[str, Any], params: dict[int, dict[str, Any]]
+    predictions: pd.DataFrame,
+    task: Task,
+    folder: Path,
+    *,
+    description: AlgorithmDescription,
+    params: dict[int, dict[str, Any]],
 ) -> MatbenchRecord:
     """Write results.json.gz, info.json and run.py into `folder`.
 
@@ -133,19 +170,18 @@ def write_record(
 
     Args:
         predictions: columns id (mbid), fold, target, prediction; any row order.
-        about: name, authors, tier, settings {dotted key: value}, versions {package: version} and n_fallback; optionally
-            algorithm_long and notes. Plain JSON types; all of it is kept as the record's metadata.
         params: a fold's settings, plain JSON types.
 
     Raises:
         UserError: anything is missing, double, foreign or not finite; nothing has been written then.
         RuntimeError: matbench refuses or scores differently what was recorded.
     """
-    folds = _checked_folds(predictions, task, about.get("n_fallback") or 0)
-    about = _checked_about(about, task)
+    folds = _checked_folds(predictions, task, description.n_fallback)
+    _validate_description(description, task)
+    metadata = description.metadata()
     settings = {fold: _plain(params.get(fold, {}), f"the parameters of fold {fold}") for fold in range(N_FOLDS)}
-    info = _info(about, n_rows=len(predictions))
-    document = results_document(task, folds, metadata=about, params=settings)
+    info = _info(description, n_rows=len(predictions))
+    document = results_document(task, folds, metadata=metadata, params=settings)
     matbench = matbench_version()
 
     def write(temporary: Path) -> None:
@@ -157,7 +193,7 @@ def write_record(
     path = folder / RESULTS
     write_atomically(path, write)
     write_json(folder / "info.json", info)
-    write_text(folder / "run.py", _run_script(task, about["settings"]))
+    write_text(folder / "run.py", _run_script(task, description.settings))
     return MatbenchRecord(path, None if matbench is None else f"matbench {matbench}")
 
 
@@ -177,14 +213,13 @@ def matbench_version() -> str | None:
         logging.getLogger("matbench").setLevel(logging.ERROR)
 
 
-def _checked_about(about: dict[str, Any], task: Task) -> dict[str, Any]:
-    lacking = [key for key in WANTED_ABOUT if about.get(key) in (None, "", [], {})]
-    if lacking:
-        raise UserError(f"the record's description lacks {listed(lacking)}; Matbench wants them, so give them")
+def _validate_description(description: AlgorithmDescription, task: Task) -> None:
+    required = ("name", "authors", "tier", "settings", "versions")
+    if lacking := [name for name in required if not getattr(description, name)]:
+        raise UserError(f"the record's description has no {listed(lacking)}, which Matbench requires")
     allowed = {"scratch", task.overlap}
-    if about["tier"] not in allowed:
-        raise UserError(f"tier {about['tier']} does not fit {task.name}; it is one of {listed(sorted(allowed))}")
-    return _plain(about, "the record's description")
+    if description.tier not in allowed:
+        raise UserError(f"tier {description.tier} does not fit {task.name}: use one of {listed(sorted(allowed))}")
 
 
 def _plain(content: dict[str, Any], what: str) -> dict[str, Any]:
@@ -192,24 +227,24 @@ def _plain(content: dict[str, Any], what: str) -> dict[str, Any]:
     try:
         return dict(json.loads(json.dumps(content, allow_nan=False)))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{what} cannot be written as JSON ({error}); give text, finite numbers and lists") from None
+        raise UserError(f"{what} cannot be written as JSON ({error}): use text, finite numbers and lists") from None
 
 
 def _checked_folds(predictions: pd.DataFrame, task: Task, n_fallback: int) -> list[pd.DataFrame]:
     """Target and prediction of every fold as float64, indexed by id in matbench's own order."""
     absent = [column for column in COLUMNS if column not in predictions.columns]
     if absent:
-        raise UserError(f"the predictions lack the columns {listed(absent)}; {listed(COLUMNS)} are wanted")
+        raise UserError(f"the predictions have no column {listed(absent)}; {listed(COLUMNS)} are required")
     folds = set(predictions["fold"])
     reason = why_no_record(task, partial=False, n_rows=len(predictions), folds=folds, n_fallback=n_fallback)
     if reason:
         raise UserError(reason)
     unknown = folds - set(range(N_FOLDS))
     if unknown:
-        raise UserError(f"the predictions hold the folds {listed(unknown)}; only 0 to {N_FOLDS - 1} exist")
+        raise UserError(f"the predictions contain folds {listed(unknown)}; only 0 to {N_FOLDS - 1} exist")
     double = predictions["id"][predictions["id"].duplicated()].unique()
     if len(double):
-        raise UserError(f"{len(double)} ids are predicted more than once ({listed(double)}); keep one row an id")
+        raise UserError(f"{len(double)} ids are predicted more than once ({listed(double)}); keep one row per id")
     table = pd.DataFrame(
         {column: _finite(predictions, column) for column in ("target", "prediction")}, index=predictions["id"]
     )
@@ -222,7 +257,7 @@ def _checked_folds(predictions: pd.DataFrame, task: Task, n_fallback: int) -> li
 def _finite(predictions: pd.DataFrame, column: str) -> NDArray[np.float64]:
     values = predictions[column]
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
-        raise UserError(f"the {column}s are {values.dtype} values; one plain number an id is wanted")
+        raise UserError(f"the {column}s are {values.dtype} values; each id needs one plain number")
     numbers: NDArray[np.float64] = values.to_numpy(dtype=np.float64, na_value=np.nan)
     bad = predictions["id"][~np.isfinite(numbers)]
     if len(bad):
@@ -234,9 +269,9 @@ def _official_order(rows: pd.DataFrame, official: list[str], what: str) -> pd.Da
     lacking = sorted(set(official) - set(rows.index))
     foreign = sorted(set(rows.index) - set(official), key=str)
     if lacking or foreign:
-        faults = [f"lacks {len(lacking)} official test ids ({listed(lacking)})"] if lacking else []
-        faults += [f"holds {len(foreign)} ids that are not its own ({listed(foreign)})"] if foreign else []
-        raise UserError(f"{what} {' and '.join(faults)}; predict exactly its {len(official)}")
+        faults = [f"is missing {len(lacking)} official test ids ({listed(lacking)})"] if lacking else []
+        faults += [f"contains {len(foreign)} ids that do not belong to it ({listed(foreign)})"] if foreign else []
+        raise UserError(f"{what} {' and '.join(faults)}; predict exactly its {len(official)} rows")
     return rows.loc[official]
 
 
@@ -244,7 +279,7 @@ def _let_matbench_validate(path: Path, folds: Sequence[pd.DataFrame], task: Task
     """Open the file as Matbench will, which validates it, and let matbench score its predictions too.
 
     Raises:
-        RuntimeError: matbench refuses the file, or its scores are others.
+        RuntimeError: matbench refuses the file, or computes different scores.
     """
     from matbench.bench import MatbenchBenchmark
     from matbench.data_ops import score_array
@@ -257,22 +292,23 @@ def _let_matbench_validate(path: Path, folds: Sequence[pd.DataFrame], task: Task
         ours = recorded.results[f"fold_{fold}"].scores
         theirs = score_array(rows["target"], rows["prediction"].tolist(), recorded.metadata.task_type)
         if not scores_agree(ours, theirs):
-            raise RuntimeError(f"fold {fold} of {task.name}: matbench's scores are {theirs}, ours {dict(ours)}")
+            raise RuntimeError(f"fold {fold} of {task.name}: matbench's scores are {theirs}, ours are {dict(ours)}")
 
 
-def _info(about: dict[str, Any], n_rows: int) -> dict[str, Any]:
-    start = "CHGNet's architecture trained from random weights" if about["tier"] == "scratch" else "CHGNet fine-tuned"
+def _info(description: AlgorithmDescription, n_rows: int) -> dict[str, Any]:
+    scratch = description.tier == "scratch"
+    start = "CHGNet's architecture trained from random weights" if scratch else "CHGNet fine-tuned"
     honesty = (
-        f"Tier: {about['tier']}. {_TIER_TEXT[about['tier']]} "
-        f"{about['n_fallback']} of {n_rows} test predictions are fallbacks (the model could not give a value)."
+        f"Tier: {description.tier}. {_TIER_TEXT[description.tier]} "
+        f"{description.n_fallback} of {n_rows} test predictions are fallbacks (the model could not give a value)."
     )
     return {
-        "authors": about["authors"],
-        "algorithm": about["name"],
-        "algorithm_long": about.get("algorithm_long") or f"{start} on each fold's training rows with crystaltune.",
+        "authors": description.authors,
+        "algorithm": description.name,
+        "algorithm_long": f"{start} on each fold's training rows with crystaltune.",
         "bibtex_refs": BIBTEX,
-        "requirements": {"python": [f"{package}=={version}" for package, version in about["versions"].items()]},
-        "notes": " ".join(filter(None, [honesty, about.get("notes")])),
+        "requirements": {"python": [f"{package}=={version}" for package, version in description.versions.items()]},
+        "notes": " ".join(filter(None, [honesty, description.notes])),
     }
 
 

@@ -1,19 +1,20 @@
 """From a run's folder to the Matbench submission folder in it."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from orchestrator.evaluation.scores import Scores
 from orchestrator.provenance import RunManifest
 from orchestrator.record.matbench import (
+    AlgorithmDescription,
     MatbenchRecord,
     matbench_version,
     submission_folder,
     why_no_record,
     write_record,
 )
+from trainables.config import flattened
 from trainables.data.tasks import TASKS, Task
 from trainables.errors import UserError
 from trainables.files import read_json
@@ -45,19 +46,19 @@ def record_run(run: Path) -> MatbenchRecord:
     task = TASKS[scores.task]
     matbench = matbench_version()
     _check_targets(task, predictions)
-    about = {
-        "name": NAME,
-        "authors": "crystaltune",
-        "tier": scores.tier,
-        "settings": {key: value for key, value in _flat(manifest.config).items() if key not in ("task", "fold")},
-        "versions": manifest.versions | ({} if matbench is None else {"matbench": matbench}),
-        "n_fallback": 0 if scores.mean is None else scores.mean.n_fallback,
-    }
     others = [f"{rows} rows of {name}" for name, rows in scores.trained_also_on.items()]
-    if others:
-        about["notes"] = f"Trained jointly on {', '.join(others)} first; rows that are test crystals were left out."
-    params = {fold: _flat(manifest.config | {"fold": fold}) for fold in scores.folds}
-    return write_record(predictions, task, submission_folder(run, NAME), about=about, params=params)
+    jointly = f"Trained jointly on {', '.join(others)} first; rows that are test crystals were left out."
+    description = AlgorithmDescription(
+        name=NAME,
+        authors="crystaltune",
+        tier=scores.tier,
+        settings={key: value for key, value in flattened(manifest.config).items() if key not in ("task", "fold")},
+        versions=manifest.versions | ({} if matbench is None else {"matbench": matbench}),
+        n_fallback=0 if scores.mean is None else scores.mean.n_fallback,
+        notes=jointly if others else "",
+    )
+    params = {fold: flattened(manifest.config | {"fold": fold}) for fold in scores.folds}
+    return write_record(predictions, task, submission_folder(run, NAME), description=description, params=params)
 
 
 def _check_targets(task: Task, predictions: pd.DataFrame) -> None:
@@ -94,16 +95,8 @@ def _read_run(run: Path) -> tuple[Scores, RunManifest, pd.DataFrame]:
         manifest = RunManifest.model_validate(read_json(run / "run.json"))
         return scores, manifest, pd.read_parquet(run / "predictions.parquet")
     except OSError as error:
-        raise UserError(f"{run} does not contain a finished run ({error.strerror or error}); train one first") from None
+        raise UserError(f"{run} does not contain a finished run ({error.strerror or error}): train one first") from None
     except ValueError:
         raise UserError(
             f"{run} does not contain a finished run (one of its files is damaged); train again to repair it"
         ) from None
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

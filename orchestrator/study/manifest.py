@@ -16,7 +16,7 @@ from orchestrator.study.journal import Journal
 from orchestrator.study.options import JOURNAL, MANIFEST, SearchOptions
 from orchestrator.study.pruner import pruner_of
 from search_spaces.space import Space
-from trainables.config import RunConfig
+from trainables.config import RunConfig, differences
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
 from trainables.progress import Progress
@@ -184,7 +184,8 @@ def require_same_study(out: Path, manifest: StudyManifest, progress: Progress) -
             f"{out / MANIFEST} is missing or damaged: restore a copy of it, or start a new search"
         ) from None
     wanted = manifest.content()
-    found = differences({key: held.get(key) for key in _IDENTITY}, {key: wanted[key] for key in _IDENTITY})
+    changed = differences({key: held.get(key) for key in _IDENTITY}, {key: wanted[key] for key in _IDENTITY})
+    found = [f"{key} was {was}, is {now}" for key, (was, now) in changed.items()]
     if held.get("space", {}).get("name") != manifest.space_name:  # everything else of it differs, too
         found = [phrase for phrase in found if not phrase.startswith(("space.", "base.")) or "space.name" in phrase]
     told = [phrase for phrase in found if not phrase.startswith("fingerprint ")] or found
@@ -200,13 +201,3 @@ def begin(out: Path, manifest: StudyManifest, options: SearchOptions) -> None:
     write_json(out / MANIFEST, manifest.content())  # again for one that continues: more trials may be wanted now
     event = "session" if options.resume else "begin"
     Journal(out / JOURNAL).append(event, time=round(time.time(), 3), versions=manifest.versions)
-
-
-def differences(held: Any, wanted: Any, name: str = "") -> list[str]:
-    """Return what two nested values differ in, one phrase each."""
-    if isinstance(held, dict) and isinstance(wanted, dict):
-        keys = list(dict.fromkeys([*held, *wanted]))
-        return [
-            phrase for key in keys for phrase in differences(held.get(key), wanted.get(key), f"{name}.{key}".strip("."))
-        ]
-    return [] if held == wanted else [f"{name} was {held}, is {wanted}"]

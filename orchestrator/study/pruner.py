@@ -28,11 +28,20 @@ class _Numbered:
 class _BracketsInTurn(AsyncHyperBandScheduler):
     """Asynchronous Hyperband whose trials go through the brackets in turn (Li et al., MLSys 2020, section 3.2).
 
-    Ray's own draws them from numpy's global generator, which is the caller's, and no study could be repeated.
+    Ray's own draws them from numpy's global generator, which is the caller's, and no study could be repeated. Private
+    attributes of Ray are used here and nowhere else; tests/orchestrator/test_stopping.py relies on all of them.
     """
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._trial_info[trial.trial_id] = self._brackets[int(trial.trial_id) % len(self._brackets)]
+
+    def rungs(self) -> dict[int, dict[str, float]]:
+        """Return what was recorded at each rung (of all brackets): milestone -> trial number -> MAE."""
+        found: dict[int, dict[str, float]] = {}
+        for bracket in self._brackets:
+            for milestone, recorded in bracket._rungs:
+                found.setdefault(int(milestone), {}).update({name: -value for name, value in recorded.items()})
+        return dict(sorted(found.items()))
 
 
 class Pruner:
@@ -80,11 +89,7 @@ class Pruner:
 
     def rungs(self) -> dict[int, dict[str, float]]:
         """Return what was recorded at each rung (of all brackets): milestone -> trial number -> MAE."""
-        found: dict[int, dict[str, float]] = {}
-        for bracket in getattr(self._scheduler, "_brackets", []):
-            for milestone, recorded in bracket._rungs:
-                found.setdefault(int(milestone), {}).update({name: -value for name, value in recorded.items()})
-        return dict(sorted(found.items()))
+        return self._scheduler.rungs() if isinstance(self._scheduler, _BracketsInTurn) else {}
 
 
 def pruner_of(options: SearchOptions, space: Space, n_steps: int) -> Pruner:

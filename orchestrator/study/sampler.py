@@ -119,13 +119,15 @@ def distributions_of(trial: Trial) -> dict[str, BaseDistribution]:
 
 
 @contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Keep Optuna's notes, and its warnings of what is experimental (multivariate TPE in groups), to itself."""
+def quiet_optuna(
+    level: int = optuna.logging.WARNING, warning: type[Warning] = optuna.exceptions.ExperimentalWarning
+) -> Iterator[None]:
+    """Silence Optuna's log below a level and a kind of warning (by default, that multivariate TPE is experimental)."""
     before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(level)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore", warning)
             yield
     finally:
         optuna.logging.set_verbosity(before)

@@ -1,6 +1,6 @@
 """What a run's folder says the run is, and whether another one may go on in it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from orchestrator.execution.fold import PREDICTIONS, read_fold
 from orchestrator.inputs.context import TaskContext
 from orchestrator.inputs.recipe import ModelSpec, fold_recipe
 from orchestrator.provenance import RunManifest, versions
-from trainables.config import RunConfig, dotted_names, merged
+from trainables.config import RunConfig, differences, merged
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
@@ -68,22 +68,22 @@ def _require_same_folds(out: Path, context: TaskContext) -> None:
             continue
         wanted = context.config.changed({"fold": fold}).model_dump(mode="json")
         rows = set(pd.read_parquet(folder / PREDICTIONS, columns=["id"])["id"])
-        differences = list(_changed_settings(manifest.config, wanted))
-        if not differences and rows != set(context.test(fold).ids):
-            differences = ["its test rows differ"]
-        if differences:
+        changed = _changed_settings(manifest.config, wanted)
+        if not changed and rows != set(context.test(fold).ids):
+            changed = ["its test rows differ"]
+        if changed:
             start = f"{out / MANIFEST} is missing or damaged, and {folder.name} belongs to a different run"
-            raise _different_run(start, differences)
+            raise _different_run(start, changed)
 
 
-def _different_run(start: str, differences: list[str]) -> UserError:
-    reason = "; ".join(differences) or "made by another version of the code"
+def _different_run(start: str, phrases: list[str]) -> UserError:
+    reason = "; ".join(phrases) or "made by another version of the code"
     return UserError(f"{start} ({reason}): use another `out`, or repeat the original settings")
 
 
 def _differences(held: RunManifest, wanted: RunManifest) -> list[str]:
     """Return what differs between two runs, one phrase each."""
-    phrases = list(_changed_settings(held.config, wanted.config))
+    phrases = _changed_settings(held.config, wanted.config)
     if held.data != wanted.data:
         phrases.append("the data differ")
     before, now = (manifest.versions.get("chgnet") for manifest in (held, wanted))
@@ -92,19 +92,10 @@ def _differences(held: RunManifest, wanted: RunManifest) -> list[str]:
     return phrases
 
 
-def _changed_settings(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+def _changed_settings(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     defaults = RunConfig(task="").model_dump(mode="json")  # of levers that an older version did not have
-    before, now = merged(defaults, held), merged(defaults, wanted)
-    for name in dotted_names():
-        was, is_now = _look_up(before, name), _look_up(now, name)
-        if was != is_now:
-            yield f"{name} was {was}, is {is_now}"
-
-
-def _look_up(content: Any, dotted: str) -> Any:
-    for name in dotted.split("."):
-        content = content.get(name) if isinstance(content, dict) else None
-    return content
+    changed = differences(merged(defaults, held), merged(defaults, wanted))
+    return [f"{key} was {was}, is {now}" for key, (was, now) in changed.items()]
 
 
 def model_folder(out: Path, config: RunConfig, spec: ModelSpec, key: str) -> Path:

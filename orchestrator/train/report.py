@@ -15,10 +15,11 @@ from orchestrator.execution.job import DONE
 from orchestrator.execution.summary import RunSummary
 from orchestrator.provenance import RunManifest
 from orchestrator.report.document import Document, Section, Table
+from orchestrator.report.format import four_digits
 from orchestrator.report.terminal import title_of
 from orchestrator.train import figures
 from orchestrator.train.rows import PredictedRows
-from trainables.config import RunConfig, dotted_names
+from trainables.config import RunConfig, differences
 from trainables.errors import UserError
 from trainables.files import read_json, write_text
 
@@ -61,8 +62,7 @@ class Results:
     @cached_property
     def decimals(self) -> int:
         """Return the decimals that give the MAE four digits."""
-        mae = self.own.mean.mae
-        return min(9, max(0, 3 - math.floor(math.log10(mae)))) if mae > 0 else 4
+        return four_digits(self.own.mean.mae)
 
 
 def read_results(run: Path) -> Results:
@@ -258,19 +258,6 @@ def _repeat(results: Results) -> Section:
 
 def _changed(config: RunConfig) -> dict[str, Any]:
     """Return the settings that are not the default ones, by dotted key; those of a preset are among them."""
-    told: dict[str, Any] = {}
-    default = RunConfig(task=config.task).model_dump(mode="json")
-    content = config.model_dump(mode="json")
-    for name in dotted_names():
-        if name in ("task", "fold"):
-            continue
-        before, now = (_look_up(values, name) for values in (default, content))
-        if before != now:
-            told[name] = now
-    return told
-
-
-def _look_up(content: Any, dotted: str) -> Any:
-    for name in dotted.split("."):
-        content = content.get(name) if isinstance(content, dict) else None
-    return content
+    default = RunConfig(task=config.task, fold=config.fold)
+    found = differences(default.model_dump(mode="json"), config.model_dump(mode="json"))
+    return {key: now for key, (_, now) in found.items()}

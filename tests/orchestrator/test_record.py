@@ -2,6 +2,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matbench.bench import MatbenchBenchmark
-from record_data import ABOUT, PARAMS, TASK, table, write_finished_run
+from record_data import DESCRIPTION, PARAMS, TASK, table, write_finished_run
 
 from orchestrator.evaluation.scores import Scores
 from orchestrator.record import matbench as record
@@ -27,7 +28,7 @@ def write(predictions: pd.DataFrame, folder: Path, **changes: Any) -> Path:
 
 
 def recorded(predictions: pd.DataFrame, folder: Path, **changes: Any) -> MatbenchRecord:
-    given: dict[str, Any] = {"task": TASK, "about": ABOUT, "params": PARAMS, **changes}
+    given: dict[str, Any] = {"task": TASK, "description": DESCRIPTION, "params": PARAMS, **changes}
     return record.write_record(predictions, given.pop("task"), folder, **given)
 
 
@@ -65,7 +66,14 @@ def test_every_prediction_stands_in_the_record_under_its_own_id(whole: Path) -> 
 
 def test_the_record_keeps_the_description_and_the_parameters_of_every_fold(whole: Path) -> None:
     benchmark = reopened(whole)
-    assert benchmark.user_metadata == ABOUT
+    assert benchmark.user_metadata == {
+        "name": "crystaltune test",
+        "authors": "A. Tester",
+        "tier": "pretrained-disjoint",
+        "settings": DESCRIPTION.settings,
+        "versions": DESCRIPTION.versions,
+        "n_fallback": 3,
+    }
     for fold in range(N_FOLDS):
         assert benchmark.matbench_jdft2d.results[f"fold_{fold}"].parameters == PARAMS[fold]
 
@@ -122,13 +130,13 @@ def test_info_json_fills_what_matbench_asks_for_and_tells_tier_pretraining_and_f
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_every_matbench_task_has_an_honest_text_for_each_of_its_tiers(task: Any) -> None:
     for tier in ("scratch", task.overlap):
-        assert "MPtrj" in record._info({**ABOUT, "tier": tier}, n_rows=10)["notes"]
+        assert "MPtrj" in record._info(replace(DESCRIPTION, tier=tier), n_rows=10)["notes"]
 
 
 def test_run_py_is_valid_python_that_trains_with_the_settings(whole: Path) -> None:
     names: dict[str, Any] = {"__name__": "opened by a test"}
     exec(compile((whole.parent / "run.py").read_text(), "run.py", "exec"), names)
-    assert names["SETTINGS"] == ABOUT["settings"]
+    assert names["SETTINGS"] == DESCRIPTION.settings
 
 
 def test_the_submission_folder_is_named_as_matbench_asks() -> None:
@@ -153,11 +161,11 @@ REFUSED = {
     "nan": (lambda: changed(4, "prediction", float("nan")), "1 predictions are not finite (mb-jdft2d-005)"),
     "infinite": (lambda: changed(4, "prediction", float("inf")), "1 predictions are not finite (mb-jdft2d-005)"),
     "nan target": (lambda: changed(4, "target", float("nan")), "1 targets are not finite (mb-jdft2d-005)"),
-    "missing id": (lambda: without(4), "lacks 1 official test ids (mb-jdft2d-005)"),
-    "foreign id": (lambda: changed(4, "id", "mb-jdft2d-999"), "1 ids that are not its own (mb-jdft2d-999)"),
+    "missing id": (lambda: without(4), "is missing 1 official test ids (mb-jdft2d-005)"),
+    "foreign id": (lambda: changed(4, "id", "mb-jdft2d-999"), "1 ids that do not belong to it (mb-jdft2d-999)"),
     "extra id": (
         lambda: pd.concat([table(), table().head(1).assign(id="mb-jdft2d-637")]),
-        "1 ids that are not its own (mb-jdft2d-637)",
+        "1 ids that do not belong to it (mb-jdft2d-637)",
     ),
     "duplicate id": (
         lambda: pd.concat([table(), table().iloc[[4]]]),
@@ -165,8 +173,8 @@ REFUSED = {
     ),
     "id in another fold": (lambda: moved(4), "mb-jdft2d-005"),
     "missing fold": (lambda: table().query("fold != 3"), "fold 3 was not run"),
-    "unknown fold": (lambda: changed(4, "fold", 7), "hold the folds 7"),
-    "missing column": (lambda: table().drop(columns="target"), "lack the columns target"),
+    "unknown fold": (lambda: changed(4, "fold", 7), "contain folds 7"),
+    "missing column": (lambda: table().drop(columns="target"), "have no column target"),
     "arrays": (
         lambda: table().assign(prediction=[np.array([value]) for value in table()["prediction"]]),
         "the predictions are object values",
@@ -189,10 +197,14 @@ def test_faulty_predictions_are_refused_in_one_line_before_anything_is_written(c
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"about": {**ABOUT, "authors": ""}}, "lacks authors"),
-        ({"about": {key: ABOUT[key] for key in ("name", "authors")}}, "lacks tier, settings, versions, n_fallback"),
-        ({"about": {**ABOUT, "tier": "pretrained-label-overlap"}}, "does not fit matbench_jdft2d"),
-        ({"about": {**ABOUT, "n_fallback": 636}}, "all 636 predictions are fallbacks"),
+        ({"description": replace(DESCRIPTION, authors="")}, "has no authors"),
+        ({"description": replace(DESCRIPTION, tier="", settings={}, versions={})}, "no tier, settings, versions"),
+        (
+            {"description": replace(DESCRIPTION, settings={"lr": np.float32(1)})},
+            "description cannot be written",
+        ),
+        ({"description": replace(DESCRIPTION, tier="pretrained-label-overlap")}, "does not fit matbench_jdft2d"),
+        ({"description": replace(DESCRIPTION, n_fallback=636)}, "all 636 predictions are fallbacks"),
         ({"params": {0: {"lr": np.float32(0.1)}}}, "the parameters of fold 0 cannot be written as JSON"),
         ({"params": {2: {"loss": float("nan")}}}, "the parameters of fold 2 cannot be written as JSON"),
         ({"task": SAMPLE_TASK}, "synthetic sample"),

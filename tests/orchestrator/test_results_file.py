@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matbench.bench import MatbenchBenchmark
 from matbench.data_ops import score_array
-from record_data import ABOUT, PARAMS, TASK, in_official_order, table
+from record_data import DESCRIPTION, PARAMS, TASK, in_official_order, table
 
 from orchestrator.record.results_file import (
     DATESTAMP,
@@ -46,7 +46,7 @@ def by_matbench(predictions: pd.DataFrame, task: Any, path: Path) -> dict[str, A
     matbench_task.df = pd.DataFrame(columns, index=rows.index)
     for fold, part in enumerate(in_official_order(predictions, task)):
         matbench_task.record(fold, part["prediction"].tolist(), params=PARAMS[fold])
-    benchmark.add_metadata(ABOUT)
+    benchmark.add_metadata(DESCRIPTION.metadata())
     assert benchmark.is_valid
     benchmark.to_file(str(path))
     return dict(json.loads(path.read_text()))
@@ -57,7 +57,9 @@ def test_the_file_is_byte_for_byte_what_matbench_writes_but_for_the_last_digit_o
     predictions.loc[::7, "target"] = 0.0  # left out of the MAPE
     theirs = by_matbench(predictions, TASK, tmp_path / "theirs")
     written = datetime.strptime(theirs["datestamp"], DATESTAMP).replace(tzinfo=UTC)
-    ours = results_document(TASK, in_official_order(predictions), metadata=ABOUT, params=PARAMS, written=written)
+    ours = results_document(
+        TASK, in_official_order(predictions), metadata=DESCRIPTION.metadata(), params=PARAMS, written=written
+    )
     assert abs(datetime.now(UTC) - written).total_seconds() < 120  # both in UTC
     for fold, result in ours["tasks"][TASK.name]["results"].items():
         their_scores = theirs["tasks"][TASK.name]["results"][fold]["scores"]
@@ -80,7 +82,9 @@ def test_scores_are_matbenchs_also_where_no_target_counts_for_the_mape() -> None
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A valid results file that several tests read."""
     path = tmp_path_factory.mktemp("whole") / "results.json.gz"
-    write_document(results_document(TASK, in_official_order(table()), metadata=ABOUT, params=PARAMS), path)
+    write_document(
+        results_document(TASK, in_official_order(table()), metadata=DESCRIPTION.metadata(), params=PARAMS), path
+    )
     return path
 
 

@@ -8,20 +8,21 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.evaluation.scores import score_folds
+from orchestrator.record.matbench import AlgorithmDescription
 from orchestrator.record.results_file import official_test_ids
 from orchestrator.record.submission import OFFICIAL_MAD
 from trainables.data.folds import N_FOLDS, official_test_folds
 from trainables.data.tasks import TASKS
 
 TASK = TASKS["matbench_jdft2d"]
-ABOUT: dict[str, Any] = {
-    "name": "crystaltune test",
-    "authors": "A. Tester",
-    "tier": "pretrained-disjoint",
-    "settings": {"optim.lr": 1e-3, "model.freeze": ["embedding"], "multitask.tasks": []},
-    "versions": {"crystaltune": "0.1.0", "torch": "2.15.0"},
-    "n_fallback": 3,
-}
+DESCRIPTION = AlgorithmDescription(
+    name="crystaltune test",
+    authors="A. Tester",
+    tier="pretrained-disjoint",
+    settings={"optim.lr": 1e-3, "model.freeze": ["embedding"], "multitask.tasks": []},
+    versions={"crystaltune": "0.1.0", "torch": "2.15.0"},
+    n_fallback=3,
+)
 PARAMS = {fold: {"lr": 3e-4, "layers": [64, 64], "nested": {"ema": 0.99, "name": "x"}} for fold in range(N_FOLDS)}
 
 

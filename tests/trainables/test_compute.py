@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -155,8 +157,14 @@ def test_several_threads_are_not_compiled_for_unless_asked(monkeypatch: pytest.M
     assert Compute().compiles(1e12)
 
 
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
 def test_one_traced_graph_serves_all_sizes_and_gives_the_plain_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack
 ) -> None:
     """Traced as torch.compile does, without generating code, which takes a minute (see the slow tests)."""
     traced = []
@@ -166,7 +174,7 @@ def test_one_traced_graph_serves_all_sizes_and_gives_the_plain_numbers(
         traced.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(torch.fx.experimental._config, "use_duck_shape", True)  # put back when this ends
+    stack.enter_context(torch.fx.experimental._config.patch(use_duck_shape=True))  # put back when this ends
     trace_once_for_all_sizes()
     monkeypatch.setattr(
         engine_module, "compiled_once", lambda function: torch.compile(function, dynamic=True, backend=backend)

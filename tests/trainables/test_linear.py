@@ -47,7 +47,7 @@ def test_a_torch_without_onednns_linear_uses_its_own(monkeypatch: pytest.MonkeyP
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
 
     linear_module._try_onednn.cache_clear()
-    monkeypatch.setattr(linear_module, "_onednn", missing)
+    monkeypatch.setattr(linear_module, "onednn_linear", missing)
     assert not has_onednn()
     x, weight = torch.randn(700, 8), torch.randn(4, 8)
     assert torch.equal(linear(x, weight), F.linear(x, weight))

@@ -1,10 +1,10 @@
 """The tasks: one row each."""
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal
 
 from trainables.errors import UserError
+from trainables.hints import closest
 
 N_FOLDS = 5
 Quantity = Literal["energy_per_atom", "energy_per_cell", "property"]
@@ -116,8 +116,8 @@ def find_task(name: str) -> Task:
         raise UserError(f"{full} is {NOT_REGRESSION[full]}; crystaltune does structure regression: {', '.join(TASKS)}")
     known = [*TASKS, SAMPLE_TASK.name]
     short = {name.removeprefix("matbench_"): name for name in known}  # the common prefix would make all look near
-    near = difflib.get_close_matches(full.removeprefix("matbench_"), short, n=1, cutoff=0.5)
-    hint = f"did you mean {short[near[0]]}?" if near else f"known: {', '.join(known)}"
+    near = closest(full.removeprefix("matbench_"), short, cutoff=0.5)
+    hint = f"did you mean {short[near]}?" if near else f"known: {', '.join(known)}"
     raise UserError(
         f"unknown task '{name}': {hint} (a table of your own needs a name of its own and its file as `data`)"
     )

@@ -6,13 +6,12 @@ is converted once on a machine, and a changed converter never meets old arrays.
 
 import contextlib
 import copy
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -180,7 +180,7 @@ def open_or_build(
     if _is_whole(folder):  # no lock, so that a cache somebody else keeps can be read-only
         return GraphStore(folder)
     root.mkdir(parents=True, exist_ok=True)
-    with _exclusively(root / f"{address}.lock"):
+    with FileLock(root / f"{address}.lock"):
         if folder.exists() and not _is_whole(folder):
             shutil.rmtree(folder)
         for left_over in root.glob(f".{address}.*.tmp"):  # of a build that was killed
@@ -188,13 +188,6 @@ def open_or_build(
         if not folder.exists():
             _build_checked(crystals, cutoffs, folder, workers or n_cores(), check, progress)
     return GraphStore(folder)
-
-
-@contextlib.contextmanager
-def _exclusively(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _map(path: Path, name: str, rows: int) -> NDArray[np.generic]:

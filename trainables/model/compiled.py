@@ -8,11 +8,11 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 import torch
-import torch.fx.experimental._config
 
 from trainables.choices import Compile
 from trainables.data.cache import cache_home
 from trainables.model.linear import has_onednn
+from trainables.torch_internals import tell_equal_sizes_apart
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -43,8 +43,7 @@ def _one_more(values: torch.Tensor) -> torch.Tensor:
 
 def trace_once_for_all_sizes() -> None:
     """Tell the compiler what it must know, so that one graph serves batches of every size."""
-    # Sizes that happen to be equal in the first batch must not be taken for one size, or others compile again.
-    torch.fx.experimental._config.use_duck_shape = False
+    tell_equal_sizes_apart()
     torch.compiler.assume_constant_result(has_onednn)  # not where it stands: that alone loads the compiler, for seconds
 
 

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainables.torch_internals import onednn_linear
+
 _FEWEST_ROWS = 512  # a shorter product does not earn a kernel of its own
 
 
@@ -52,15 +54,10 @@ def rows_for(n: int) -> int:
     return -(-n // step) * step
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return out
-
-
 # torch.compile takes oneDNN's own operator with constant weights only, so it gets it in a wrapper.
 _library = torch.library.Library("crystaltune", "DEF")
 _library.define("onednn_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-_library.impl("onednn_linear", _onednn, "CPU")
+_library.impl("onednn_linear", onednn_linear, "CPU")
 
 
 @torch.library.register_fake("crystaltune::onednn_linear", lib=_library)
@@ -72,7 +69,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.compiler.is_compiling():
         out: Tensor = torch.ops.crystaltune.onednn_linear(x, weight, bias)
         return out
-    return _onednn(x, weight, bias)
+    return onednn_linear(x, weight, bias)
 
 
 class _OneDNNLinear(torch.autograd.Function):

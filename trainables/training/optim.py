@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from trainables.config import OptimConfig
 from trainables.model.chgnet import TRAINING_PARTS, CrystalModel
+from trainables.torch_internals import move_towards
 
 _MOMENTUM = 0.9
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -104,6 +105,6 @@ def averaged_weights(model: CrystalModel, config: OptimConfig, n_steps: int) -> 
         return 1.0 if config.averaging == "none" or step < first_of_swa else 1 / (step - first_of_swa + 1)
 
     def average(kept: Tensors, new: Tensors, n_averaged: Tensor | int) -> None:
-        torch._foreach_lerp_(list(kept), list(new), share_of_new(float(n_averaged)))
+        move_towards(list(kept), list(new), share_of_new(float(n_averaged)))
 
     return AveragedModel(model, multi_avg_fn=average)

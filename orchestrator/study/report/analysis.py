@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from optuna.distributions import BaseDistribution
 
+from orchestrator.report.format import four_digits, number_text
 from orchestrator.study.journal import Crash, StepResult, Trial, TrialState
 from orchestrator.study.manifest import StudyManifest
 from orchestrator.study.report.importances import Distributions, Importances, importances
@@ -18,9 +19,7 @@ from orchestrator.study.report.verdict import (
     Verdict,
     checked_text,
     checks_of,
-    four_digits,
     name_of,
-    number_text,
     verdict_of,
 )
 from trainables.config import RunConfig, parse_config

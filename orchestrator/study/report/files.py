@@ -9,10 +9,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.report.format import number_text
 from orchestrator.study.journal import Trial, TrialState
 from orchestrator.study.report.analysis import Analysis, cost_of
 from orchestrator.study.report.sections import check_cells, document
-from orchestrator.study.report.verdict import BASELINE, name_of, number_text
+from orchestrator.study.report.verdict import BASELINE, name_of
 from trainables.files import write_parquet, write_text
 
 _MOST_LINES = 8  # of the table for the terminal

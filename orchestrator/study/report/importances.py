@@ -2,9 +2,7 @@
 
 import math
 import statistics
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +15,13 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
-from optuna.importance._base import BaseImportanceEvaluator
 
 from orchestrator.study.journal import Trial
+from orchestrator.study.sampler import quiet_optuna
 
 Distributions = Callable[[Trial], Mapping[str, BaseDistribution]]
 
+_Evaluator = FanovaImportanceEvaluator | PedAnovaImportanceEvaluator
 FEWEST = 8  # trials below which a forest or a density says nothing
 _CAP = 2  # times the median value
 _SEED = 0  # of fANOVA's forest
@@ -135,12 +134,10 @@ def _middle(one: BaseDistribution) -> Any:
     return int(middle) if isinstance(one, IntDistribution) else middle
 
 
-def _shares(
-    name: str, evaluator: BaseImportanceEvaluator, points: Sequence[_Point], reasons: list[str]
-) -> dict[str, float]:
+def _shares(name: str, evaluator: _Evaluator, points: Sequence[_Point], reasons: list[str]) -> dict[str, float]:
     """Return importances with sum 1, largest first; where there are none, a reason is added."""
     try:
-        with _quiet():
+        with quiet_optuna(optuna.logging.ERROR, Warning):  # NOTES replaces its warnings
             study = optuna.create_study()
             study.add_trials(
                 [optuna.trial.create_trial(params=p, distributions=d, value=value) for p, d, value in points]
@@ -154,16 +151,3 @@ def _shares(
         reasons.append(f"{name} sees no parameter that makes a difference")
         return {}
     return {parameter: float(value / total) for parameter, value in found.items()}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's lines about the study that is made anew, and without its warnings, which NOTES replaces."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.report.document import Document, Picture, Section, Table
+from orchestrator.report.format import four_digits, number_text
 from orchestrator.report.terminal import title_of
 from orchestrator.study.journal import TrialState
 from orchestrator.study.manifest import StudyManifest
@@ -22,8 +23,8 @@ from orchestrator.study.report.figures import (
     slices_picture,
 )
 from orchestrator.study.report.importances import NOTES
-from orchestrator.study.report.verdict import BASELINE, Checked, four_digits, name_of, number_text, paired_margin
-from trainables.config import RunConfig
+from orchestrator.study.report.verdict import BASELINE, Checked, name_of, paired_margin
+from trainables.config import RunConfig, differences
 from trainables.errors import listed
 
 
@@ -65,7 +66,7 @@ def _best(analysis: Analysis) -> Section:
     if analysis.verdict is None or analysis.best is None:
         return Section(title, ["No trial completed."])
     best = name_of(analysis.verdict.winner)
-    changed = differences(
+    changed = _differing_keys(
         best_config(analysis.manifest, analysis.searched[BASELINE], analysis.best.seed), analysis.best
     )
     keys = Table("Keys that differ", ("key", "E0", best), changed, text=frozenset(("key", "E0", best)))
@@ -75,17 +76,10 @@ def _best(analysis: Analysis) -> Section:
     return Section(title, said, tables=tables, pictures=[picture] if picture else [])
 
 
-def differences(one: RunConfig, other: RunConfig) -> list[list[str]]:
+def _differing_keys(one: RunConfig, other: RunConfig) -> list[list[str]]:
     """Dotted keys with the values of both, where these differ."""
-    first, second = (_flat(config.model_dump(mode="json")) for config in (one, other))
-    return [[key, _value(first[key]), _value(second[key])] for key in first if first[key] != second[key]]
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
+    found = differences(one.model_dump(mode="json"), other.model_dump(mode="json"))
+    return [[key, *map(_value, values)] for key, values in found.items()]
 
 
 def _value(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from scipy import stats
 
 from orchestrator.evaluation.statistics import CONFIDENCE
+from orchestrator.report.format import four_digits, number_text
 from orchestrator.study.journal import Trial, TrialState
 
 BASELINE = 0  # the number of the trial that is E0
@@ -176,16 +177,6 @@ def _checked_verdict(searched: Mapping[int, Trial], ranked: Sequence[Checked], u
 def name_of(number: int) -> str:
     """Return what a trial is called: E0 for the baseline."""
     return "E0" if number == BASELINE else f"trial {number}"
-
-
-def number_text(value: float, decimals: int | None = None) -> str:
-    """With four digits, or with that many decimals."""
-    return f"{value:.{four_digits(value) if decimals is None else decimals}f}"
-
-
-def four_digits(value: float) -> int:
-    """Decimals that give a value four digits."""
-    return min(9, max(0, 3 - math.floor(math.log10(abs(value))))) if value and math.isfinite(value) else 4
 
 
 def checked_text(checked: Checked, decimals: int) -> str:

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from crystaltune._rows import Data, RowOptions, chosen_settings, folds_of, picked, shown, source_of, unknown_keywords
+from crystaltune._rows import (
+    Data,
+    RowOptions,
+    chosen_settings,
+    folds_of,
+    picked,
+    reject_unknown_keywords,
+    shown,
+    source_of,
+)
 from crystaltune._run import Run
 from crystaltune._study import Study
 from orchestrator.ablation.analysis import Analysis
@@ -92,7 +101,7 @@ def train(
     from orchestrator.train.run import TrainOptions
     from orchestrator.train.run import train as run_training
 
-    unknown_keywords("train", options, TrainKeywords)
+    reject_unknown_keywords(train, options, TrainKeywords)
     source = source_of(data, options)
     folder = _folder(out, "", source, "run.json")
     chosen_folds = folds_of(folds)
@@ -174,7 +183,7 @@ def search(
     """
     from orchestrator.study.run import search as run_search
 
-    unknown_keywords("search", options, SearchKeywords)
+    reject_unknown_keywords(search, options, SearchKeywords)
     source = source_of(data, options)
     folder = _folder(out, "search-", source, "study.json", suffix=f"-{Path(space).stem}")
     names = ("fold", "seed", "sampler", "scheduler", "grace", "factor", "validations_per_epoch", "objectives")
@@ -241,7 +250,7 @@ def ablate(
     from orchestrator.ablation.run import AblationOptions
     from orchestrator.ablation.run import ablate as run_ablation
 
-    unknown_keywords("ablate", options, AblateKeywords)
+    reject_unknown_keywords(ablate, options, AblateKeywords)
     source = source_of(data, options)
     folder = _folder(out, "ablation-", source, "ablation.json")
     names = parse_experiments(None if experiments is None else ",".join(experiments), with_auxiliary=bool(auxiliary))
@@ -276,7 +285,7 @@ def baseline(
     """
     from orchestrator.train.run import baseline_run
 
-    unknown_keywords("baseline", options, RowOptions)
+    reject_unknown_keywords(baseline, options, RowOptions)
     source, chosen = source_of(data, options), folds_of(folds)
     with shown(progress) as bars:
         return baseline_run(source, chosen, None if published is None else Path(published), bars)
@@ -293,7 +302,7 @@ def load_dataset(data: Data, *, progress: bool | Progress = True, **options: Unp
     """
     from orchestrator.inputs.datasets import load_dataset as load
 
-    unknown_keywords("load_dataset", options, RowOptions)
+    reject_unknown_keywords(load_dataset, options, RowOptions)
     source = source_of(data, options)
     with shown(progress) as bars:
         return load(source, bars)
@@ -318,7 +327,7 @@ def prepare_trials(
     """
     from orchestrator.study.trial_data import prepare_trials as prepare
 
-    unknown_keywords("prepare_trials", options, RowOptions)
+    reject_unknown_keywords(prepare_trials, options, RowOptions)
     source = source_of(data, options)
     with shown(progress) as bars:
         return prepare(

@@ -1,8 +1,9 @@
 """What a caller names as data: a task, a file, or a table in memory."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -10,9 +11,10 @@ import pandas as pd
 
 from orchestrator.inputs.source import Source, check_source, known_task
 from orchestrator.report.progress import display
-from trainables.config import RunConfig, for_task, load_config, merged
+from trainables.config import RunConfig, dotted_names, for_task, load_config, merged
 from trainables.data.tasks import TASKS, full_name
 from trainables.errors import UserError
+from trainables.hints import closest, meant
 from trainables.progress import Progress, silent
 
 Data = str | os.PathLike[str] | pd.DataFrame
@@ -50,6 +52,11 @@ def source_of(data: Data, options: RowOptions) -> Source:
     Raises:
         UserError: with what came and what was expected.
     """
+    if not isinstance(data, str | os.PathLike | pd.DataFrame):
+        raise UserError(
+            f"`data` of type {type(data).__name__} cannot be read: use a task's name, the path of a table, or a pandas "
+            "DataFrame with a column `structure` and one for the target"
+        )
     named = picked(options, "target", "unit", "energy", "limit")
     name, file = options.get("name"), options.get("file")
     if isinstance(data, pd.DataFrame):
@@ -123,11 +130,19 @@ def shown(progress: bool | Progress) -> Iterator[Progress]:
         yield silent if progress is False else progress
 
 
-def unknown_keywords(function: str, given: Mapping[str, Any], *known: type) -> None:
-    """Raise a TypeError for keywords that none of these TypedDicts has, as Python does of any function."""
-    names = {name for kind in known for name in kind.__annotations__}
+def reject_unknown_keywords(function: Callable[..., Any], given: Mapping[str, Any], options: type) -> None:
+    """Raise a TypeError for keywords that a function's TypedDict of options does not have, with what may be meant."""
+    named = [name for name in signature(function).parameters if name != "options"]
+    known = [*named, *sorted(options.__annotations__)]
     for name in given:
-        if name not in names:
-            raise TypeError(
-                f"{function}() got an unexpected keyword argument {name!r}; it takes {', '.join(sorted(names))}"
-            )
+        if name not in options.__annotations__:
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{_meant(name, known)}")
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    near = closest(name, known, cutoff=0.85)
+    setting = name in {key.rpartition(".")[2] for key in dotted_names()}
+    if near is None and setting and "settings" in known:
+        return f": it is a setting, so use settings={{'{meant(name, list(dotted_names()))[0]}': ...}}"
+    near = near or closest(name, known, cutoff=0.7)
+    return f" (did you mean '{near}'?)" if near else f"; it takes {', '.join(known)}"

@@ -28,7 +28,7 @@ def asked_address(address: str | None) -> tuple[str, str | None]:
 def cure(address: str | None) -> str:
     """Return what to do about an address at which nothing answers, by who gave it."""
     if address is None:
-        return "unset RAY_ADDRESS to use a Ray of this command's own, or set it to a cluster that runs"
+        return "unset RAY_ADDRESS to start Ray on this machine, or set it to a running cluster"
     return "start a cluster there (ray start --head), or leave out `address` to start Ray on this machine"
 
 
@@ -46,7 +46,7 @@ def check_address(address: str | None) -> None:
         raise UserError(f"{told}: HOST:PORT or auto was expected; {cure(address)}")
     try:
         answers = listens if _uses_tls() else speaks_grpc
-        reason = "" if answers(host.strip("[]"), int(port), _SECONDS_TO_ANSWER) else "what listens there is no Ray"
+        reason = "" if answers(host.strip("[]"), int(port), _SECONDS_TO_ANSWER) else "what listens there is not Ray"
     except OSError as error:
         reason = error.strerror or "no answer"
     if reason:

@@ -72,7 +72,7 @@ class Dimension:
         when: in use where ANY of these earlier dimensions has one of these values (a choice's name), or is not 0.
         otherwise: what the key is set to where the dimension is not in use.
         tasks: the targets it makes sense for.
-        says: one phrase for the table.
+        description: one phrase for the table.
     """
 
     key: str
@@ -85,7 +85,7 @@ class Dimension:
     when: Mapping[str, Values] = field(default_factory=dict)
     otherwise: Any = LEAVE
     tasks: Literal["all", "energies", "properties"] = "all"
-    says: str = ""
+    description: str = ""
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ class Dimension:
 
     def describe(self) -> dict[str, Any]:
         """All that decides what is asked for, as JSON holds it; the order of choices and conditions counts."""
-        content = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "says"}
+        content = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "description"}
         if isinstance(self.choices, Mapping):
             content["choices"] = [[name, option] for name, option in self.choices.items()]
         if self.otherwise is LEAVE:
@@ -198,7 +198,7 @@ class Dimension:
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with it by itself."""
         if self.tasks not in ("all", "energies", "properties"):
-            yield f"{self.key}: tasks={self.tasks!r}, but all, energies or properties was wanted"
+            yield f"{self.key}: tasks={self.tasks!r}: expected all, energies or properties"
         if self.choices is None:
             yield from (f"{self.key}: {problem}" for problem in self._range_problems())
         else:
@@ -210,14 +210,14 @@ class Dimension:
             return
         for name, bound in (("low", self.low), ("high", self.high)):
             if not isinstance(bound, int | float) or isinstance(bound, bool) or not math.isfinite(bound):
-                yield f"{name}={bound!r}, but a number was wanted"
+                yield f"{name}={bound!r}: a number was expected"
                 return
             if self.integer and int(bound) != bound:
-                yield f"{name}={word(bound)} is not whole, but integer is set"
+                yield f"{name}={word(bound)} is not a whole number, but integer is set"
         if self.low >= self.high:
             yield f"low={word(self.low)} is not below high={word(self.high)}"
         if self.log and self.low <= 0:
-            yield f"a log range wants low above 0, not {word(self.low)} (zero: true adds an exact 0)"
+            yield f"a log range requires low above 0, got {word(self.low)} (zero: true adds an exact 0)"
         elif self.zero and self.low <= 0:
             yield f"zero adds an exact 0 to a range above 0, but low={word(self.low)}"
 
@@ -225,15 +225,15 @@ class Dimension:
         if self.low is not None or self.high is not None or self.log or self.integer or self.zero:
             yield "both a range (low, high, log, integer, zero) and choices"
         if not isinstance(self.choices, tuple | Mapping) or not self.choices:
-            yield "choices want at least one value (in Python: a tuple, or a mapping of names)"
+            yield "choices need at least one value (in Python: a tuple, or a mapping of names)"
         elif not isinstance(self.choices, Mapping):
             if not all(option is None or isinstance(option, str | int | float) for option in self.choices):
-                yield "choices that are no plain values want names: a mapping of name to value"
+                yield "choices that are not plain values need names: use a mapping of names to values"
             if max(Counter(map(repr, self.choices)).values()) > 1:
                 yield "a choice stands twice"
         else:
             if not all(isinstance(name, str) for name in self.choices):
-                yield "names of choices are texts: put on, off, yes, no and numbers in quotes"
+                yield "names of choices must be text: quote on, off, yes, no and numbers"
             if len({isinstance(option, Mapping) for option in self.choices.values()}) > 1:
                 yield "either all choices set several keys, or none"
 

@@ -9,15 +9,15 @@ from search_spaces.space import Dimension, Point, Space
 # fmt: off
 SPACE = Space(
     name="distil",
-    says="share and weighting of the teachers' labels, and the student's width",
+    description="share and weighting of the teachers' labels, and the student's width",
     fixed={"distil.teacher_start": "0.3.0"},
     dimensions=(
-        Dimension("distil.weight", 0.05, 1.0, zero=True, says="share of the teachers' labels in the loss"),
+        Dimension("distil.weight", 0.05, 1.0, zero=True, description="share of the teachers' labels in the loss"),
         Dimension("distil.weighting", choices=("none", "noise", "hardness"), when={"distil.weight": "nonzero"},
-                  says="rows of large disagreement count less (noise) or more (hardness)"),
+                  description="rows of large disagreement count less (noise) or more (hardness)"),
         Dimension("distil.temperature", 0.1, 10.0, log=True, when={"distil.weighting": ("noise", "hardness")},
-                  says="of that weighting; large: all rows alike"),
-        Dimension("student", says="lite: half as wide, from scratch", choices={
+                  description="of that weighting; large: all rows alike"),
+        Dimension("student", description="lite: half as wide, from scratch", choices={
             "full": {"model.width": 64},
             "lite": {"model.width": 32, "model.start": "scratch"},
         }),

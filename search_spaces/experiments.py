@@ -28,7 +28,7 @@ class Experiment:
 
     name: str
     parent: str | None
-    says: str
+    description: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     longer: float = 1.0
     control: str | None = None
@@ -85,7 +85,7 @@ def lineage(name: str, known: Mapping[str, Experiment] = EXPERIMENTS) -> list[Ex
         if here not in known:
             raise UserError(f"unknown experiment '{here}': known are {', '.join(known)}")
         if any(experiment.name == here for experiment in found):
-            raise UserError(f"experiment {name} is its own ancestor: mend its parents")
+            raise UserError(f"experiment {name} is its own ancestor: fix its parents")
         found.insert(0, known[here])
         here = known[here].parent
     return found

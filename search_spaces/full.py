@@ -11,12 +11,12 @@ from search_spaces.space import Dimension, Point, Space
 
 # fmt: off
 _JOINT = Dimension("joint training", choices={"off": {"multitask.tasks": []}, "on": {}},
-                   says="with the auxiliary tasks, where there are any")
+                   description="with the auxiliary tasks, where there are any")
 # fmt: on
 
 SPACE = Space(
     name="full",
-    says="ssa, optim and, with auxiliary tasks, multitask together",
+    description="ssa, optim and, with auxiliary tasks, multitask together",
     fixed=ssa.SPACE.fixed,
     auxiliary="optional",
     dimensions=(

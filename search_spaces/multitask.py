@@ -5,14 +5,14 @@ from search_spaces.space import Dimension, Point, Space
 # fmt: off
 SPACE = Space(
     name="multitask",
-    says="length, mixing and loss weights of joint training with auxiliary tasks",
+    description="length, mixing and loss weights of joint training with auxiliary tasks",
     dimensions=(
-        Dimension("multitask.epochs", 1, 10, integer=True, says="of the target's rows in the joint training"),
+        Dimension("multitask.epochs", 1, 10, integer=True, description="of the target's rows in the joint training"),
         Dimension("multitask.mixing", choices=("proportional", "sqrt", "equal"),
-                  says="steps of a task: as its rows, as their root, as many for each"),
-        Dimension("multitask.weighting", choices=("fixed", "uncertainty"), says="uncertainty: learnt scales"),
+                  description="steps of a task: as its rows, as their root, as many for each"),
+        Dimension("multitask.weighting", choices=("fixed", "uncertainty"), description="uncertainty: learnt scales"),
         Dimension("multitask.weight", 0.1, 3.0, log=True, when={"multitask.weighting": ("fixed",)},
-                  says="of each auxiliary task's loss; the target's is 1"),
+                  description="of each auxiliary task's loss; the target's is 1"),
     ),
     points=(
         Point("uncertainty", {"multitask.weighting": "uncertainty"}, "Kendall et al. 2018: learnt loss scales"),

@@ -8,17 +8,17 @@ _TRUNK = (*_INPUTS, "block_1", "block_2", "block_3", "block_4")
 # fmt: off
 SPACE = Space(
     name="optim",
-    says="learning rates, regularisation, batch, averaging, loss and frozen parts",
+    description="learning rates, regularisation, batch, averaging, loss and frozen parts",
     dimensions=(
-        Dimension("optim.lr", 1e-4, 5e-3, log=True, says="peak learning rate, of the head"),
-        Dimension("optim.layer_decay", 0.5, 1.0, says="factor a block further from the head"),
-        Dimension("optim.weight_decay", 1e-4, 0.3, log=True, says="on matrices"),
-        Dimension("optim.batch_size", choices=(4, 8, 16, 32, 64), says="crystals of mean cost a batch"),
-        Dimension("optim.ema_decay", choices=(0.0, 0.9, 0.97, 0.99, 0.997), says="of the averaged weights; 0: none"),
-        Dimension("loss.name", choices=("l1", "huber"), says="distance of prediction and target"),
+        Dimension("optim.lr", 1e-4, 5e-3, log=True, description="peak learning rate, of the head"),
+        Dimension("optim.layer_decay", 0.5, 1.0, description="factor a block further from the head"),
+        Dimension("optim.weight_decay", 1e-4, 0.3, log=True, description="on matrices"),
+        Dimension("optim.batch_size", choices=(4, 8, 16, 32, 64), description="crystals of mean cost a batch"),
+        Dimension("optim.ema_decay", choices=(0.0, 0.9, 0.97, 0.99, 0.997), description="of averaged weights; 0: none"),
+        Dimension("loss.name", choices=("l1", "huber"), description="distance of prediction and target"),
         Dimension("loss.delta", 0.01, 1.0, log=True, when={"loss.name": ("huber",)},
-                  says="where huber turns linear: eV, or standard deviations"),
-        Dimension("model.freeze", says="parts that keep their starting weights", choices={
+                  description="where huber turns linear: eV, or standard deviations"),
+        Dimension("model.freeze", description="parts that keep their starting weights", choices={
             "nothing": (),
             "inputs": _INPUTS,
             "up to block 2": _TRUNK[:4],

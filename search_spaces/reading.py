@@ -42,30 +42,39 @@ def load_space(name_or_path: str) -> Space:
 
 def _from_python(path: Path) -> Space:
     if not path.is_file():
-        raise UserError(f"{path} is no file; a Python file that defines SPACE was wanted")
+        raise UserError(f"{path} is not a file; a Python file that defines SPACE was expected")
     try:
         space = runpy.run_path(str(path)).get("SPACE")
     except (Exception, SystemExit) as error:
         raise UserError(f"{path} cannot be run: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(space, Space):
-        raise UserError(f"{path} defines no SPACE: SPACE = search_spaces.space.Space(...) was wanted")
+        raise UserError(f"{path} does not define SPACE: SPACE = search_spaces.space.Space(...) was expected")
     return space
 
 
 def _from_yaml(path: Path) -> Space:
-    content = read_mapping(path, _SPACE_FIELDS)
+    content = _without_old_names(read_mapping(path, (*_SPACE_FIELDS, "says")))
     problems = list(_problems(content))
     if problems:
         raise UserError(f"{path}: " + "; ".join(problems))
     return Space(
         name=str(content.get("name", path.stem)),
-        says=str(content.get("says", "")),
+        description=str(content.get("description", "")),
         fixed=content.get("fixed") or {},
         dimensions=tuple(_dimension(key, given) for key, given in content["dimensions"].items()),
         points=tuple(Point(name, values, path.name) for name, values in (content.get("points") or {}).items()),
         runs=content.get("runs", "training"),
         auxiliary=content.get("auxiliary", "wanted"),
     )
+
+
+def _without_old_names(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a file with `description` where files of earlier versions have `says`."""
+    dimensions = content.get("dimensions")
+    for table in (content, *(dimensions.values() if isinstance(dimensions, dict) else ())):
+        if isinstance(table, dict) and "says" in table:
+            table["description"] = table.pop("says")
+    return content
 
 
 def _dimension(key: str, given: Mapping[str, Any]) -> Dimension:
@@ -87,10 +96,10 @@ def _problems(content: Mapping[str, Any]) -> Iterator[str]:
             yield f"unknown field '{name}'{did_you_mean(name, _SPACE_FIELDS)}"
     for name in _MAPPINGS:
         if content.get(name) is not None and not _is_table(content[name]):
-            yield f"{name}: a mapping of keys to values was wanted"
+            yield f"{name}: a mapping of keys to values was expected"
     for name, allowed in (("runs", ("training", "prediction")), ("auxiliary", ("wanted", "optional"))):
         if content.get(name, allowed[0]) not in allowed:
-            yield f"{name}={content[name]!r}: {' or '.join(allowed)} was wanted"
+            yield f"{name}={content[name]!r}: {' or '.join(allowed)} was expected"
     if not content.get("dimensions"):
         yield "dimensions are missing, for example dimensions: {optim.lr: {low: 1e-4, high: 3e-3, log: true}}"
     elif _is_table(content["dimensions"]):
@@ -99,23 +108,23 @@ def _problems(content: Mapping[str, Any]) -> Iterator[str]:
     if _is_table(content.get("points")):
         for name, values in content["points"].items():
             if not _is_table(values):
-                yield f"point {name}: a mapping of keys to values was wanted"
+                yield f"point {name}: a mapping of keys to values was expected"
 
 
 def _dimension_problems(given: Any) -> Iterator[str]:
     if not _is_table(given):
-        yield "a mapping such as {low: 1e-4, high: 3e-3, log: true} or {choices: [l1, huber]} was wanted"
+        yield "a mapping such as {low: 1e-4, high: 3e-3, log: true} or {choices: [l1, huber]} was expected"
         return
     for name in given:
         if name not in _DIMENSION_FIELDS:
             yield f"unknown field '{name}'{did_you_mean(name, _DIMENSION_FIELDS)}"
     for name in _SWITCHES:
         if not isinstance(given.get(name, False), bool):
-            yield f"{name}={given[name]!r}: true or false was wanted"
+            yield f"{name}={given[name]!r}: true or false was expected"
     if not isinstance(given.get("choices", []), list | dict):
-        yield f"choices={given['choices']!r}: a list, or a mapping of name to value, was wanted"
+        yield f"choices={given['choices']!r}: a list, or a mapping of name to value, was expected"
     if not _is_table(given.get("when", {})):
-        yield f"when={given['when']!r}: a mapping was wanted, as {{loss.name: [huber]}} or {{distil.weight: nonzero}}"
+        yield f"when={given['when']!r}: a mapping was expected, as {{loss.name: [huber]}} or {{distil.weight: nonzero}}"
 
 
 def _is_table(value: Any) -> bool:

@@ -64,7 +64,7 @@ class Space:
     """
 
     name: str
-    says: str
+    description: str
     dimensions: tuple[Dimension, ...]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     points: tuple[Point, ...] = ()
@@ -160,7 +160,7 @@ class Space:
                 for key, wanted in dimension.when.items()
             )
             rows.append(
-                (dimension.key, dimension.range_in_words() + (f"; when {when}" if when else ""), dimension.says)
+                (dimension.key, dimension.range_in_words() + (f"; when {when}" if when else ""), dimension.description)
             )
         return rows
 
@@ -269,7 +269,7 @@ def _when_problems(key: str, condition: Dimension, wanted: Any) -> Iterator[str]
         return
     for value in wanted:
         if not any(same(value, choice) for choice in condition.choices):
-            yield f"{key}: when {condition.key}={word(value)} never holds ({condition.range_in_words()})"
+            yield f"{key}: when {condition.key}={word(value)} is never true ({condition.range_in_words()})"
 
 
 def _value_problems(space: Space, base: RunConfig) -> Iterator[str]:

@@ -11,17 +11,17 @@ _PERTURBED: dict[str, Values] = {"augment.strain_size": "nonzero", "augment.disp
 # fmt: off
 SPACE = Space(
     name="ssa",
-    says="strains and displacements of the training crystals, and agreement of the predictions",
+    description="strains and displacements of the training crystals, and agreement of the predictions",
     fixed={"augment.strain": "symmetry", "augment.displacement": "symmetry"},
     dimensions=(
-        Dimension("augment.strain_size", 1e-4, 5e-3, log=True, zero=True, says="of each strain component"),
-        Dimension("augment.displacement_size", 1e-3, 0.01, zero=True, says="A; below 0.001 A is as good as none"),
+        Dimension("augment.strain_size", 1e-4, 5e-3, log=True, zero=True, description="of each strain component"),
+        Dimension("augment.displacement_size", 1e-3, 0.01, zero=True, description="A; below 0.001 A it has no effect"),
         Dimension("augment.labels", choices=("kept", "corrected"), when=_PERTURBED, tasks="energies",
-                  says="corrected by the frozen CHGNet's energy difference"),
+                  description="corrected by the frozen CHGNet's energy difference"),
         Dimension("consistency.weight", 0.05, 2.0, log=True, zero=True, when=_PERTURBED, otherwise=0.0,
-                  says="of the distance of clean and perturbed prediction"),
+                  description="of the distance of clean and perturbed prediction"),
         Dimension("consistency.supervised", choices=(False, True), when={"consistency.weight": "nonzero"},
-                  says="half of the labels' loss on the perturbed crystal"),
+                  description="half of the labels' loss on the perturbed crystal"),
     ),
     points=(
         Point("E1", {"augment.strain_size": 1e-3, "augment.displacement_size": 0.005, "consistency.weight": 0.5,

@@ -49,7 +49,7 @@ class RunConfig(Section):
         0,
         ge=0,
         lt=2**63,
-        description="Random seed of batches, perturbations and new weights; the first one of an ensemble.",
+        description="Random seed for batches, perturbations and new weights (of an ensemble: its first member's).",
     )
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
@@ -319,26 +319,32 @@ def lever_problems(config: "RunConfig") -> list[str]:
 def _problems(config: "RunConfig") -> Iterator[str]:
     if config.model.width < FULL_WIDTH and config.model.start != "scratch":
         yield (
-            f"model.width={config.model.width}: the shipped weights are {FULL_WIDTH} wide, a narrower model wants "
+            f"model.width={config.model.width}: the shipped weights are {FULL_WIDTH} wide, a narrower model requires "
             "model.start=scratch"
         )
     if config.consistency.weight > 0 and not config.augment.active:
-        yield "consistency.weight > 0 wants a perturbation: set augment.strain or augment.displacement (size above 0)"
+        yield (
+            "consistency.weight > 0 requires a perturbation: set augment.strain or augment.displacement (with a size "
+            "above 0)"
+        )
     if config.tta.views == 1 and not config.tta.identity:
-        yield "tta.identity=false wants tta.views of 2 or more: one view is the plain prediction"
+        yield "tta.identity=false requires tta.views of at least 2: a single view is the plain prediction"
     if config.tta.views > 1 and not config.tta.active:
-        yield "tta.views > 1 wants a perturbation: set tta.strain or tta.displacement (size above 0)"
+        yield "tta.views > 1 requires a perturbation: set tta.strain or tta.displacement (size above 0)"
     if config.ensemble.combine == "soup" and config.model.start == "scratch":
-        yield "ensemble.combine=soup wants members of one start: model.start=scratch gives every seed its own"
+        yield "ensemble.combine=soup requires members with the same start; model.start=scratch gives every seed its own"
     if config.data.refit and config.ensemble.members > 1 and config.ensemble.combine in ("greedy", "stacked"):
         yield (
             f"ensemble.combine={config.ensemble.combine} chooses weights on the inner validation rows, which "
-            "data.refit=true trains on: use mean or median, or no refit"
+            "data.refit=true trains on: use mean or median, or set data.refit=false"
         )
     teacher = config.distil.teacher_start
     if config.distil.weight > 0 and teacher is not None and (teacher == "0.2.0") != (config.model.start == "0.2.0"):
-        yield "0.2.0 sees 5 A, the other weights 6 A: distil.teacher_start and model.start must see equally far"
+        yield (
+            "0.2.0 has a cutoff of 5 A, the other weights 6 A: distil.teacher_start and model.start must have the same "
+            "cutoff"
+        )
     if config.task in config.multitask.tasks:
-        yield f"multitask.tasks holds the target itself ({config.task}): name other tasks"
+        yield f"multitask.tasks contains the target itself ({config.task}): name other tasks"
     if len(set(config.multitask.tasks)) < len(config.multitask.tasks):
         yield "multitask.tasks names a task twice"

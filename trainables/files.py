@@ -53,7 +53,7 @@ def obstacle(path: Path) -> str:
         with tempfile.TemporaryFile(dir=above):
             return ""
     except OSError as error:
-        return f"nothing can be made in {above}: {error.strerror}"
+        return f"nothing can be created in {above}: {error.strerror}"
 
 
 def write_text(path: Path, text: str) -> None:

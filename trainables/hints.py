@@ -15,11 +15,11 @@ _ARCHITECTURE = (
 )
 _FOLDS = "there are five folds, Matbench's own for its tasks; `folds` chooses which of them are trained"
 _TEST_SHARE = (
-    "test rows are the five folds' own; data.val_share is the share of the training rows that is held out to choose "
+    "the five folds define the test rows; data.val_share is the share of the training rows that is held out to choose "
     "the epoch"
 )
-_DEVICE = "it is no setting of the model: use `device=cpu` or `device=cuda`"
-_WORKERS = "it is no setting of the model: use `processes`"
+_DEVICE = "it is not a setting of the model: use `device=cpu` or `device=cuda`"
+_WORKERS = "it is not a setting of the model: use `processes`"
 
 # Words of scikit-learn, Lightning, ALIGNN, CGCNN, Keras and others, without "_" and "-": keys here, or a reason.
 WORDS: dict[str, tuple[str, ...] | str] = {
@@ -138,12 +138,14 @@ WORDS: dict[str, tuple[str, ...] | str] = {
     ),
     **dict.fromkeys(("gpu", "gpus", "cuda", "cpu", "device", "accelerator", "devices"), _DEVICE),
     **dict.fromkeys(("workers", "numworkers", "nworkers", "njobs", "numthreads", "threads"), _WORKERS),
-    **dict.fromkeys(("target", "targetname", "property"), "the target is no setting: use `target` with `data`"),
+    **dict.fromkeys(("target", "targetname", "property"), "the target is not a setting: use `target` with `data`"),
     **dict.fromkeys(
         ("amp", "fp16", "bf16", "precision", "mixedprecision", "usefp16"),
         "training is in float32; `tf32` allows TF32 products on a GPU",
     ),
-    **dict.fromkeys(("compile", "torchcompile"), "it is no setting of the model: use `compiled=on` or `compiled=off`"),
+    **dict.fromkeys(
+        ("compile", "torchcompile"), "it is not a setting of the model: use `compiled=on` or `compiled=off`"
+    ),
     **dict.fromkeys(
         ("standardize", "normalize", "standardscalerandpca", "scaler", "normalization"),
         "targets are standardised by themselves (energies through a refitted reference of each element)",

@@ -30,7 +30,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """What is trained, and from where it starts."""
 
-    start: Start = Field("0.3.0", description="Weights to start from; scratch means random ones.")
+    start: Start = Field("0.3.0", description="Weights to start from; scratch means random weights.")
     init_seed: int | None = Field(
         None, ge=0, description="Seed for randomly initialised weights (default: the run's seed)."
     )
@@ -53,7 +53,7 @@ class OptimConfig(Section):
     """Optimiser and learning-rate schedule."""
 
     name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="Optimiser.")
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate, which the head has.")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate (of the head).")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Factor on the learning rate for each block further from the head."
     )
@@ -111,7 +111,8 @@ class PerturbConfig(Section):
     displacement: Literal["none", "symmetry", "free"] = Field("none", description="Kind of displacements.")
     displacement_size: float = Field(0.005, ge=0, le=0.1, description="Size of the displacements in A.")
     distribution: Literal["normal", "uniform"] = Field(
-        "normal", description="Distribution of strains and displacements; normal draws are cut off at 5 sizes."
+        "normal",
+        description="Distribution of strains and displacements; normal draws are truncated at 5 times the size.",
     )
 
     @property
@@ -209,7 +210,7 @@ class MultitaskConfig(Section):
     tasks: tuple[str, ...] = Field((), description="Auxiliary tasks; none switches joint training off.")
     epochs: int = Field(5, ge=1, description="Passes over the target's rows in the joint training.")
     mixing: Literal["proportional", "sqrt", "equal"] = Field(
-        "sqrt", description="How steps are shared: by rows, by their square root, or equally."
+        "sqrt", description="How steps are divided among tasks: by rows, by their square root, or equally."
     )
     weighting: Literal["fixed", "uncertainty"] = Field(
         "fixed", description="Weights of the losses; uncertainty learns their scales."

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -58,10 +58,36 @@ def keep_freed_memory() -> None:
     A training step frees and takes the same few hundred megabytes again; given back each time, every page of them is
     mapped and zeroed anew, which took up to a third of a step.
     """
+    _set_malloc(_KEEP | {_ARENA_MAX: 1})
+
+
+@contextlib.contextmanager
+def keeping_freed_memory() -> Iterator[None]:
+    """Let the C library keep freed memory meanwhile (see `keep_freed_memory`), in a process that is the caller's.
+
+    Afterwards what was kept is handed back, and blocks of any size come from where they came before: the threshold is
+    the one at which glibc's own adjustment ends in a process that has used large blocks (mallopt(3)).
+    """
+    _set_malloc(_KEEP)
+    try:
+        yield
+    finally:
+        _set_malloc(_USUAL)
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def _set_malloc(options: Mapping[int, int]) -> None:
     with contextlib.suppress(OSError, AttributeError):  # another C library has no mallopt
         mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26), (_ARENA_MAX, 1)):
+        for option, value in options.items():
             mallopt(option, value)
+
+
+# Of malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -2, -3, -4, -8
+_KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**26}
+_USUAL = {_MMAP_MAX: 2**16, _TRIM_THRESHOLD: 2**26, _TOP_PAD: 2**17, _MMAP_THRESHOLD: 2**25}
 
 
 @contextlib.contextmanager
@@ -126,9 +152,6 @@ def ignored_by_children() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # of malloc.h
 
 
 def end_with_parent() -> None:

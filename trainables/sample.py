@@ -177,7 +177,7 @@ def build_sample(n_crystals: int = SAMPLE_SIZE, *, progress: Progress = silent) 
         while len(kept) < n_crystals:
             block = list(itertools.islice(candidates, _BLOCK))
             if not block:
-                raise UserError(f"the synthetic sample has {len(kept)} crystals at most, {n_crystals} were wanted")
+                raise UserError(f"the synthetic sample has {len(kept)} crystals at most, {n_crystals} were requested")
             found = [pair for pair in labeller.label(block) if _is_sound(*pair)][: n_crystals - len(kept)]
             kept += found
             bar.advance(len(found))

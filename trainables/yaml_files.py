@@ -90,7 +90,7 @@ def read_mapping(path: Path, known: Collection[str]) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         kind = "a list" if isinstance(content, list) else "a single value"
-        raise UserError(f"{path} holds {kind}; keys with values were expected, for example optim: {{lr: 1e-3}}")
+        raise UserError(f"{path} contains {kind}; keys with values were expected, for example optim: {{lr: 1e-3}}")
     wrong = next((key for key in content if not isinstance(key, str)), None)
     if wrong is not None:
         raise UserError(f"{path}: key {wrong!r} is not text; write it in quotes if it is meant as a name")

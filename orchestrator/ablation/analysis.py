@@ -34,7 +34,7 @@ class Outcome:
 
     Attributes:
         name: "E3"; twins carry a suffix, as "E3-scratch" with the parent "E0-scratch".
-        says: one line.
+        description: one line.
         control: the experiment without the lever that costs the same in training (L3 for E3) or in use (E0 for E4 and
             B1, one model at prediction each, though their training costs more).
         change: what it changes against the parent, as "ensemble.members=3".
@@ -44,7 +44,7 @@ class Outcome:
         seconds: of training, for the same.
         n_models: a fold and replicate, teachers included.
         tier: honesty tier, as "scratch".
-        marks: what must be said beside every number.
+        caveats: what must be said beside every number.
         failed: why; the experiment then has a row without numbers.
         curve: of an ensemble: n_members, mae, min and max, as `evaluation.ensemble.error_curve` gives them for the
             plain mean of its members.
@@ -53,7 +53,7 @@ class Outcome:
     """
 
     name: str
-    says: str
+    description: str
     parent: str | None
     control: str | None
     change: str
@@ -63,7 +63,7 @@ class Outcome:
     device: str
     n_models: int
     tier: str
-    marks: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
     failed: str = ""
     curve: tuple[dict[str, float], ...] = ()
     views: int = 1
@@ -183,11 +183,11 @@ def _row(
     )
     return ExperimentRow(
         name=outcome.name,
-        description=outcome.says,
+        description=outcome.description,
         change=outcome.change,
         parent=outcome.parent,
         tier=outcome.tier,
-        caveats=tuple(outcome.marks),
+        caveats=outcome.caveats,
         failed=failure,
         errors=_scores(outcome.predictions, errors),
         cost=cost,
@@ -291,7 +291,7 @@ def _decision(contrast: Contrast, p_corrected: float | None) -> Decision:
 
 
 def _note(contrast: Contrast) -> str:
-    one_fold = "one fold: p is the bootstrap's, which knows nothing of the spread between trainings"
+    one_fold = "one fold: p is the bootstrap's, which ignores the spread between trainings"
     notes = [one_fold] if contrast.corrected_t is None else []
     if (n := contrast.bootstrap.n_clusters) < FEW_SYSTEMS:
         notes.append(f"few chemical systems ({n}): the interval is too narrow or missing")

@@ -20,10 +20,10 @@ from trainables.files import write_json, write_parquet, write_text
 
 DEFINITIONS = (
     "Difference: MAE of the experiment minus that of what it is compared with, on the same test rows, mean over folds; "
-    "negative speaks for the experiment. +-: population standard deviation over folds.",
-    "Replicates: how often an experiment was trained with other seeds; its errors are means over them, and +- seeds is "
-    "their standard deviation. An ensemble takes its seeds in groups, so it has fewer, and replicates of two "
-    "experiments are not paired by seed.",
+    "negative favours the experiment. +-: population standard deviation over folds.",
+    "Replicates: how often an experiment was trained, each time with different seeds; its errors are means over them, "
+    "and +- seeds is their standard deviation. An ensemble uses its seeds in groups, so it has fewer, and replicates "
+    "of two experiments are not paired by seed.",
     "95 % interval: bootstrap over chemical systems, with the trained models taken as given. p: Nadeau and Bengio's "
     "corrected t-test over folds (of a single fold: the bootstrap's). Corrected p: Holm's, over all comparisons with a "
     "parent; those with a control of equal cost, or with E0 where it is not the parent, are a second family.",
@@ -37,7 +37,7 @@ _TEXT_COLUMNS = frozenset(
     ("experiment", "what it is", "against", "control", "equal in", "tier", "device", "decision", "algorithm")
 )
 _STUDENTS = (
-    "Students of a fold share their teachers, so their spread over seeds leaves out the teachers'.",
+    "Students of a fold share their teachers, so their spread over seeds does not include the teachers'.",
     "E4's teachers are out-of-fold models of their own (each training row is labelled only by models that did not see "
     "it), so E3's seeds serve E0 and E3 but not E4.",
 )
@@ -129,7 +129,7 @@ def _equal_cost(analysis: Analysis, unit: str) -> Table:
         shown += ["" if cost is None else _number(cost.predictions, 0) for cost in both]
         rows.append([row.shown_name, control.name, control.equal_in, *shown, *(cells[column] for column in numbers)])
         notes += [f"{row.name}: {control.comparison.reason}"] if control.comparison.reason else []
-    notes.append("structures: processed in training; predictions: of a crystal at test time; its: the control's")
+    notes.append("structures: processed in training; predictions: per crystal at test time; its: the control's")
     title = f"Against a control of equal cost, in training or in use{unit}"
     return _sheet(title, ("experiment", "control", "equal in", *costs, *numbers), rows, notes)
 
@@ -166,8 +166,10 @@ def _experiments(analysis: Analysis, _unit: str) -> Table:
         spent = [_number(number, 0) for number in (cost.models, cost.structures, cost.seconds)]
         rows.append([row.shown_name, row.description, row.tier, *counts, *spent, _predictions(cost), cost.device])
     notes = [f"{row.name} changes {row.change}" for row in analysis.rows if row.change]
-    notes.append("models: trained, a fold and replicate; structures and seconds: in training, all folds, a replicate")
-    notes.append("predictions: of a crystal at test time, models x views")
+    notes.append(
+        "models: trained per fold and replicate; structures and seconds: in training, over all folds, per replicate"
+    )
+    notes.append("predictions: per crystal at test time, models x views")
     return _sheet("The experiments", columns, rows, notes)
 
 

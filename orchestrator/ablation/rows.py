@@ -25,7 +25,7 @@ class Comparison:
     """An experiment against another one, on the same test rows; no numbers where that cannot be.
 
     Attributes:
-        difference: in MAE, mean over folds, in the target's unit; negative speaks for the experiment.
+        difference: in MAE, mean over folds, in the target's unit; negative favours the experiment.
         interval: 95 %, from a bootstrap over chemical systems; None where there are too few.
         p: over folds where there are several, else the bootstrap's, which is p_bootstrap.
         p_corrected: Holm's, over all comparisons of its family.

@@ -144,7 +144,7 @@ def plan_ablation(rungs: Sequence[Rung], runs: ModelGraph, options: AblationOpti
         needed = _keys(runs, rung.recipes.values())
         new = needed - set().union(*known.values())
         shared = tuple(name for name, keys in known.items() if keys & needed)
-        experiments.append(PlannedExperiment(rung.name, rung.experiment.says, len(needed), len(new), shared))
+        experiments.append(PlannedExperiment(rung.name, rung.experiment.description, len(needed), len(new), shared))
         known[rung.name] = needed
     levels = runs.levels()
     every = [run for level in levels for run in level]
@@ -243,7 +243,7 @@ def _outcome(rung: Rung, runs: ModelGraph, options: AblationOptions) -> Outcome:
     cost = [_cost(rung, runs, replicate) for replicate in good]
     return Outcome(
         name=rung.name,
-        says=rung.experiment.says,
+        description=rung.experiment.description,
         parent=rung.parent,
         control=rung.control,
         change=rung.change,
@@ -255,7 +255,7 @@ def _outcome(rung: Rung, runs: ModelGraph, options: AblationOptions) -> Outcome:
         n_members=len(next(iter(rung.recipes.values())).members),
         n_models=len(_keys(runs, [next(iter(rung.recipes.values()))])),
         tier=runs.context.dataset.task.tier(rung.config.uses_pretrained),
-        marks=tuple(told),
+        caveats=tuple(told),
         failed="" if good else first,
         curve=_curve(members),
     )

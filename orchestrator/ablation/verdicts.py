@@ -31,7 +31,7 @@ def sentences_of(
         ladder = _Ladder(suffix, rows, pairs, unit, published, comparable)
         found += [f"{suffix[1:]} ladder: {said}" if suffix else said for said in ladder.sentences()]
     marked = [f"{name} ({'; '.join(row.caveats)})" for name, row in rows.items() if row.caveats]
-    return found + ([f"Marked, to be read with every number of theirs: {', '.join(marked)}."] if marked else [])
+    return found + ([f"Caveats for every number of these experiments: {', '.join(marked)}."] if marked else [])
 
 
 def suffixes(names: Iterable[str]) -> list[str]:
@@ -93,7 +93,7 @@ class _Ladder:
     def _ensemble(self) -> str:
         mae = self.rows[self._name("E3")].mae
         if mae is None:
-            return f"Ensemble: {self._name('E3')} failed, so that nothing can be said of it."
+            return f"Ensemble: {self._name('E3')} failed, so nothing can be said about it."
         if not self.published:
             unjudged = "whether it is near the best published result, and so whether to distil it, cannot be judged"
             return f"Ensemble: {unjudged}: give `published` predictions for these test rows."
@@ -129,7 +129,7 @@ class _Ladder:
         mine, other = self._costs("E3", "L3", lambda cost: cost.predictions)
         if not other or mine == other:
             return said
-        return f"{said} Use is not equal: {mine:,} predictions a crystal against {other:,}."
+        return f"{said} Use is not equal: {mine:,} predictions per crystal against {other:,}."
 
     def _equal_use(self) -> str:
         said = f"Equal cost of use, the student against labels alone: {self._said('E4', 'E0')}."

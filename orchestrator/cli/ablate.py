@@ -65,7 +65,10 @@ def ablate(
     ] = None,
     budget: Annotated[
         Budget,
-        typer.Option(help="equal-steps takes the joint training's steps from the epochs.", rich_help_panel=_LADDER),
+        typer.Option(
+            help="With equal-steps, joint training counts towards the epochs of its experiment.",
+            rich_help_panel=_LADDER,
+        ),
     ] = "own",
     config: ConfigFile = None,
     settings: Settings = None,

@@ -89,7 +89,9 @@ def prepare(
     limit: Limit = None,
     start: Annotated[
         Literal["0.3.0", "r2scan", "0.2.0", "scratch"],
-        typer.Option(help="Weights that the graphs are for; 0.2.0 sees 5 A, all others 6 A.", rich_help_panel="Data"),
+        typer.Option(
+            help="Weights that the graphs are for; 0.2.0 has a cutoff of 5 A, all others 6 A.", rich_help_panel="Data"
+        ),
     ] = "0.3.0",
 ) -> None:
     """Fetch and check a task's data and build its graphs, so that training starts immediately."""
@@ -189,7 +191,7 @@ def _check_run(run: Path) -> None:
         return
     if run.is_dir() and any(run.glob("fold_*/fold.json")):
         raise UserError(f"{run / 'run.json'} is missing: run its `crystaltune train` again, which writes it")
-    what = "is no folder of a run" if run.is_dir() else "is a file" if run.exists() else "does not exist"
+    what = "is not the folder of a run" if run.is_dir() else "is a file" if run.exists() else "does not exist"
     raise UserError(f"{run} {what}: train one first: `crystaltune train TASK --out {run}`")
 
 

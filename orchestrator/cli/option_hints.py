@@ -114,7 +114,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(
         ("testsize", "testratio", "testsplit", "testdata"),
-        ("test rows are the five folds' own; --set data.val_share chooses the validation rows among the rest",),
+        ("the five folds define the test rows; --set data.val_share chooses the validation rows among the rest",),
     ),
     **dict.fromkeys(("isenergy", "formationenergy"), ("--energy",)),
     **dict.fromkeys(("allowtf32",), ("--tf32",)),

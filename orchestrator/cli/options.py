@@ -44,7 +44,7 @@ Folds = Annotated[str, typer.Option(help="Folds to train: 0-4, 0, or 0,2.", rich
 Published = Annotated[
     Path | None,
     typer.Option(
-        help="CSV of published test predictions (mbid, fold, target, one column an algorithm).", rich_help_panel=_DATA
+        help="CSV of published test predictions (mbid, fold, target, one column per algorithm).", rich_help_panel=_DATA
     ),
 ]
 ConfigFile = Annotated[
@@ -105,7 +105,7 @@ def chosen_settings(config: Path | None, settings: Sequence[str] | None, task: s
     changes = parse_assignments(settings or [])
     for key, chosen_by in (("task", "the command's first argument"), ("fold", "--folds or --fold")):
         if key in changes:
-            raise UserError(f"--set {key}={changes[key]}: it is chosen by {chosen_by}, not by a setting")
+            raise UserError(f"--set {key}={changes[key]}: use {chosen_by} instead of a setting")
     return merged({}, content, changes)
 
 

@@ -245,7 +245,7 @@ def loggers(mlflow: str | None, wandb: str | None) -> Callable[[], Sequence[Any]
     for option, package in (("--mlflow", "mlflow" if mlflow else None), ("--wandb", "wandb" if wandb else None)):
         if package is not None and find_spec(package) is None:
             raise UserError(
-                f"{option} wants the package {package}: install crystaltune[{package}], for example by "
+                f"{option} requires the package {package}: install crystaltune[{package}], for example by "
                 f"`uv sync --extra {package}`"
             )
 

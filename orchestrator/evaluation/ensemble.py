@@ -85,7 +85,7 @@ def combine(method: Combine, prediction: Values, weights: Values | None = None) 
         return np.asarray(np.median(prediction, axis=0))
     if weights is None:
         if method != "mean":
-            raise ValueError(f"{method} wants the weights that choose_weights gave")
+            raise ValueError(f"{method} needs the weights that choose_weights returned")
         weights = _equal(len(prediction))
     _check_weights(weights, len(prediction))
     return np.asarray(weights @ prediction)
@@ -143,9 +143,9 @@ def soup(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | Valu
         UserError: states that are not of one model.
     """
     if not states:
-        raise UserError("a soup wants at least one model")
+        raise UserError("a soup needs at least one model")
     for place, state in enumerate(states):
-        _refuse_another_model(states[0], state, place)
+        _require_same_model(states[0], state, place)
     shares = _equal(len(states)) if weights is None else np.asarray(weights, dtype=np.float64)
     _check_weights(shares, len(states))
     mixed = {}
@@ -159,7 +159,7 @@ def _average(tensors: list[Tensor], shares: Values) -> Tensor:
     return torch.stack([share * tensor.double() for share, tensor in zip(shares.tolist(), tensors, strict=True)]).sum(0)
 
 
-def _refuse_another_model(first: Mapping[str, Tensor], other: Mapping[str, Tensor], place: int) -> None:
+def _require_same_model(first: Mapping[str, Tensor], other: Mapping[str, Tensor], place: int) -> None:
     names = sorted(first.keys() ^ other.keys())
     if names:
         raise UserError(f"model {place} is not of model 0's kind: only one of them has {listed(names, 3)}")
@@ -285,7 +285,9 @@ def _subsets(m: int, size: int, rng: np.random.Generator) -> list[tuple[int, ...
 
 def _check(prediction: NDArray[Any], target: NDArray[Any] | None = None) -> None:
     if prediction.ndim != 2 or len(prediction) == 0:
-        raise ValueError(f"predictions have shape {prediction.shape}; members x rows are wanted, one member at least")
+        raise ValueError(
+            f"predictions have shape {prediction.shape}; expected members x rows, with at least one member"
+        )
     if target is not None and target.shape != prediction.shape[1:]:
         raise ValueError(f"targets have shape {target.shape}, predictions {prediction.shape}: one target a column")
     for name, values in (("predictions", prediction), ("targets", target)):
@@ -295,9 +297,9 @@ def _check(prediction: NDArray[Any], target: NDArray[Any] | None = None) -> None
 
 def _check_weights(weights: Values, m: int) -> None:
     if weights.shape != (m,):
-        raise ValueError(f"weights have shape {weights.shape}; one for each of {m} members is wanted")
+        raise ValueError(f"weights have shape {weights.shape}; one is needed for each of {m} members")
     if not (weights >= 0).all() or abs(float(weights.sum()) - 1) > 1e-6:
-        raise ValueError(f"weights are at least 0 and of sum 1; these are {weights.tolist()}")
+        raise ValueError(f"weights must be non-negative and sum to 1, got {weights.tolist()}")
 
 
 METHODS: dict[Combine, Callable[[OutOfFold, int], Values | None]] = {

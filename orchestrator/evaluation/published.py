@@ -19,7 +19,7 @@ def published_scores(file: Path, predictions: pd.DataFrame) -> dict[str, Predict
     """Score every algorithm in a table of published test predictions, on the rows predicted here.
 
     Args:
-        file: CSV with mbid, fold, target, then one column an algorithm.
+        file: CSV with mbid, fold, target, then one column per algorithm.
         predictions: columns id, fold, target.
 
     Raises:
@@ -55,7 +55,7 @@ def check_published(file: Path, dataset: Dataset, folds: Sequence[int]) -> None:
     target = pd.to_numeric(table.iloc[:, 1].loc[ids], errors="coerce").to_numpy(np.float64)
     other = ~np.isclose(target, dataset.targets[chosen], rtol=1e-4, atol=1e-4)
     if other.any():
-        raise UserError(f"`published={file}` has other targets than the data for {listed(ids[other], 3)}")
+        raise UserError(f"`published={file}` has targets that differ from the data's for {listed(ids[other], 3)}")
 
 
 def read_published(file: Path) -> pd.DataFrame:

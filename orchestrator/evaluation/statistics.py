@@ -95,7 +95,7 @@ def nadeau_bengio(differences: NDArray[np.float64], test_share: float = FIVE_FOL
         ValueError: differences that are not finite, or a share that is not positive.
     """
     if not np.isfinite(differences).all() or not test_share > 0:
-        raise ValueError(f"wanted finite differences and a positive test share, got {differences} and {test_share}")
+        raise ValueError(f"expected finite differences and a positive test share, got {differences} and {test_share}")
     n = len(differences)
     if n < 2:
         return None
@@ -157,7 +157,7 @@ def _per_cluster(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return sums and counts of the rows by cluster and fold, both (n_clusters, n_folds): all that a resample needs."""
     if not 0 < len(difference) == len(fold) == len(cluster):
-        raise ValueError(f"wanted as many folds and clusters as rows: {len(difference)}, {len(fold)}, {len(cluster)}")
+        raise ValueError(f"expected as many folds and clusters as rows: {len(difference)}, {len(fold)}, {len(cluster)}")
     if not np.isfinite(difference).all():
         raise ValueError(f"{int((~np.isfinite(difference)).sum())} differences are not finite")
     owner, names = pd.factorize(pd.Series(list(cluster), dtype=object))  # a Series keeps tuples whole
@@ -229,7 +229,7 @@ def chemical_system(formula: str) -> str:
     """
     elements = sorted(set(_SYMBOL.findall(formula)))
     if not elements or _AMOUNTS.sub("", _SYMBOL.sub("", formula)) or not set(elements) <= set(SYMBOLS):
-        raise ValueError(f"{formula!r} is no chemical formula such as Al2O3 or K4 Mn4 O8")
+        raise ValueError(f"{formula!r} is not a chemical formula such as Al2O3 or K4 Mn4 O8")
     return "-".join(elements)
 
 
@@ -287,7 +287,7 @@ class _RowErrors:
         ids, fold, error = (frame.sort_values("id")[column].to_numpy() for column in names)
         repeated = ids[1:][ids[1:] == ids[:-1]]
         if len(repeated):
-            raise ValueError(f"{name} has ids more than once: {listed(repeated, 5)}")
+            raise ValueError(f"{name} lists ids more than once: {listed(repeated, 5)}")
         if unusable := int((~np.isfinite(error.astype(float))).sum()):
             raise ValueError(f"{name} has {unusable} errors that are not finite")
         return cls(ids, fold, error.astype(np.float64))

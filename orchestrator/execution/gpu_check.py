@@ -34,8 +34,8 @@ def unused_gpu() -> str:
             f"PyTorch {torch.__version__} (CUDA {torch.version.cuda}) can use: correct or unset it"
         )
     return (
-        f"this machine has an NVIDIA GPU, but its driver {driver} does not serve PyTorch {torch.__version__}, which is "
-        f"built for CUDA {torch.version.cuda}: update the driver, or install a PyTorch built for an older CUDA"
+        f"this machine has an NVIDIA GPU, but its driver {driver} does not support PyTorch {torch.__version__}, which "
+        f"is built for CUDA {torch.version.cuda}: update the driver, or install a PyTorch built for an older CUDA"
     )
 
 

@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ import torch
 from orchestrator.execution.gpu_check import unused_gpu
 from orchestrator.report.progress import NamedProgress, QueueProgress, relay
 from trainables.errors import UserError
-from trainables.processes import ignored_by_children, keep_freed_memory, n_cores, spawned_pool
+from trainables.processes import ignored_by_children, keep_freed_memory, keeping_freed_memory, n_cores, spawned_pool
 from trainables.progress import Progress
 
 Job = TypeVar("Job")
@@ -73,8 +73,9 @@ def run_jobs(
     """
     if not isolate and (where.processes == 1 or len(jobs) == 1):
         for index, (name, job) in enumerate(jobs):
-            with _threads(where.threads):
-                result = work(job, where.devices[index % len(where.devices)], NamedProgress(progress, name))
+            device = where.devices[index % len(where.devices)]
+            with _threads(where.threads), keeping_freed_memory() if device == "cpu" else nullcontext():
+                result = work(job, device, NamedProgress(progress, name))
             yield name, result
         return
     with ignored_by_children():  # with the queue a process begins that tracks its resources

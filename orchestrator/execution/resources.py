@@ -31,7 +31,7 @@ class Resources:
 
     def __post_init__(self) -> None:
         if self.tf32 and self.device == "cpu":  # what else does not fit, only the machine says: check
-            raise UserError("TF32 is a number format of NVIDIA GPUs, this run is on the cpu: leave out `tf32`")
+            raise UserError("TF32 is a number format of NVIDIA GPUs, but this run is on the cpu: leave out `tf32`")
 
     def plan(self, n_jobs: int) -> Allocation:
         """Return how that many jobs run here."""

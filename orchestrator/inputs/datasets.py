@@ -75,6 +75,6 @@ def prepare_data(source: Source, start: str, progress: Progress) -> str:
     odd = f"; {int(store.failed.sum())} without a graph, {int((store.n_isolated > 0).sum())} with isolated atoms"
     return (
         f"{dataset.task.name}: {len(dataset):,} rows{official}, {dataset.structures.n_atoms.mean():.1f} atoms, "
-        f"{2 * store.counts[:, 1].mean():.0f} bonds, {store.counts[:, 3].mean():.0f} angles a crystal{odd}; "
+        f"{2 * store.counts[:, 1].mean():.0f} bonds, {store.counts[:, 3].mean():.0f} angles per crystal{odd}; "
         f"graphs: {store.n_bytes / 1e6:.0f} MB in {store.folder}"
     )

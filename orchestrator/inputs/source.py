@@ -79,7 +79,7 @@ def check_source(source: Source) -> None:
         return
     if source.file is not None:
         _check_official_file(source.task, task, source.file)
-    _refuse_own_target(source, task)
+    _validate_target(source, task)
 
 
 def check_name(name: str) -> None:
@@ -132,7 +132,7 @@ def _nearest_file(file: Path) -> Path | None:
 
 def _check_official_file(name: str, task: Task, file: Path) -> None:
     if task.synthetic:
-        raise UserError(f"'{name}' names the synthetic sample; give your table another task name")
+        raise UserError(f"'{name}' is the name of the synthetic sample; give your table another task name")
     if not is_matbench_layout(file):
         raise UserError(
             f"{file} is not a Matbench table (json.gz with index, columns and data); for a table of your own choose a "
@@ -140,7 +140,7 @@ def _check_official_file(name: str, task: Task, file: Path) -> None:
         )
 
 
-def _refuse_own_target(source: Source, task: Task) -> None:
+def _validate_target(source: Source, task: Task) -> None:
     """Reject a target, unit or kind that differs from what a known task predicts; saying the same is no mistake."""
     wrong = []
     if source.target is not None and source.target != task.target:

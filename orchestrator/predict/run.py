@@ -74,7 +74,9 @@ def predict_structures(folds: Sequence[LoadedFold], dataset: Dataset, progress: 
                 bar.advance(len(rows))
             values[index] = fold.combine(members)
     if fallback.any():
-        progress.message(f"{int(fallback.sum())} rows have isolated atoms or no graph: their composition model is used")
+        progress.message(
+            f"{int(fallback.sum())} rows have isolated atoms or no graph: the composition model is used for them"
+        )
     return pd.DataFrame({"id": dataset.ids, "prediction": values.mean(0), "std": values.std(0), "fallback": fallback})
 
 

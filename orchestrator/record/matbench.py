@@ -60,8 +60,8 @@ _TIER_TEXT = {
     "pretrained-structure-overlap": _PRETRAINED + "This task's crystals come from the Materials Project too, so "
     "test structures (not this property's labels) may have been seen in pretraining.",
     "pretrained-label-overlap": _PRETRAINED + "This task's crystals and energies come from the Materials Project "
-    "too, so test structures and their energies may have been seen in pretraining: this score does not compare "
-    "with models trained on the Matbench training folds alone.",
+    "too, so test structures and their energies may have been seen in pretraining: this score is not "
+    "comparable with models trained on the Matbench training folds alone.",
 }
 
 
@@ -315,7 +315,7 @@ def _info(description: AlgorithmDescription, n_rows: int) -> dict[str, Any]:
 def _run_script(task: Task, settings: Mapping[str, Any]) -> str:
     """Return the .py file that Matbench requires beside every record: how its results were made."""
     return (
-        '"""Makes the results again; info.json lists the versions it ran with."""\n\n'
+        '"""Reproduce the results; info.json lists the versions it ran with."""\n\n'
         "import crystaltune\n\n"
         f"SETTINGS = {pprint.pformat(dict(settings), sort_dicts=False, width=110)}\n\n"
         'if __name__ == "__main__":\n'

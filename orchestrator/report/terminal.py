@@ -95,7 +95,7 @@ def task_table() -> Table:
         table.add_row(
             task.name, task.target, task.unit, f"{task.official_rows:,}", task.overlap.removeprefix("pretrained-")
         )
-    table.caption = "tier: how the pretraining data of CHGNet (MPtrj) overlap; start=scratch has its own tier"
+    table.caption = "tier: how CHGNet's pretraining data (MPtrj) overlap with the task; start=scratch has its own tier"
     return table
 
 
@@ -106,13 +106,13 @@ def spaces_table(spaces: Iterable[Space]) -> Table:
     table.add_column("dimensions", justify="right", no_wrap=True)
     table.add_column("what")
     for space in spaces:
-        table.add_row(space.name, str(len(space.dimensions)), space.says)
+        table.add_row(space.name, str(len(space.dimensions)), space.description)
     return table
 
 
 def space_table(space: Space) -> Table:
     """Return the dimensions of a space."""
-    table = Table(title=f"{space.name}: {space.says}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=f"{space.name}: {space.description}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("key", "range", "what"):
         table.add_column(column, no_wrap=column == "key")
     for row in space.table():

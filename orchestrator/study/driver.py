@@ -15,7 +15,7 @@ from trainables.errors import CannotWrite, UserError
 from trainables.training.result import StepResult
 
 MOST_TRIES = 3  # of a trial whose process is killed
-Decision = Literal["go on", "stop"]
+Decision = Literal["continue", "stop"]
 
 
 class Callback(Protocol):
@@ -121,7 +121,7 @@ class StudyDriver:
             for callback in self._callbacks:
                 callback.on_trial_result(trial, result)
             self._judge(trial)
-        return "go on" if trial.state == TrialState.RUNNING and not self.ends_now else "stop"
+        return "continue" if trial.state == TrialState.RUNNING and not self.ends_now else "stop"
 
     def failed(self, number: int, reason: str) -> None:
         """Take note of a trial that raised an error: it has failed."""

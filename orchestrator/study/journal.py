@@ -138,7 +138,9 @@ class Journal:
         try:
             content = self._path.read_bytes()
         except OSError as error:
-            raise UserError(f"{self._path} cannot be read ({error.strerror}): this is no folder of a study") from None
+            raise UserError(
+                f"{self._path} cannot be read ({error.strerror}): this is not the folder of a study"
+            ) from None
         whole = content[: content.rfind(b"\n") + 1]
         if mend and len(whole) < len(content):
             progress.message(f"{self._path.name}: the last line was cut off and is left out")

@@ -132,7 +132,7 @@ def manifest_of(context: TaskContext, space: Space, config: RunConfig, options: 
         auxiliary={name: context.auxiliary[name].digest for name in config.multitask.tasks},
         fold=options.fold,
         seed=options.seed,
-        space=space.describe() | {"says": space.says},
+        space=space.describe() | {"says": space.description},
         space_table=[list(row) for row in space.table()],
         runs=space.runs,
         objectives=options.objectives,

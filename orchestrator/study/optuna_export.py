@@ -71,4 +71,4 @@ class OptunaExport:
         except Exception as error:
             self._broken = True
             reason = " ".join(str(error).split())[:120]
-            self._progress.message(f"optuna.db is not kept up to date any more ({reason}); the study goes on")
+            self._progress.message(f"optuna.db is no longer updated ({reason}); the study continues")

@@ -211,7 +211,7 @@ class _Reporting(FIFOScheduler):
             self._here.driver.failed(trial.config[TRIAL], f"a result without {', '.join(missing)}")
             return str(TrialScheduler.STOP)
         decision = self._here.driver.report(trial.config[TRIAL], _step(result), done=bool(result.get("done")))
-        return str(TrialScheduler.CONTINUE if decision == "go on" else TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE if decision == "continue" else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         self.on_trial_result(tune_controller, trial, result)

@@ -110,7 +110,7 @@ def search(
                 raise
             finally:
                 analysis = report(out)
-    _refuse_if_all_failed(analysis, out)
+    _require_a_finished_trial(analysis, out)
     if not finished:
         progress.message("the time budget ended before the study did: continue it with `resume=True`")
     return analysis
@@ -297,7 +297,7 @@ def _cost(study: _Study) -> Callable[[Trial], float]:
     return lambda trial: float(trial.structures)
 
 
-def _refuse_if_all_failed(analysis: Analysis, out: Path) -> None:
+def _require_a_finished_trial(analysis: Analysis, out: Path) -> None:
     """Raise a UserError where every trial failed."""
     ended = [trial for trial in analysis.searched.values() if trial.state != TrialState.RUNNING]
     if ended and all(trial.state == TrialState.FAIL for trial in ended):

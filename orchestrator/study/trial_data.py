@@ -52,7 +52,7 @@ def trial_data(
     Raises:
         UserError: teachers or models that failed, or levers that a search does not have.
     """
-    _refuse(space, base)
+    _validate_levers(space, base)
     folder = folder.resolve()  # trials run elsewhere
     split, _ = context.split(ModelSpec(base.member(0)))
     stores = {key: _store(context, *key) for key in sorted(stores_wanted(space, base))}
@@ -103,7 +103,7 @@ def _store(context: TaskContext, start: Start, skin: float) -> Path:
     return context.store(start) if skin == 0 else context.store_with_skin(start, skin)
 
 
-def _refuse(space: Space, base: RunConfig) -> None:
+def _validate_levers(space: Space, base: RunConfig) -> None:
     varied = {key for dimension in space.dimensions for key in dimension.sets}
     if base.multitask.keep_overlap:
         raise UserError("multitask.keep_overlap=true would show test crystals to a search: leave it false")

@@ -43,7 +43,7 @@ def _parity(rows: PredictedRows, unit: str) -> Picture:
         marker = {"color": "var(--blue)", "size": 6, "opacity": 0.6}
         hover = "%{text}<br>target %{x:.4g}<br>prediction %{y:.4g}<extra></extra>"
         figure.add_scatter(x=target, y=prediction, mode="markers", text=rows.names, marker=marker, hovertemplate=hover)
-        shown = "A dot for each test row."
+        shown = "One dot per test row."
     ends = [low - margin, high + margin]
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": "var(--grey)", "dash": "dash"}, hoverinfo="skip")
     figure.update_xaxes(title=f"target{unit}", range=ends)

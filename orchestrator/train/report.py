@@ -232,7 +232,7 @@ def _cost(results: Results) -> Section:
     facts = [
         ("models", f"{len(models):,}"),
         ("training", f"{readable(seconds)}, all models together"),
-        ("structures", f"{structures:,} processed, {structures / max(seconds, 1e-9):,.0f} a second and model"),
+        ("structures", f"{structures:,} processed, {structures / max(seconds, 1e-9):,.0f} per second and model"),
         ("device", ", ".join(devices)),
         ("compiled", ", ".join(sorted({"yes" if model.compiled else "no" for model in models}))),
     ]
@@ -252,7 +252,7 @@ def _repeat(results: Results) -> Section:
     ]
     said = ["The same rows and settings give the same digits on a CPU, whatever the number of processes."]
     if results.scores.official_rows is None and not results.scores.synthetic:
-        said.append("The table is your own: name its file, target and unit as they were.")
+        said.append("This is your own table: pass its file, target and unit as before.")
     return Section("How to repeat it", said, facts=facts, commands=[code])
 
 

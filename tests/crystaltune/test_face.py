@@ -182,9 +182,27 @@ def test_mistakes_are_told_in_one_line_without_options(arguments: dict[str, Any]
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_keyword_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'epochs'"):
-        ct.train(frame(6), target="gap", epochs=3)  # type: ignore[call-arg]
+@pytest.mark.parametrize(
+    ("keyword", "words"),
+    [
+        ("epochs", "it is a setting, so use settings={'optim.epochs': ...}"),
+        ("fold", "did you mean 'folds'?"),
+        ("setting", "did you mean 'settings'?"),
+        ("targets", "did you mean 'target'?"),
+        ("zzz", "it takes data, settings, config, folds, auxiliary, published, out, progress, compiled, device"),
+    ],
+)
+def test_an_unknown_keyword_is_a_type_error_that_says_what_may_be_meant(keyword: str, words: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        ct.train(frame(6), **{keyword: 3})
+    assert f"train() got an unexpected keyword argument '{keyword}'" in str(caught.value)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [["a"], 3, None, {"structure": []}])
+def test_data_of_another_type_are_refused_in_one_line(data: Any) -> None:
+    with pytest.raises(ct.UserError, match=rf"`data` of type {type(data).__name__} cannot be read: use a task's name"):
+        ct.train(data)
 
 
 # Set by pytest itself, and by OpenMP's and Ray's own packages when they are imported.

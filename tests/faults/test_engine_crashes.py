@@ -67,7 +67,7 @@ def test_a_crash_of_the_engine_is_in_the_journal_and_in_both_reports(
     (told,) = crashes_of(Journal(tmp_path / "journal.jsonl").read())
     assert (told.phase, told.reason) == ("search", "TypeError: cannot pickle '_thread.RLock' object")
     analysis = report(tmp_path)
-    assert any("crashed once, at last with: TypeError" in sentence for sentence in analysis.sentences)
+    assert any("crashed once, most recently with: TypeError" in sentence for sentence in analysis.sentences)
     for name in ("report.html", "report.md"):
         text = (tmp_path / name).read_text()
         assert "Crashes of the engine" in text

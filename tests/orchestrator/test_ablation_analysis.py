@@ -252,7 +252,7 @@ def test_multi_task_training_is_kept_or_dropped(full: Analysis) -> None:
 
 def test_equal_cost_is_said_of_the_ensemble_and_of_the_student(full: Analysis) -> None:
     ensemble = sentence(full, "Equal cost of training, the ensemble")
-    assert ensemble.endswith(": better. Use is not equal: 3 predictions a crystal against 1.")
+    assert ensemble.endswith(": better. Use is not equal: 3 predictions per crystal against 1.")
     student = sentence(full, "Equal cost of use, the student")
     assert "E4 against E0: -0.0" in student
     assert student.endswith(" Training is not equal: with its teachers 4.0 times the structures.")

@@ -128,7 +128,7 @@ def test_the_page_holds_everything_and_links_nowhere(full: Analysis) -> None:
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', bare)) <= {(i, "") for i in ids} | {("", i) for i in ids}
     assert "PARTIAL" in page
-    hostile = document(analysed({"E0": outcome("E0", predictions(0), says="<b>bold</b>")}), ABOUT).html()
+    hostile = document(analysed({"E0": outcome("E0", predictions(0), description="<b>bold</b>")}), ABOUT).html()
     assert "&lt;b&gt;bold" in hostile
     assert document(full, ABOUT).html() == page
 

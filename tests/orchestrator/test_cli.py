@@ -163,7 +163,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("train", "jdft2d", "--set", "fold=2"), "--set fold=2: it is chosen by --folds"),
     (("train", "jdft2d", "--set", "optim.lr=true"), "optim.lr=True: input should be a number"),
     (("train", "jdft2d", "--set", "optim.lr=[" + "1, " * 500 + "1]"), "... (1,503 characters)"),
-    (("train", "jdft2d", "--out", "/proc/run"), "--out /proc/run cannot be created (nothing can be made in /proc"),
+    (("train", "jdft2d", "--out", "/proc/run"), "--out /proc/run cannot be created (nothing can be created in /proc"),
     (("train", "jdft2d", "--out", "README.md/run"), "README.md/run cannot be created"),
     (("train", "jdft2d", "--out", "d" * 300), "File name too long"),
     (("predict", "README.md", "missing.csv"), "README.md is a file"),

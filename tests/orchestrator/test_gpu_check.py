@@ -31,7 +31,7 @@ def test_an_old_driver_is_told_with_both_versions(text: str, version: str, tmp_p
     said = Said()
     tell_unused_gpu("auto", said)
     assert len(said.lines) == 1
-    assert f"its driver {version} does not serve PyTorch {torch.__version__}" in said.lines[0]
+    assert f"its driver {version} does not support PyTorch {torch.__version__}" in said.lines[0]
     assert "built for CUDA 13.2" in said.lines[0]
     assert said.lines[0].endswith("Running on the CPU.")
 

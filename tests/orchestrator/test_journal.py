@@ -97,7 +97,7 @@ def test_a_damaged_line_in_the_middle_is_refused_with_its_number(tmp_path: Path,
 
 def test_an_empty_a_missing_and_another_file_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "journal.jsonl"
-    assert refusal(file) == f"{file} cannot be read (No such file or directory): this is no folder of a study"
+    assert refusal(file) == f"{file} cannot be read (No such file or directory): this is not the folder of a study"
     begins = f"{file} does not begin as a study's journal does (was it cut off?): restore a copy of that file, "
     for content in (b"", b'{"event": "beg', b'{"event": "trial", "number": 0}\n'):
         file.write_bytes(content)

@@ -142,7 +142,7 @@ def test_every_experiment_is_one_readable_change_of_a_parent_that_exists() -> No
     for name, experiment in EXPERIMENTS.items():
         assert experiment.parent is None or experiment.parent in EXPERIMENTS
         assert experiment.control is None or experiment.control in EXPERIMENTS
-        assert experiment.says
+        assert experiment.description
         for task in (TASKS["matbench_mp_e_form"], TASKS["matbench_mp_gap"]):
             config = configuration(name, task, {"task": task.name}, auxiliary=("other",))
             parent = experiment.parent and configuration(

@@ -240,8 +240,8 @@ def test_a_copy_that_cannot_be_written_says_so_once_and_the_study_goes_on(
     Runner(saved=runner.saved).run(driver_of(file, callbacks=[mirror], n=4))
     assert events_of(file) == events_of(plain)
     (line,) = said.lines
-    assert line.startswith("optuna.db is not kept up to date any more (")
-    assert line.endswith("); the study goes on")
+    assert line.startswith("optuna.db is no longer updated (")
+    assert line.endswith("); the study continues")
     assert "\n" not in line
 
 

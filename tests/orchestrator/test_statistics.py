@@ -254,7 +254,7 @@ def test_tables_that_do_not_match_are_refused_with_what_differs() -> None:
         compare(rows, rows[:-2], known)
     with pytest.raises(ValueError, match="1 ids are in another fold at the parent: row-002"):
         compare(rows, rows.assign(fold=rows["fold"].where(rows["id"] != "row-002", 0)), known)
-    with pytest.raises(ValueError, match="the parent has ids more than once: row-000"):
+    with pytest.raises(ValueError, match="the parent lists ids more than once: row-000"):
         compare(rows, pd.concat([rows, rows[:1]]), known)
     with pytest.raises(ValueError, match="the child has 1 errors that are not finite"):
         compare(rows.assign(error=rows["error"].where(rows["id"] != "row-002")), rows, known)

@@ -84,7 +84,7 @@ def test_a_margin_within_the_noise_is_called_a_tie(tmp_path: Path) -> None:
     assert analysis.verdict is not None
     assert not analysis.verdict.beyond_noise
     assert "which is not beyond the seed noise" in analysis.sentences[0]
-    assert analysis.sentences[0].endswith("Take it for a tie with E0.")
+    assert analysis.sentences[0].endswith("Treat it as a tie with E0.")
 
 
 def test_the_baseline_can_win(tmp_path: Path) -> None:

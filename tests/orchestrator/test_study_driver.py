@@ -112,7 +112,7 @@ class Runner:
         fault = self.faults.get((number, step))
         mae = fault if isinstance(fault, float) else min(seen)
         result = StepResult(step, step / 3, mae, seen[-1], 0.5, 10 * step * (1 + number % 4), 2.0 * step)
-        return driver.report(number, result, done=step >= N_STEPS) == "go on"
+        return driver.report(number, result, done=step >= N_STEPS) == "continue"
 
 
 class Clock:

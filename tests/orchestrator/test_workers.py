@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from orchestrator.execution import pool as workers
-from orchestrator.execution.pool import Allocation, allocate
+from orchestrator.execution.pool import Allocation, allocate, run_jobs
+from trainables import processes
+from trainables.errors import UserError
+from trainables.progress import Progress, silent
 
 
 def test_a_cpu_gets_a_process_a_core_and_few_jobs_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,3 +24,47 @@ def test_gpus_get_one_process_each_or_as_many_as_asked_for(monkeypatch: pytest.M
     assert allocate(5, per_gpu=2) == Allocation(4, 1, ("cuda:0", "cuda:1"))
     assert allocate(3, per_gpu=2).processes == 3
     assert allocate(5, processes=1, per_gpu=2).processes == 1
+
+
+class Malloc:
+    """What was told to the C library, in order."""
+
+    def __init__(self) -> None:
+        self.options: dict[int, int] = {}
+        self.trimmed = 0
+
+    def mallopt(self, option: int, value: int) -> None:
+        self.options[option] = value
+
+    def malloc_trim(self, _pad: int) -> None:
+        self.trimmed += 1
+
+
+def test_a_job_in_the_callers_process_keeps_freed_memory_only_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    malloc = Malloc()
+    monkeypatch.setattr("trainables.processes.ctypes.CDLL", lambda _: malloc)
+    seen = []
+
+    def work(job: str, _device: str, _progress: Progress) -> str:
+        seen.append(dict(malloc.options))
+        if job == "fails":
+            raise UserError("it failed")
+        return job
+
+    here = Allocation(1, 1, ("cpu",))
+    assert list(run_jobs(work, [("one", "one")], here, silent)) == [("one", "one")]
+    assert seen == [processes._KEEP]
+    assert malloc.options == processes._USUAL
+    assert malloc.trimmed == 1
+    with pytest.raises(UserError, match="it failed"):
+        list(run_jobs(work, [("one", "fails")], here, silent))
+    assert malloc.options == processes._USUAL
+    malloc.options.clear()
+    list(run_jobs(work, [("one", "one")], Allocation(1, 1, ("cuda:0",)), silent))
+    assert malloc.options == {}
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.processes.ctypes.CDLL", lambda _: object())
+    with processes.keeping_freed_memory():
+        pass

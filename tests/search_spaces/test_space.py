@@ -22,7 +22,7 @@ BASE = parse_config(preset(TASK), "preset")
 LR = Dimension("optim.lr", 1e-4, 5e-3, log=True)
 MINE = """
 name: mine
-says: what I want to know
+description: what I want to know
 fixed: {augment.strain: symmetry}
 dimensions:
   augment.strain_size: {low: 1e-4, high: 5e-3, log: true, zero: true}
@@ -34,6 +34,14 @@ dimensions:
 points:
   literature: {optim.lr: 3e-4, model.freeze: inputs}
 """
+
+
+def test_files_of_earlier_versions_call_the_description_says(tmp_path: Path) -> None:
+    earlier = "name: mine\nsays: old words\ndimensions:\n  optim.lr: {low: 1e-4, high: 3e-3, log: true, says: rate}\n"
+    (tmp_path / "old.yaml").write_text(earlier)
+    (tmp_path / "new.yaml").write_text(earlier.replace("says:", "description:"))
+    assert load_space(str(tmp_path / "old.yaml")) == load_space(str(tmp_path / "new.yaml"))
+    assert load_space(str(tmp_path / "old.yaml")).dimensions[0].description == "rate"
 
 
 def one(*dimensions: Dimension, **fields: Any) -> Space:
@@ -160,7 +168,7 @@ def test_mistakes_of_content_are_told_at_once_before_anything_starts(tmp_path: P
         "(integer: true?)",
         "did you mean 'huber'?",
         "loss.delta: when names 'los.name', which is no dimension before it",
-        "optim.final_lr: when loss.name=huber never holds (l1, hubber)",
+        "optim.final_lr: when loss.name=huber is never true (l1, hubber)",
         "the base's optim.layer_decay=1 is outside 0.5 .. 0.8",
         "optim.epochs cannot be searched here: it is the study's length",
         "tta.views cannot be searched here",
@@ -183,8 +191,8 @@ def test_mistakes_of_content_are_told_at_once_before_anything_starts(tmp_path: P
         (one(), "nothing is left to search"),
         (one(Dimension("augment.labels", choices=("kept",), tasks="energies")), "nothing is left to search"),
         (one(Dimension("optim.lr", 1e-4, 1e-2, choices=(1e-3,))), "both a range"),
-        (one(Dimension("optim.lr", 1e-4, float("inf"))), "high=inf, but a number was wanted"),
-        (one(Dimension("optim.lr", "1e-4", 1.0)), "low='1e-4', but a number was wanted"),  # type: ignore[arg-type]
+        (one(Dimension("optim.lr", 1e-4, float("inf"))), "high=inf: a number was expected"),
+        (one(Dimension("optim.lr", "1e-4", 1.0)), "low='1e-4': a number was expected"),  # type: ignore[arg-type]
         (one(Dimension("optim.batch_size", 0.5, 64, integer=True)), "low=0.5 is not whole"),
         (one(Dimension("optim.grad_clip", 0.0, 20.0, zero=True)), "zero adds an exact 0"),
         (one(Dimension("loss.name", choices=("l1", "l1"))), "a choice stands twice"),
@@ -282,12 +290,12 @@ def test_description_changes_with_all_that_is_searched(field: str) -> None:
 
 
 def test_description_holds_all_but_words_and_the_order_of_choices() -> None:
-    assert {*OTHER, "says"} == set(Dimension.__dataclass_fields__)
+    assert {*OTHER, "description"} == set(Dimension.__dataclass_fields__)
     space = one(LR)
     others = [{"fixed": {"optim.warmup": 0.1}}, {"points": (Point("p", {}),)}, {"runs": "prediction"}, {"name": "x"}]
     for changes in [*others, {"auxiliary": "optional"}, {"dimensions": ()}]:
         assert replace(space, **changes).describe() != space.describe()
-    assert replace(space, says="other words").describe() == space.describe()
+    assert replace(space, description="other words").describe() == space.describe()
     named = {"a": [], "b": ["basis"]}
     turned = dict(reversed(named.items()))
     first, second = (one(Dimension("model.freeze", choices=choices)) for choices in (named, turned))

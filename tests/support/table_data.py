@@ -81,7 +81,7 @@ BAD_STRUCTURES: dict[str, tuple[Any, str]] = {
         "a CIF with sites pymatgen leaves out",
     ),
     "a heavy CIF": (Structure(Lattice.cubic(4.0), ["Cm"], [[0, 0, 0]]).to(fmt="cif"), "elements CHGNet does not know"),
-    "broken JSON": ('{"lattice": ', "structure text that is no valid JSON"),
+    "broken JSON": ('{"lattice": ', "structure text that is not valid JSON"),
     "an absent file": ("absent.cif", "a structure file that does not exist"),
     "an absent file named like CIF text": ("data_1.cif", "a structure file that does not exist"),
     "a folder": (".", "a structure file that does not exist"),

@@ -177,7 +177,7 @@ def test_a_fold_that_does_not_exist_is_one_line(whole: Dataset, fold: int) -> No
 
 
 def test_too_few_rows_are_one_line(own: Dataset, whole: Dataset) -> None:
-    with pytest.raises(UserError, match="mine has 9 rows; 5 folds want at least 10"):
+    with pytest.raises(UserError, match="mine has 9 rows; 5 folds need at least 10"):
         make_split(own.take(np.arange(9)), 0, val_share=0.1, seed=0)
     one = whole.take(np.arange(1))
     its_fold = int(official_test_folds(636)[0])

@@ -45,7 +45,7 @@ def test_the_order_of_the_keys_and_of_the_columns_does_not_matter(tmp_path: Path
         ({"index": [0, 1, 2]}, "index entry None is not an official row"),
         ({"index": [0, 1, 2, 3, 4, 5]}, "has 6 index entries but 5 rows"),
         ({"index": [0, 1, 2, 1, 4]}, "duplicate ids: mb-jdft2d-002"),
-        ({"columns": ["structure", "gap"]}, "columns structure, gap; matbench_jdft2d wants 'structure' and 'exfol"),
+        ({"columns": ["structure", "gap"]}, "columns structure, gap; matbench_jdft2d requires 'structure' and 'exfol"),
         ({"columns": ["cell", "exfoliation_en"]}, "columns cell, exfoliation_en"),
         ({"data": [[None, 1.0]] * 5}, "no structure: mb-jdft2d-005, mb-jdft2d-001"),
         ({"data": [5] * 5}, "row 0 is not a list of structure and target"),

@@ -147,7 +147,7 @@ def read_matbench(path: Path, task: Task, progress: Progress = silent) -> Datase
 
 def _structure_and_target(columns: list[Any], task: Task, path: Path) -> tuple[int, int]:
     if "structure" not in columns or task.target not in columns:
-        raise UserError(f"{path} has columns {listed(columns)}; {task.name} wants 'structure' and '{task.target}'")
+        raise UserError(f"{path} has columns {listed(columns)}; {task.name} requires 'structure' and '{task.target}'")
     return columns.index("structure"), columns.index(task.target)
 
 
@@ -248,7 +248,7 @@ def _cells(table: pd.DataFrame, path: str, *columns: str) -> Iterator[tuple[str,
     ids = table[columns[0]]
     nameless = np.flatnonzero(ids.isna() | (ids.astype(str).str.strip() == ""))
     if len(nameless):
-        raise UserError(f"{path} has no id in rows {listed(nameless)} (counted from 0): give every row its own")
+        raise UserError(f"{path} has no id in rows {listed(nameless)} (counted from 0): give every row an id")
     for row_id, structure, value in zip(*(table[column] for column in columns), strict=True):
         yield str(row_id), structure, value
 

@@ -79,7 +79,7 @@ def fold_of_rows(dataset: Dataset, seed: int = 0) -> NDArray[np.int8]:
     if task.official_rows is not None and dataset.official_row is not None:
         return official_test_folds(task.official_rows)[dataset.official_row]
     if len(dataset) < 2 * N_FOLDS:
-        raise UserError(f"{task.name} has {len(dataset)} rows; {N_FOLDS} folds want at least {2 * N_FOLDS}")
+        raise UserError(f"{task.name} has {len(dataset)} rows; {N_FOLDS} folds need at least {2 * N_FOLDS}")
     formulas = np.array(dataset.structures.reduced_formulas)
     rank = _seeded_rank(sorted(set(formulas)), f"folds:{seed}")
     return np.array([rank[formula] % N_FOLDS for formula in formulas], dtype=np.int8)
@@ -111,7 +111,7 @@ def make_split(dataset: Dataset, fold: int, *, val_share: float, seed: int) -> F
     for role, part in (("training", split.train), ("validation", split.val), ("test", split.test)):
         if part is not None and len(part) == 0:
             raise UserError(
-                f"fold {fold} of {dataset.task.name} has no {role} rows ({len(dataset)} rows in all); give more rows"
+                f"fold {fold} of {dataset.task.name} has no {role} rows ({len(dataset)} rows in all); provide more rows"
             )
     return split
 
@@ -138,7 +138,7 @@ def inner_split(
     if not held.any() or len(rest) < 2:
         raise UserError(
             f"fold {fold} of {dataset.task.name} has {len(known)} training rows, too few for {n_inner} inner folds: "
-            "set distil.inner_folds lower, or give more rows"
+            "set distil.inner_folds lower, or provide more rows"
         )
     val = _validation_mask([dataset.structures.reduced_formulas[row] for row in rest], val_share, fold, seed)
     split = FoldSplit(fold, _part(dataset, rest[~val]), _part(dataset, rest[val]), None)

@@ -123,7 +123,7 @@ def read_matbench_file(path: Path) -> Iterator[tuple[str, Any]]:
                 else:
                     value = stream.value()
                     if key in ("index", "columns") and not isinstance(value, list):
-                        raise ValueError(f"its {key} is no list")
+                        raise ValueError(f"its {key} is not a list")
                     yield key, value
                 if stream.peek() == "}":
                     break

@@ -47,7 +47,7 @@ def checked(crystal: Crystal) -> Crystal:
     """
     n_atoms = len(crystal.numbers)
     if n_atoms == 0 or crystal.lattice.shape != (3, 3) or crystal.frac.shape != (n_atoms, 3):
-        raise BadStructure("wrong shapes (a lattice of 3 x 3 and 3 coordinates an atom are wanted)")
+        raise BadStructure("wrong shapes (expected a 3 x 3 lattice and 3 coordinates per atom)")
     if not (np.isfinite(crystal.lattice).all() and np.isfinite(crystal.frac).all()):
         raise BadStructure("non-finite lattice or coordinates")
     if abs(np.linalg.det(crystal.lattice)) < 1e-3:
@@ -79,7 +79,7 @@ def _from_dict(content: dict[str, Any]) -> Crystal:
     """Read a pymatgen Structure dictionary without building its objects (forty times faster)."""
     lattice, sites = content.get("lattice"), content.get("sites")
     if not isinstance(lattice, dict) or "matrix" not in lattice or not isinstance(sites, list):
-        raise BadStructure("not a pymatgen structure dictionary (lattice.matrix and sites are wanted)")
+        raise BadStructure("not a pymatgen structure dictionary (lattice.matrix and sites are required)")
     if not np.all(lattice.get("pbc", True)):
         raise BadStructure("not periodic in all three directions")
     numbers, frac = [], []
@@ -99,7 +99,7 @@ def _from_dict(content: dict[str, Any]) -> Crystal:
             np.array(frac, dtype=np.float64),
         )
     except (TypeError, ValueError):
-        raise BadStructure("wrong shapes (a lattice of 3 x 3 and 3 coordinates an atom are wanted)") from None
+        raise BadStructure("wrong shapes (expected a 3 x 3 lattice and 3 coordinates per atom)") from None
 
 
 def _atomic_number(symbol: str) -> int:
@@ -114,7 +114,7 @@ def _from_text(text: str, folder: Path) -> Crystal:
         try:
             return _from_dict(json.loads(text))
         except json.JSONDecodeError:
-            raise BadStructure("structure text that is no valid JSON") from None
+            raise BadStructure("structure text that is not valid JSON") from None
     return _from_cif(text if "\n" in text else _read_cif_file(text, folder))
 
 

@@ -224,8 +224,8 @@ def _build_checked(
                 write_json(temporary / "meta.json", meta | {"fold_error_ev_per_atom": error if check else None})
                 break
             progress.message(
-                f"folded graphs are up to {error:.1e} eV/atom off on a sample; building again "
-                + ("with a narrower tolerance" if gap == GAP else "without folding, which is slower and exact")
+                f"folded graphs are up to {error:.1e} eV/atom off on a sample; rebuilding "
+                + ("with a narrower tolerance" if gap == GAP else "without folding, which is slower but exact")
             )
         temporary.rename(folder)
     except BrokenProcessPool:

@@ -170,7 +170,7 @@ class ChgnetModules(nn.Module):
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         super().__init__()
-        _refuse_other_architectures(arguments)
+        _validate_architecture(arguments)
         self.model_args = dict(arguments)
         atom, bond, angle = (int(arguments[f"{what}_fea_dim"]) for what in ("atom", "bond", "angle"))
         norm, radial, n_conv = arguments["gMLP_norm"], int(arguments["num_radial"]), int(arguments["n_conv"])
@@ -203,7 +203,7 @@ class ChgnetModules(nn.Module):
         self.mlp = Perceptron(atom, 1, tuple(arguments["mlp_hidden_dims"]))
 
 
-def _refuse_other_architectures(arguments: Mapping[str, Any]) -> None:
+def _validate_architecture(arguments: Mapping[str, Any]) -> None:
     """Reject what the packed pass does not cover rather than compute something else."""
     other = {name: arguments[name] for name, value in _COVERED.items() if arguments.get(name, value) != value}
     if other:

@@ -47,7 +47,7 @@ class Compute:
         """Raise a UserError where a choice makes no sense on the device."""
         if self.tf32 and self.torch_device.type != "cuda":
             raise UserError(
-                f"TF32 is a number format of NVIDIA GPUs, this run is on the {self.device}: leave out `tf32`"
+                f"TF32 is a number format of NVIDIA GPUs, but this run is on the {self.device}: leave out `tf32`"
             )
         if self.compiled == "on" and not has_compiler(self.torch_device.type):
             raise UserError(

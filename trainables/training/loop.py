@@ -95,7 +95,7 @@ def train(
     if restored is not None:
         state.restore(restored, context.device)
     if state.model.compiled and len(state.history) < epochs:
-        progress.message("the model is compiled first: a minute or two on a CPU, less when it was done before")
+        progress.message("compiling the model first: a minute or two on a CPU, less when it was done before")
     rows = _rows_an_epoch(config, objectives)
     with (
         precision(context.compute),

@@ -34,10 +34,10 @@ class BatchBudget:
             except torch.OutOfMemoryError:
                 if self._halved:
                     raise UserError(
-                        "the GPU ran out of memory with half a batch as well: other programs may be using it, or a "
-                        "crystal is too large for it; free some, or use `device=cpu`"
+                        "the GPU ran out of memory even with half a batch: other programs may be using it, or a "
+                        "crystal is too large for it; free memory, or use `device=cpu`"
                     ) from None
             # Outside the except clause, whose traceback holds on to the tensors that did not fit.
             self._halved, self.cost = True, self.cost / 2
             torch.cuda.empty_cache()
-            self._progress.message("the GPU ran out of memory: going on with half as much at once")
+            self._progress.message("the GPU ran out of memory: continuing with half as much at once")

@@ -141,7 +141,7 @@ class TrialData:
         if path is None:
             raise UserError(
                 f"no graphs were prepared for model.start={config.model.start} with a skin of {skin} A: the space does "
-                "not hold this configuration"
+                "not contain this configuration"
             )
         return self._open(path)
 

@@ -73,9 +73,11 @@ def predict_views(
     if config.views == 1 and plain is not None:
         return Predicted(plain, np.where(np.isnan(plain), np.nan, 0.0))
     if skinned is None:
-        raise ValueError("several views want the crystals with a skin: skinned=, built with augment.skin_for(config)")
+        raise ValueError(
+            "several views require the crystals with a skin: skinned=, built with augment.skin_for(config)"
+        )
     if config.corrected and frozen is None:
-        raise ValueError("corrected views want the frozen pretrained CHGNet: frozen=")
+        raise ValueError("corrected views require the frozen pretrained CHGNet: frozen=")
     if config.corrected and frozen is not None:
         frozen.know(store, rows)
     views = _moved_views(model, config, skinned, rows, frozen if config.corrected else None, progress)

@@ -293,7 +293,7 @@ def _sentences(analysis: Analysis) -> list[str]:
         said = [verdict.sentence, *_second(analysis, verdict), *_not_checked(analysis, verdict)]
         said.append(
             f"No test score: all these MAEs are of the {analysis.manifest.n_val:,} validation rows of fold "
-            f"{analysis.manifest.fold} that chose the configuration, so they are too good. `crystaltune train` with "
+            f"{analysis.manifest.fold} that chose the configuration, so they are optimistic. `crystaltune train` with "
             "best.yaml gives the score on test rows."
         )
     return [*said, _effort(analysis), *_front_sentence(analysis), *_failure_sentence(analysis)]
@@ -319,7 +319,7 @@ def _not_checked(analysis: Analysis, verdict: Verdict) -> list[str]:
         for check in analysis.checks.values()
         if not check.full
     ]
-    return [f"Not counted, for their checks are not all there: {', '.join(parts)}."] if parts else []
+    return [f"Not counted, because their checks are incomplete: {', '.join(parts)}."] if parts else []
 
 
 def _effort(analysis: Analysis) -> str:
@@ -332,7 +332,7 @@ def _effort(analysis: Analysis) -> str:
             text += f", {100 * analysis.saving.share:.0f} % fewer than at full length"
     extra = sum(trial.structures for trial in analysis.trials.values() if trial.of is not None)
     text += f"; the checks took {extra:,} more" if extra else ""
-    final = " Trials are still running: this is not the end." if TrialState.RUNNING in analysis.states else ""
+    final = " Trials are still running." if TrialState.RUNNING in analysis.states else ""
     return f"{text}.{final}"
 
 
@@ -345,7 +345,7 @@ def _front_sentence(analysis: Analysis) -> list[str]:
 
 def _failure_sentence(analysis: Analysis) -> list[str]:
     crashed = [
-        f"The engine that runs the trials crashed {_times(len(analysis.crashes))}, at last with: {crash.reason}"
+        f"The engine that runs the trials crashed {_times(len(analysis.crashes))}, most recently with: {crash.reason}"
         for crash in analysis.crashes[-1:]
     ]
     if not analysis.failures:

@@ -28,10 +28,10 @@ _SEED = 0  # of fANOVA's forest
 _BEST = 5  # trials that PED-ANOVA's best group should have at least
 NOTES = (
     "fANOVA: share of the variance of the MAE that a parameter explains alone; a parameter that a trial does not use "
-    "stands in the middle of its range (first of its choices), log ranges on their log scale.",
-    "PED-ANOVA: how unlike the best trials' values of a parameter (best tenth, at least five, at most half) are to all "
-    "trials'; a parameter that not all trials use counts where it is used.",
-    "A run that came to nothing would outweigh all others: values above twice the median count as twice the median.",
+    "counts as the middle of its range (first of its choices), log ranges on their log scale.",
+    "PED-ANOVA: how much the best trials' values of a parameter (best tenth, at least five, at most half) differ from "
+    "all trials'; a parameter that not all trials use counts where it is used.",
+    "A failed run would outweigh all others: values above twice the median count as twice the median.",
     "Both are shares of their own sum, from few trials: read the order, not the digits.",
 )
 

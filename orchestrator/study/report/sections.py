@@ -47,7 +47,9 @@ def sections(analysis: Analysis, folder: Path) -> list[Section]:
         _curves(analysis),
         _importances(analysis),
         _pictured(
-            "Parallel coordinates", [parallel_picture(analysis)], "It takes two complete trials with parameters."
+            "Parallel coordinates",
+            [parallel_picture(analysis)],
+            "This needs at least two complete trials with parameters.",
         ),
         _pictured("Slices", [slices_picture(analysis)], "No trial with parameters has a value."),
         _pictured("MAE against cost", [pareto_picture(analysis)], "No trial completed."),
@@ -97,8 +99,8 @@ def _checks_table(analysis: Analysis) -> Table:
     rows = [check_cells(analysis, one) for one in ordered]
     notes = [
         "Search MAE: of one seed. Check: mean over fresh seeds at full length, +- their sample standard deviation.",
-        "Interval: Student's, of differences paired by seed. It does not know that the lowest of several means "
-        "was chosen.",
+        "Interval: Student's, of differences paired by seed. It does not correct for choosing the lowest of "
+        "several means.",
     ]
     return Table("Checks", columns, rows, notes, frozenset(("trial",)))
 

@@ -201,15 +201,16 @@ def _checked_sentence(
         )
     start = f"Verdict: trial {first.number} has a validation MAE of {value}"
     if e0 is None or margin is None:
-        return f"{start}{measure} {seeds}. E0 has not been checked, so nothing can be said of a margin."
+        return f"{start}{measure} {seeds}. E0 has not been checked, so no margin can be given."
     against = f"{start} against E0's {checked_text(e0, decimals)}{measure} {seeds}"
-    tie = "" if margin.beyond_noise else " Take it for a tie with E0."
+    tie = "" if margin.beyond_noise else " Treat it as a tie with E0."
     return f"{against}: margin {_margin_text(margin, decimals, measure)}.{tie}"
 
 
 def _margin_text(margin: Margin, decimals: int, measure: str) -> str:
     if margin.low is None or margin.high is None or margin.noise is None:
-        return f"{number_text(margin.difference, decimals)}{measure}, and one seed each says nothing of the seed noise"
+        difference = f"{number_text(margin.difference, decimals)}{measure}"
+        return f"{difference}, with one seed each, which says nothing about the seed noise"
     words = "is" if margin.beyond_noise else "is not"
     interval = f"{number_text(margin.low, decimals)} to {number_text(margin.high, decimals)}"
     noise = number_text(margin.noise, decimals)
@@ -225,12 +226,12 @@ def _unchecked_sentence(best: Trial, searched: Mapping[int, Trial], complete: in
     if best.number == BASELINE:
         return (
             f"Verdict: nothing beats the baseline in the search. E0 has the lowest validation MAE of {complete} "
-            f"complete trial{'s' * (complete != 1)}, {value}{measure}; one seed says so, and {why}."
+            f"complete trial{'s' * (complete != 1)}, {value}{measure}; this is based on one seed, and {why}."
         )
     e0 = searched.get(BASELINE)
     against = f" (E0: {number_text(e0.values[0])})" if e0 and e0.state == TrialState.COMPLETE else ""
     return (
         f"Verdict: trial {best.number} has the lowest validation MAE of {complete} complete "
-        f"trial{'s' * (complete != 1)}, {value}{measure}{against}; one seed chose it, and {why}, so its margin may be "
-        "seed noise."
+        f"trial{'s' * (complete != 1)}, {value}{measure}{against}; this is based on one seed, and {why}, "
+        "so its margin may be seed noise."
     )

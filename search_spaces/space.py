@@ -265,7 +265,7 @@ def _banned(space: Space, key: str) -> Iterator[str]:
 def _when_problems(key: str, condition: Dimension, wanted: Any) -> Iterator[str]:
     if wanted == "nonzero" or condition.choices is None:
         if condition.choices is not None or wanted != "nonzero":
-            yield f"{key}: when {condition.key} wants 'nonzero' for a range, and a list of values for choices"
+            yield f"{key}: when {condition.key} requires 'nonzero' for a range, and a list of values for choices"
         return
     for value in wanted:
         if not any(same(value, choice) for choice in condition.choices):

@@ -307,7 +307,7 @@ def test_a_control_that_is_the_baseline_counts_as_one() -> None:
 
 
 def test_marks_are_said_and_twins_have_sentences_of_their_own(full: Analysis) -> None:
-    assert "E5 (12 auxiliary rows are test crystals and were KEPT)" in sentence(full, "Marked")
+    assert "E5 (12 auxiliary rows are test crystals and were KEPT)" in sentence(full, "Caveats")
     assert "E3-scratch against L3-scratch" in sentence(full, "scratch ladder: Equal cost of training, the ensemble")
     assert row(full, "E3-scratch")["parent"] == "E0-scratch"
     few = analysed({"E0": ladder()["E0"], "E5": ladder()["E5"]})

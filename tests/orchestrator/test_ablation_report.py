@@ -99,7 +99,7 @@ def test_replicates_are_shown_beside_their_spread() -> None:
 
 
 def test_shared_and_out_of_fold_teachers_are_told_where_there_are_students(full: Analysis) -> None:
-    shared = "Students of a fold share their teachers, so their spread over seeds leaves out the teachers"
+    shared = "Students of a fold share their teachers, so their spread over seeds does not include the teachers"
     out_of_fold = "so E3&#39;s seeds serve E0 and E3 but not E4"
     page, text = document(full, ABOUT).html(), document(full, ABOUT).markdown()
     assert shared in page

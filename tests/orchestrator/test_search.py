@@ -385,5 +385,5 @@ def test_what_a_mistyped_option_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UserError, match="a time such as 90s, 30min or 2h"):
         parse_budget_seconds("two hours")
     assert [parse_budget_seconds(text) for text in ("90", "30min", "2h")] == [90, 1800, 7200]
-    with pytest.raises(UserError, match=r"--mlflow wants the package mlflow: .* --extra mlflow"):
+    with pytest.raises(UserError, match=r"--mlflow requires the package mlflow: .* --extra mlflow"):
         loggers("http://somewhere", None)

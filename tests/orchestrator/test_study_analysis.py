@@ -119,7 +119,7 @@ def test_without_finished_checks_one_seed_chose_and_that_is_said(tmp_path: Path,
     assert (analysis.verdict.winner, analysis.verdict.search_value, analysis.verdict.check) == (7, 42.7, None)
     assert not analysis.verdict.beyond_noise
     why = "the checks are not finished" if only_e0 else "nothing was checked"
-    assert f"42.70 meV/atom (E0: 44.20); one seed chose it, and {why}" in analysis.sentences[0]
+    assert f"42.70 meV/atom (E0: 44.20); this is based on one seed, and {why}" in analysis.sentences[0]
 
 
 def test_a_study_of_failures_has_no_best(tmp_path: Path) -> None:

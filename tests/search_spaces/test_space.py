@@ -92,7 +92,7 @@ def test_python_file_gives_its_space(tmp_path: Path) -> None:
     space = load_space(written(tmp_path, code, "mine.py"))
     space.check(BASE, TASK, "mine")
     assert not list(tmp_path.glob("__pycache__"))
-    assert "defines no SPACE" in refused(written(tmp_path, "space = 3", "other.py"))
+    assert "does not define SPACE" in refused(written(tmp_path, "space = 3", "other.py"))
     for broken in ("import missing_module_x", "x = (", "raise SystemExit(3)", "1 / 0"):
         assert "cannot be run" in refused(written(tmp_path, broken, "broken.py"))
 
@@ -102,7 +102,7 @@ def test_shipped_space_is_found_by_name_and_a_wrong_one_is_told_the_nearest() ->
     assert "did you mean distil?" in refused("distill")
     assert "known: ssa" in refused("xyz")
     assert "cannot be read" in refused("missing.yaml")
-    assert "is no file" in refused("missing.py")
+    assert "is not a file" in refused("missing.py")
 
 
 def test_yaml_mistakes_of_form_are_told_at_once_with_the_nearest_names(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_mistakes_of_content_are_told_at_once_before_anything_starts(tmp_path: P
         "optim.warmup=3: input should be less than 1",
         "unknown key 'optim.learning_rate'",
         "optim.lr: low=3e-3 is not below high=1e-4",
-        "optim.weight_decay: a log range wants low above 0",
+        "optim.weight_decay: a log range requires low above 0",
         "optim.grad_clip: neither a range",
         "optim.ema_decay=1.5: input should be less than 1",
         "optim.batch_size=28.6: input should be a valid integer",
@@ -193,7 +193,7 @@ def test_mistakes_of_content_are_told_at_once_before_anything_starts(tmp_path: P
         (one(Dimension("optim.lr", 1e-4, 1e-2, choices=(1e-3,))), "both a range"),
         (one(Dimension("optim.lr", 1e-4, float("inf"))), "high=inf: a number was expected"),
         (one(Dimension("optim.lr", "1e-4", 1.0)), "low='1e-4': a number was expected"),  # type: ignore[arg-type]
-        (one(Dimension("optim.batch_size", 0.5, 64, integer=True)), "low=0.5 is not whole"),
+        (one(Dimension("optim.batch_size", 0.5, 64, integer=True)), "low=0.5 is not a whole number"),
         (one(Dimension("optim.grad_clip", 0.0, 20.0, zero=True)), "zero adds an exact 0"),
         (one(Dimension("loss.name", choices=("l1", "l1"))), "a choice stands twice"),
         (one(Dimension("loss.name", choices=())), "at least one value"),
@@ -201,8 +201,8 @@ def test_mistakes_of_content_are_told_at_once_before_anything_starts(tmp_path: P
         (one(Dimension("data.val_share", 0.05, 0.3)), "decides the rows"),
         (one(replace(LR), runs="prediction"), "one model for all trials"),
         (one(replace(LR, when={"loss.name": ("l1",)}), Dimension("loss.name", choices=("l1",))), "no dimension before"),
-        (one(LR, replace(LR, key="loss.delta", when={"optim.lr": (1e-3,)})), "wants 'nonzero' for a range"),
-        (one(LR, fixed={"consistency.weight": 1.0}), "fixed: consistency.weight > 0 wants a perturbation"),
+        (one(LR, replace(LR, key="loss.delta", when={"optim.lr": (1e-3,)})), "requires 'nonzero' for a range"),
+        (one(LR, fixed={"consistency.weight": 1.0}), "fixed: consistency.weight > 0 requires a perturbation"),
         (one(LR, Dimension("model.width", choices=(32, 64))), "model.width=32 is refused: model.width=32: the shipped"),
         (one(LR, points=(Point("p", {"optim.lr": 1.0}),)), "point p: optim.lr=1 is outside 1e-4 .. 5e-3, log"),
         (one(LR, points=(Point("p", {"optim.lr": True}),)), "point p: optim.lr=true is outside"),

@@ -133,11 +133,11 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_names() -> None:
     ("changes", "wanted"),
     [
         ({"model.width": 32}, "start=scratch"),
-        ({"consistency.weight": 1.0}, "wants a perturbation"),
-        ({"consistency.weight": 1.0, "augment.strain": "free", "augment.strain_size": 0}, "wants a perturbation"),
-        ({"tta.identity": False}, "views of 2 or more"),
-        ({"tta.views": 2, "tta.strain": "none", "tta.displacement": "none"}, "wants a perturbation"),
-        ({"ensemble.combine": "soup", "model.start": "scratch"}, "members of one start"),
+        ({"consistency.weight": 1.0}, "requires a perturbation"),
+        ({"consistency.weight": 1.0, "augment.strain": "free", "augment.strain_size": 0}, "requires a perturbation"),
+        ({"tta.identity": False}, "views of at least 2"),
+        ({"tta.views": 2, "tta.strain": "none", "tta.displacement": "none"}, "requires a perturbation"),
+        ({"ensemble.combine": "soup", "model.start": "scratch"}, "members with the same start"),
         ({"multitask.tasks": ["t"]}, "target itself"),
         ({"multitask.tasks": ["a", "a"]}, "twice"),
     ],
@@ -309,8 +309,8 @@ def test_a_misspelt_section_is_no_holder_of_anchors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("- optim", "holds a list"),
-        ("optim", "holds a single value"),
+        ("- optim", "contains a list"),
+        ("optim", "contains a single value"),
         ("1: 2", "key 1 is not text"),
         ("optim: {1: 2}", "key 1 in optim is not text"),
         ("optim:\n\tlr: 1e-3", "line 2: a tab"),

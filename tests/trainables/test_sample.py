@@ -116,7 +116,7 @@ def test_every_element_of_the_tables_has_sound_cells_for_its_reference_energy() 
 
 def test_wanting_more_than_the_tables_give_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample_module, "_candidates", lambda: iter(()))
-    with pytest.raises(UserError, match="0 crystals at most, 300 were wanted"):
+    with pytest.raises(UserError, match="0 crystals at most, 300 were requested"):
         build_sample()
 
 

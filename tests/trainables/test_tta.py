@@ -79,7 +79,7 @@ def test_views_of_size_zero_all_equal_the_plain_prediction(table: CrystalTable, 
     found = predicted(config, table, folder)
     np.testing.assert_allclose(found.value, plain, atol=1e-5)
     assert found.std.max() < 1e-5
-    with pytest.raises(UserError, match="wants a perturbation"):
+    with pytest.raises(UserError, match="requires a perturbation"):
         RunConfig(task="t").changed({"tta.views": 3, "tta.strain_size": 0, "tta.displacement": "none"})
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     save(results, args.json)
 
 
-def measure(crystals: CrystalTable) -> dict[str, object]:
+def measure(crystals: CrystalTable) -> dict[str, Any]:
     converter, cutoffs = CrystalGraphConverter(on_isolated_atoms="ignore"), Cutoffs()
     times, sites, different = [], [], 0
     for begin in range(0, len(crystals), BLOCK):

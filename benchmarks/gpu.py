@@ -182,7 +182,7 @@ def host_waits(bench: Bench) -> Iterator[Found]:
         found = waits(stepper)
         yield {"step": name, "waits": sum(found.values()), "where": found, "step_ms": bench.median_ms(stepper)}
     plain = Stepper(bench, 32)
-    store, rows = plain.objective.stream.store, plain.objective.stream.part.rows[:64]
+    store, rows = plain.objective.data.store, plain.objective.data.part.rows[:64]
     found = waits(lambda: predict(plain.model, store, rows))
     yield {"step": "predict", "waits": sum(found.values()), "where": found}
 
@@ -254,7 +254,7 @@ def cuda_graphs(bench: Bench) -> Iterator[Found]:
             stepper = Stepper(bench, size, compiled=compiled)
             batch, targets = stepper.batch()
             plain = bench.median_ms(partial(stepper.gradient, batch, targets))
-            side = torch.cuda.TaskData()
+            side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):

@@ -33,7 +33,7 @@ from trainables.training.memory import GRADIENT_COST, PREDICTION_COST, BatchBudg
 from trainables.training.objective import Objective, TaskData
 from trainables.training.optim import averaged_weights, make_optimiser, set_learning_rate
 from trainables.training.predict import with_graph
-from trainables.training.state import Run
+from trainables.training.state import TrainState
 from trainables.training.steps import take_step
 
 _RATE = 1e-6  # a learning rate at which hundreds of steps leave the weights where they are
@@ -135,13 +135,14 @@ class Stepper:
         if skin > 0:
             skinned = graph_store(dataset, "0.3.0", silent, skin=skin).near(bench.device)
         one = torch.ones((), device=bench.device)
-        stream = TaskData(dataset.task, part, store.near(bench.device), one, skinned=skinned)
+        data = TaskData(dataset.task, part, store.near(bench.device), one, skinned=skinned)
         self.model = configured_model(config.model, dataset.task).to(bench.device).train()
         self.model.compiled = compiled
-        caps = [BatchBudget(cost[bench.device.type]) for cost in (GRADIENT_COST, PREDICTION_COST)]
+        training, validation = (BatchBudget(cost[bench.device.type]) for cost in (GRADIENT_COST, PREDICTION_COST))
         averaged = averaged_weights(self.model, config.optim, 1000)
-        self.run = Run(config, self.model, averaged, make_optimiser(self.model, config.optim), *caps)
-        self.objective = Objective(config, stream, bench.device)
+        optimiser = make_optimiser(self.model, config.optim)
+        self.run = TrainState(config, config.optim.epochs, self.model, averaged, optimiser, training, validation)
+        self.objective = Objective(config, data, bench.device)
         self.batches = training_batches(self.objective.costs, size, seed=0, epoch=0)
         self._rng, self._next = np.random.default_rng(0), itertools.cycle(self.batches)
         self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
@@ -159,9 +160,9 @@ class Stepper:
 
     def batch(self, number: int = 0) -> tuple[Batch, Tensor]:
         """One batch on the device, and its targets there."""
-        stream, places = self.objective.stream, self.batches[number]
-        batch = collate(stream.store, stream.part.rows[places]).to(stream.scale.device)
-        return batch, torch.from_numpy(stream.part.targets[places]).to(stream.scale)
+        data, places = self.objective.data, self.batches[number]
+        batch = collate(data.store, data.part.rows[places]).to(data.scale.device)
+        return batch, torch.from_numpy(data.part.targets[places]).to(data.scale)
 
     def gradient(self, batch: Batch, targets: Tensor) -> tuple[Tensor | None, ...]:
         energies = self.model.outputs(self.model.features(batch), batch).expected()
@@ -175,18 +176,20 @@ def flat(gradients: tuple[Tensor | None, ...]) -> Tensor:
 
 def stage_ms(bench: Bench, stepper: Stepper) -> dict[str, tuple[float, float]]:
     """Of each stage of a step: milliseconds until the host is free, and until the device is; medians."""
-    run, held = stepper.run, {}
-    stream, batches = stepper.objective.stream, itertools.cycle(stepper.batches)
+    run = stepper.run
+    batch: list[Batch] = []
+    loss: list[Tensor] = []
+    data, batches = stepper.objective.data, itertools.cycle(stepper.batches)
 
     def gather() -> None:
-        rows = stream.part.rows[next(batches)]
-        held["batch"] = collate(stream.store, rows).to(bench.device)
+        rows = data.part.rows[next(batches)]
+        batch[:] = [collate(data.store, rows).to(bench.device)]
 
     def forward() -> None:
-        held["loss"] = stepper.model.outputs(stepper.model.features(held["batch"]), held["batch"]).value.sum()
+        loss[:] = [stepper.model.outputs(stepper.model.features(batch[0]), batch[0]).value.sum()]
 
     def backward() -> None:
-        gradients = torch.autograd.grad(held["loss"], stepper.weights, allow_unused=True)
+        gradients = torch.autograd.grad(loss[0], stepper.weights, allow_unused=True)
         for weight, gradient in zip(stepper.weights, gradients, strict=True):
             weight.grad = gradient
 
@@ -211,7 +214,7 @@ def stage_ms(bench: Bench, stepper: Stepper) -> dict[str, tuple[float, float]]:
             free = time.perf_counter() - begin
             bench.wait()
             taken[name].append((free * 1e3, (time.perf_counter() - begin) * 1e3))
-    return {name: tuple(np.median(times[3:], axis=0).round(3).tolist()) for name, times in taken.items()}  # type: ignore[misc]
+    return {name: tuple(np.median(times[3:], axis=0).round(3).tolist()) for name, times in taken.items()}
 
 
 def kernels(work: Callable[[], Any], repeats: int) -> dict[str, Any]:

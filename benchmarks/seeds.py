@@ -75,7 +75,7 @@ def stacked_seconds(folder: Path, size: int, repeats: int, device: str, n_seeds:
     torch.set_num_threads(n_seeds)
     store = GraphStore(folder).near(torch.device(device))
     models = [seed_model(seed, device) for seed in range(n_seeds)]
-    weights, buffers = stack_module_state(models)  # type: ignore[arg-type]
+    weights, buffers = stack_module_state(models)
     frame = models[0]
     engine.has_onednn = linear.has_onednn = lambda: False  # vmap has no rule for an operator of our own
 

@@ -297,7 +297,7 @@ def _aligned(child: pd.DataFrame, parent: pd.DataFrame) -> tuple[_RowErrors, _Ro
     """Return the errors of two predictors on the same rows."""
     ours, theirs = _RowErrors.of(child, "the child"), _RowErrors.of(parent, "the parent")
     for one, other, name in ((ours, theirs, "the parent"), (theirs, ours, "the child")):
-        if len(lacking := np.setdiff1d(one.ids, other.ids)):
+        if lacking := sorted(set(one.ids) - set(other.ids)):
             raise ValueError(f"{name} lacks {len(lacking)} ids: {listed(lacking, 5)}")
     elsewhere = ours.ids[ours.fold != theirs.fold]
     if len(elsewhere):

@@ -172,7 +172,7 @@ def test_mistakes_of_content_are_told_at_once_before_anything_starts(tmp_path: P
         "the base's optim.layer_decay=1 is outside 0.5 .. 0.8",
         "optim.epochs cannot be searched here: it is the study's length",
         "tta.views cannot be searched here",
-        "model.freeze: choices that are no plain values want names",
+        "model.freeze: choices that are not plain values need names",
         "model.pooling: names of choices are texts",
         "point one: optim.layer_decay=0.9 is outside",
         "point two: 'optim.layer_deca' is no dimension (did you mean 'optim.layer_decay'?)",

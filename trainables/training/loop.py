@@ -154,7 +154,7 @@ def _prepare(
         rows = target.part.rows if val is None else np.concatenate([target.part.rows, val.rows])
         target = replace(target, store=with_known_trunk(model, target.store, rows, context.progress))
     tasks = [target, *tasks[1:]]
-    objectives = [Objective(config, stream, device) for stream in tasks]
+    objectives = [Objective(config, data, device) for data in tasks]
     n_steps = epochs * len(_batches(config, objectives, 0))  # as many in every epoch
     averaged = averaged_weights(model, config.optim, n_steps)
     work = 0.0 if known else epochs * sum(float(each.costs.sum()) for each in objectives)
@@ -179,7 +179,7 @@ def _batches(config: RunConfig, objectives: Sequence[Objective], epoch: int) -> 
 def _rows_an_epoch(config: RunConfig, objectives: Sequence[Objective]) -> int:
     """Rows of all tasks in an epoch; in joint training those of the first, which the others hardly differ from."""
     if len(objectives) == 1:
-        return len(objectives[0].stream.part)
+        return len(objectives[0].data.part)
     return sum(len(places) for _, places in _batches(config, objectives, 0))
 
 
@@ -204,7 +204,7 @@ def _one_share(
     if not all(bool(weight.isfinite().all()) for weight in state.kept.parameters()):
         raise NonFiniteLoss("a weight became nan or infinite")
     part.share += 1
-    part.val_mae = math.nan if val is None else _validate(state, val, objectives[0].stream.store)
+    part.val_mae = math.nan if val is None else _validate(state, val, objectives[0].data.store)
     part.seconds += time.perf_counter() - start
     if part.share == context.validations_per_epoch:
         _end_epoch(state, part)

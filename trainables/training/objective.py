@@ -27,7 +27,7 @@ class TaskData:
     Attributes:
         head: name of the auxiliary head; empty for the model's own.
         scale: the loss's unit: 1 eV for an energy trained alone, else the training targets' standard deviation.
-        weight: of the stream's loss.
+        weight: of the data's loss.
         skinned: the same crystals with a skin, where views are perturbed.
         soft: teachers' labels, aligned with `part`.
     """
@@ -45,7 +45,7 @@ class TaskData:
 
 @dataclass(frozen=True, eq=False)
 class BatchSelection:
-    """The crystals of one batch, or of a part of one: places in the stream's part, and what was drawn for them."""
+    """The crystals of one batch, or of a part of one: places in the data's part, and what was drawn for them."""
 
     places: NDArray[np.int64]
     change: Perturbation | None
@@ -57,21 +57,21 @@ class BatchSelection:
 
 
 class Objective:
-    """The loss that a configuration asks for, of the crystals of a stream.
+    """The loss that a configuration asks for, of the crystals of a data.
 
     Attributes:
         costs: (rows,) of the part: what a crystal costs at once, in units of GraphStore.cost.
     """
 
-    def __init__(self, config: RunConfig, stream: TaskData, device: torch.device) -> None:
-        self._config, self.stream, self._device = config, stream, device
-        self._perturbs = config.augment.active and stream.skinned is not None
+    def __init__(self, config: RunConfig, data: TaskData, device: torch.device) -> None:
+        self._config, self.data, self._device = config, data, device
+        self._perturbs = config.augment.active and data.skinned is not None
         self._consistent = self._perturbs and config.consistency.weight > 0
-        self._target, self.costs = torch.from_numpy(stream.part.targets), self._costs()
-        if stream.soft is not None:
-            self._soft = torch.from_numpy(stream.soft.mean)
-            self._row_weight = torch.from_numpy(stream.soft.row_weights(config.distil))
-            self._features = None if stream.soft.features is None else torch.from_numpy(stream.soft.features)
+        self._target, self.costs = torch.from_numpy(data.part.targets), self._costs()
+        if data.soft is not None:
+            self._soft = torch.from_numpy(data.soft.mean)
+            self._row_weight = torch.from_numpy(data.soft.row_weights(config.distil))
+            self._features = None if data.soft.features is None else torch.from_numpy(data.soft.features)
 
     @property
     def views_per_row(self) -> int:
@@ -79,18 +79,18 @@ class Objective:
         return 2 if self._consistent else 1
 
     def _costs(self) -> NDArray[np.float64]:
-        rows, stream = self.stream.part.rows, self.stream
-        clean = stream.store.cost[rows]
-        if not self._perturbs or stream.skinned is None:
+        rows, data = self.data.part.rows, self.data
+        clean = data.store.cost[rows]
+        if not self._perturbs or data.skinned is None:
             return clean
-        views = view_cost(self._config.augment, stream.skinned)[rows]
+        views = view_cost(self._config.augment, data.skinned)[rows]
         return views + clean if self._consistent else views
 
     def choose(self, places: NDArray[np.int64], rng: np.random.Generator) -> BatchSelection:
         """Draw the perturbations of a whole batch: they depend on nothing but the generator and the batch."""
         if not self._perturbs:
             return BatchSelection(places, None)
-        n_atoms = self.stream.store.counts[self.stream.part.rows[places], 0]
+        n_atoms = self.data.store.counts[self.data.part.rows[places], 0]
         augment = self._config.augment
         return BatchSelection(places, draw(augment, n_atoms, rng, probability=augment.probability))
 
@@ -103,31 +103,31 @@ class Objective:
         Args:
             ramp: 0 to 1, what the consistency weight is multiplied by.
         """
-        config, stream, rows = self._config, self.stream, self.stream.part.rows[chosen.places]
-        if chosen.change is None or stream.skinned is None:
-            clean = self._forward(model, collate(stream.store, rows).to(self._device))
+        config, data, rows = self._config, self.data, self.data.part.rows[chosen.places]
+        if chosen.change is None or data.skinned is None:
+            clean = self._forward(model, collate(data.store, rows).to(self._device))
             per_row = self._supervised(model, clean, chosen.places)
         else:
-            store = stream.skinned
+            store = data.skinned
             still = gathered(config.augment, store, rows)
             view = moved(config.augment, store, rows, still, chosen.change)
             batch = view.batch(trim=replace(store.cutoffs, skin=0.0)).to(self._device)
-            gain = None if stream.frozen is None else stream.frozen.difference(batch, rows)
+            gain = None if data.frozen is None else data.frozen.difference(batch, rows)
             perturbed = self._forward(model, batch)
             if self._consistent:
-                clean = self._forward(model, collate(stream.store, rows).to(self._device))
+                clean = self._forward(model, collate(data.store, rows).to(self._device))
                 share = ramp * has_moved(still, view).to(self._device)
                 per_row = self._both(model, clean, perturbed, chosen.places, gain, share)
             else:
                 per_row = self._supervised(model, perturbed, chosen.places, gain)
-        total = stream.weight * per_row.sum() / config.optim.batch_size
-        return _uncertain(model, stream.head or "target", total, len(rows) / config.optim.batch_size)
+        total = data.weight * per_row.sum() / config.optim.batch_size
+        return _uncertain(model, data.head or "target", total, len(rows) / config.optim.batch_size)
 
     def _forward(self, model: CrystalModel, batch: Batch) -> tuple[Tensor, Outputs]:
         """Pooled features (n, D), where they are matched, and outputs."""
         features = model.features(batch)
         pooled = mean_pool(features, batch) if model.match is not None else features[:0]
-        return pooled, model.outputs(features, batch, self.stream.head)
+        return pooled, model.outputs(features, batch, self.data.head)
 
     def _supervised(
         self,
@@ -137,13 +137,13 @@ class Objective:
         gain: Tensor | None = None,
     ) -> Tensor:
         """(n,) distance to labels and teachers; `gain` is what the perturbation adds to both."""
-        (pooled, outputs), config, stream = found, self._config, self.stream
+        (pooled, outputs), config, data = found, self._config, self.data
         add: Tensor | float = 0.0 if gain is None else gain
-        hard = supervised(config.loss, outputs, self._at(self._target, places, outputs) + add, stream.scale)
-        if stream.soft is None:
+        hard = supervised(config.loss, outputs, self._at(self._target, places, outputs) + add, data.scale)
+        if data.soft is None:
             return hard
         expected, share = outputs.expected(), config.distil.weight
-        soft = distance(config.loss, expected, self._at(self._soft, places, outputs) + add, stream.scale)
+        soft = distance(config.loss, expected, self._at(self._soft, places, outputs) + add, data.scale)
         mixed = self._at(self._row_weight, places, outputs) * ((1 - share) * hard + share * soft)
         if model.match is not None and self._features is not None:
             wanted = self._at(self._features, places, outputs)
@@ -172,7 +172,7 @@ class Objective:
         target = clean[1].expected() + (0.0 if gain is None else gain)
         if config.target == "stop_gradient":
             target = target.detach()
-        apart = distance(self._config.loss, perturbed[1].expected(), target, self.stream.scale)
+        apart = distance(self._config.loss, perturbed[1].expected(), target, self.data.scale)
         return per_row + share * config.weight * apart
 
     def _at(self, values: Tensor, places: NDArray[np.int64], outputs: Outputs) -> Tensor:

@@ -29,7 +29,7 @@ def epoch_batches(
     first = _task_batches(objectives[0], optim, seed, epoch)
     found = [(0, places) for places in first]
     for index, objective in enumerate(objectives[1:], start=1):
-        n_batches = math.ceil(len(objective.stream.part) / optim.batch_size)
+        n_batches = math.ceil(len(objective.data.part) / optim.batch_size)
         steps = auxiliary_steps(len(first), n_batches, mixing)
         passes: dict[int, list[NDArray[np.int64]]] = {}
         for number in range(epoch * steps, (epoch + 1) * steps):
@@ -49,8 +49,8 @@ def auxiliary_steps(target: int, auxiliary: int, mixing: MultitaskConfig) -> int
 
 
 def _task_batches(objective: Objective, optim: OptimConfig, seed: int, epoch: int) -> list[NDArray[np.int64]]:
-    stream = objective.stream
-    return training_batches(stream.store.cost[stream.part.rows], optim.batch_size, seed=seed, epoch=epoch)
+    data = objective.data
+    return training_batches(data.store.cost[data.part.rows], optim.batch_size, seed=seed, epoch=epoch)
 
 
 def take_step(run: TrainState, objective: Objective, chosen: BatchSelection, *, rate: float, ramp: float) -> float:

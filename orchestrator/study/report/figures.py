@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _COLOURS = {TrialState.COMPLETE: "var(--blue)", TrialState.PRUNED: "var(--amber)"}
 _BEST, _BASE, _OTHER = "var(--green)", "var(--ink)", "var(--grey)"
 _MOST_AXES = 9  # of the parallel coordinates and the slices
+_STRONG_TO_PALE = [[0.0, "var(--blue)"], [1.0, "var(--heat)"]]  # of the lowest value to the highest
 _MOST_BARS = 8  # of the importances
 
 
@@ -153,9 +154,11 @@ def parallel_picture(analysis: Analysis) -> Picture | None:
         title=None, margin={"l": 70, "r": 40, "t": 40, "b": 90}, meta={"min_width": 200 + 90 * len(names)}
     )
     figure.update_annotations(font={"color": "var(--ink)", "size": 11})
+    figure.update_traces(line={"colorscale": _STRONG_TO_PALE, "reversescale": False})
     left_out = len(analysis.axes) - len(names)
     less = f" Left out: {left_out} less important parameters." if left_out else ""
-    return Picture(f"Parameters of the complete trials and their validation MAE.{less}", figure)
+    caption = "Parameters of the complete trials and their validation MAE: the lower it is, the stronger the colour."
+    return Picture(f"{caption}{less}", figure)
 
 
 def slices_picture(analysis: Analysis) -> Picture | None:
@@ -169,10 +172,12 @@ def slices_picture(analysis: Analysis) -> Picture | None:
     figure.update_layout(title=None, width=None, margin={"l": 60, "r": 12, "t": 20, "b": 60})
     figure.update_layout(meta={"min_width": 80 + 130 * len(names)})
     figure.update_yaxes(range=_range([trial.values[0] for trial in _complete(analysis)]))
-    figure.update_traces(marker={"showscale": False})
+    figure.update_traces(marker={"showscale": False, "colorscale": _STRONG_TO_PALE, "reversescale": True})
     figure.update_layout(yaxis={"title": _mae(analysis)})
     unused = "A trial that does not use a parameter is not in its part."
-    return Picture(f"Validation MAE against each parameter; later trials are darker. {unused}", figure)
+    return Picture(
+        f"Validation MAE against each parameter; the later the trial, the stronger the colour. {unused}", figure
+    )
 
 
 def pareto_picture(analysis: Analysis) -> Picture | None:

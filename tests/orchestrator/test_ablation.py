@@ -119,12 +119,12 @@ def test_an_ensemble_is_the_mean_of_its_seeds_and_shares_them_with_the_baseline(
     whole: tuple[Path, Any, Planned],
 ) -> None:
     out, _, planned = whole
-    lines = {line["name"]: line for line in planned.lines}
-    assert (lines["E3"]["models"], lines["E3"]["new"]) == (6, 4)  # seed 0 of both folds is E0's
-    assert lines["E2"]["new"] == lines["E6"]["new"] == 0
-    assert lines["E2"]["shared"] == ["E1"]
-    assert lines["E3"]["shared"] == ["E0"]
-    assert lines["E6"]["shared"] == ["E4"]
+    plans = {plan.name: plan for plan in planned.experiments}
+    assert (plans["E3"].n_models, plans["E3"].n_new) == (6, 4)  # seed 0 of both folds is E0's
+    assert plans["E2"].n_new == plans["E6"].n_new == 0
+    assert plans["E2"].shared_with == ("E1",)
+    assert plans["E3"].shared_with == ("E0",)
+    assert plans["E6"].shared_with == ("E4",)
     predictions = pd.read_parquet(out / "ablation_predictions.parquet")
     ensemble = predictions[(predictions["experiment"] == "E3") & (predictions["fold"] == 0)].set_index("id")[
         "prediction"

@@ -149,7 +149,7 @@ def test_published_predictions_of_another_task_are_refused_before_training(tmp_p
     rows.to_csv(tmp_path / "right.csv", index=False)
     check_published(tmp_path / "right.csv", data, (0, 1))
     rows.assign(y=rows["y"] + 1).to_csv(tmp_path / "wrong.csv", index=False)
-    with pytest.raises(UserError, match="other targets than the data"):
+    with pytest.raises(UserError, match="targets that differ from the data"):
         check_published(tmp_path / "wrong.csv", data, (0, 1))
     rows.assign(mbid="x").to_csv(tmp_path / "lacking.csv", index=False)
     with pytest.raises(UserError, match=r"lacks tiny-.* is it the table of this task"):

@@ -173,7 +173,7 @@ def test_mistakes_of_content_are_told_at_once_before_anything_starts(tmp_path: P
         "optim.epochs cannot be searched here: it is the study's length",
         "tta.views cannot be searched here",
         "model.freeze: choices that are not plain values need names",
-        "model.pooling: names of choices are texts",
+        "model.pooling: names of choices must be text",
         "point one: optim.layer_decay=0.9 is outside",
         "point two: 'optim.layer_deca' is no dimension (did you mean 'optim.layer_decay'?)",
         "point E0: the name is taken by the base itself",

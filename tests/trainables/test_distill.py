@@ -118,7 +118,7 @@ def test_rows_weigh_the_same_without_weighting_or_without_disagreement() -> None
 
 
 def loss_of(objective: Objective, model: CrystalModel) -> float:
-    chosen = objective.choose(np.arange(len(objective.stream.part)), np.random.default_rng(0))
+    chosen = objective.choose(np.arange(len(objective.data.part)), np.random.default_rng(0))
     with torch.no_grad():
         return float(objective.loss(model, chosen, 1.0))
 

@@ -145,7 +145,7 @@ def test_a_refit_that_fails_keeps_the_model_validation_chose(tmp_path: Path, mon
     inner, n_rows = loop_module._one_share, len(split.train)
 
     def fails_in_the_refit(run: object, tasks: list[Objective], *rest: object) -> float:
-        if len(tasks[0].stream.part) > n_rows:
+        if len(tasks[0].data.part) > n_rows:
             raise loop_module.NonFiniteLoss("the loss became nan")
         return inner(run, tasks, *rest)  # type: ignore[arg-type]
 

@@ -31,7 +31,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def streams_of(run: LeverRun) -> list[TaskData]:
-    own = run.objective().stream
+    own = run.objective().data
     scale = torch.tensor(float(run.split.train.targets.std()))
     return [replace(own, scale=scale), *auxiliary_data(run.config, run.auxiliary, CPU)]
 
@@ -58,7 +58,7 @@ def plan(
 
 def test_the_batches_of_one_task_are_training_batches(graphs: Path) -> None:
     objective = lever_run(graphs).objective()
-    cost = objective.stream.store.cost[objective.stream.part.rows]
+    cost = objective.data.store.cost[objective.data.part.rows]
     for seed, epoch in ((0, 0), (0, 3), (5, 1)):
         expected = [(0, places.tolist()) for places in training_batches(cost, 4, seed=seed, epoch=epoch)]
         assert plan([objective], seed=seed, epoch=epoch) == expected
@@ -68,12 +68,12 @@ def test_the_batches_of_one_task_are_training_batches(graphs: Path) -> None:
 def test_steps_of_a_task_go_as_its_batches_to_the_power_of_its_mixing(mixing: str, steps: int, graphs: Path) -> None:
     run = lever_run(graphs, auxiliary=("property",))
     target, other = objectives_of(run)
-    target = Objective(run.config, replace(target.stream, part=of_rows(target.stream.part, 16)), CPU)  # 4 batches of 4
-    large = Objective(run.config, replace(other.stream, part=of_rows(other.stream.part, 64)), CPU)  # 16 batches
+    target = Objective(run.config, replace(target.data, part=of_rows(target.data.part, 16)), CPU)  # 4 batches of 4
+    large = Objective(run.config, replace(other.data, part=of_rows(other.data.part, 64)), CPU)  # 16 batches
     for epoch in range(3):
         counted = Counter(index for index, _ in plan([target, large], mixing, epoch=epoch))
         assert counted == {0: 4, 1: steps}
-    small = Objective(run.config, replace(other.stream, part=of_rows(other.stream.part, 1)), CPU)
+    small = Objective(run.config, replace(other.data, part=of_rows(other.data.part, 1)), CPU)
     assert Counter(index for index, _ in plan([target, small], mixing))[1] >= 1
 
 
@@ -90,14 +90,14 @@ def of_rows(part: Part, n_rows: int) -> Part:
 def test_auxiliary_rows_are_all_met_before_any_is_met_again(mixing: str, n_rows: int, graphs: Path) -> None:
     run = lever_run(graphs, auxiliary=("property",))
     target, other = objectives_of(run)
-    other = Objective(run.config, replace(other.stream, part=of_rows(other.stream.part, n_rows)), CPU)
+    other = Objective(run.config, replace(other.data, part=of_rows(other.data.part, n_rows)), CPU)
     met: Counter[int] = Counter(dict.fromkeys(range(n_rows), 0))
     for epoch in range(7):
         batches = plan([target, other], mixing, epoch=epoch)
         met.update(place for index, places in batches if index == 1 for place in places)
         assert max(met.values()) - min(met.values()) <= 1
         own = sorted(place for index, places in batches if index == 0 for place in places)
-        assert own == list(range(len(target.stream.part)))  # an epoch is one pass over the target's rows
+        assert own == list(range(len(target.data.part)))  # an epoch is one pass over the target's rows
     assert min(met.values()) >= 1
 
 
@@ -200,9 +200,9 @@ def test_perturbations_and_teachers_are_for_the_target_alone(graphs: Path) -> No
     assert (target.views_per_row, other.views_per_row) == (2, 1)
     assert target.choose(np.arange(3), np.random.default_rng(0)).change is not None
     assert other.choose(np.arange(3), np.random.default_rng(0)).change is None
-    assert (target.stream.soft is None, other.stream.soft is None) == (False, True)
-    assert np.array_equal(other.costs, other.stream.store.cost[other.stream.part.rows])
-    assert np.all(target.costs > target.stream.store.cost[target.stream.part.rows])
+    assert (target.data.soft is None, other.data.soft is None) == (False, True)
+    assert np.array_equal(other.costs, other.data.store.cost[other.data.part.rows])
+    assert np.all(target.costs > target.data.store.cost[target.data.part.rows])
 
 
 def test_the_targets_own_training_begins_where_the_joint_one_ended(

@@ -244,7 +244,7 @@ def loss_and_gradient(
 
 
 def choose(objective: Objective) -> BatchSelection:
-    return objective.choose(np.arange(len(objective.stream.part)), np.random.default_rng(0))
+    return objective.choose(np.arange(len(objective.data.part)), np.random.default_rng(0))
 
 
 def views_of(run: LeverRun, objective: Objective, model: CrystalModel) -> tuple[torch.Tensor, torch.Tensor]:

@@ -65,7 +65,7 @@ class Bench:
     def dataset(self) -> Dataset:
         """The crystals that steps are timed on."""
         name = "sample" if self.data is None else "mp_e_form"
-        return load_dataset(Source(name, self.data, limit=200 if self.quick else None), silent)
+        return load_dataset(Source(name, self.data, limit=60 if self.quick else None), silent)
 
     @cached_property
     def store(self) -> GraphStore:

@@ -25,14 +25,20 @@ _LONGEST = (
     "test_screens.py",
     "test_search.py",
     "test_study_on_ray.py",
+    "test_old_folders.py",
     "test_tune_run.py",
     "test_train.py",
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before marks choose
+_ON_ONE_RAY = ("test_search.py", "test_study_on_ray.py", "test_old_folders.py")  # in one worker, with one Ray
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks choose, and before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     items.sort(key=_turn)
+    for item in items:  # a module goes to one worker whole: its fixtures train models
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path.name in _ON_ONE_RAY else str(item.path)))
     for item in items:  # what else the quick tier leaves out; its -m takes the place of the -m "not slow" of pyproject
         if item.get_closest_marker("slow") or "shared_data" in item.fixturenames:
             item.add_marker(pytest.mark.trains)
@@ -72,6 +78,18 @@ def quick_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray for all tests of a worker that want one, as starting it takes seconds; trials find tests/support."""
+    from orchestrator.ray_session import ray_session
+
+    support = REPOSITORY / "tests" / "support"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", os.pathsep.join([str(support), str(REPOSITORY)]))
+        with ray_session(cores=2):
+            yield
 
 
 @pytest.fixture(scope="session")

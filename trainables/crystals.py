@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,8 @@ from pymatgen.core import Element, Lattice, Structure
 
 MAX_ATOMIC_NUMBER = 94  # CHGNet's embedding ends at plutonium
 SYMBOLS = ("", *tuple(Element.from_Z(z).symbol for z in range(1, 119)))
+_SYMBOL = re.compile(r"[A-Z][a-z]?")
+_AMOUNTS = re.compile(r"[\d.\s()]")
 
 
 class Crystal(NamedTuple):
@@ -126,3 +129,15 @@ def _reduced_formula(counts: NDArray[np.int64]) -> str:
     divisor = math.gcd(*(int(counts[z]) for z in present)) if len(present) else 1
     parts = sorted((SYMBOLS[z], int(counts[z]) // divisor) for z in present)
     return "".join(f"{symbol}{count if count > 1 else ''}" for symbol, count in parts)
+
+
+def chemical_system(formula: str) -> str:
+    """Element symbols in alphabetical order: "Al-O" for "Al2O3", "K-Mn-O" for "K4 Mn4 O8".
+
+    Raises:
+        ValueError: not a formula, or an element that there is not.
+    """
+    elements = sorted(set(_SYMBOL.findall(formula)))
+    if not elements or _AMOUNTS.sub("", _SYMBOL.sub("", formula)) or not set(elements) <= set(SYMBOLS):
+        raise ValueError(f"{formula!r} is not a chemical formula such as Al2O3 or K4 Mn4 O8")
+    return "-".join(elements)

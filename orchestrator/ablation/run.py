@@ -16,7 +16,6 @@ from orchestrator.evaluation.ensemble import error_curve
 from orchestrator.evaluation.predictions import Predictions
 from orchestrator.evaluation.published import published_scores
 from orchestrator.evaluation.scores import TaskSummary, errors
-from orchestrator.evaluation.statistics import chemical_system
 from orchestrator.execution.combine import combined
 from orchestrator.execution.estimate import seconds_of, structures_of, structures_per_second
 from orchestrator.execution.folders import only_process
@@ -29,6 +28,7 @@ from orchestrator.inputs.recipe import FoldRecipe, ModelSpec
 from orchestrator.inputs.source import Source, auxiliary_sources
 from orchestrator.provenance import device_name, versions
 from trainables.config import validate_for_task
+from trainables.crystals import chemical_system
 from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import custom_task
 from trainables.errors import UserError

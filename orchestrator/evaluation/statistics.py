@@ -1,7 +1,6 @@
 """Statistics of the difference between two predictors on the same test rows: is the child better than its parent?"""
 
 import math
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from trainables.crystals import SYMBOLS
 from trainables.errors import listed
 
 CONFIDENCE = 0.95  # of every interval, and 1 - CONFIDENCE is the level of `detectable`
 FIVE_FOLD_TEST_SHARE = 0.25  # n_test / n_train: one fold in five is tested, four train
 N_RESAMPLES = 10_000
 _CELLS_PER_CHUNK = 2_000_000  # (resamples x clusters) held at once: some 60 MB
-_SYMBOL = re.compile(r"[A-Z][a-z]?")
-_AMOUNTS = re.compile(r"[\d.\s()]")
 
 
 @dataclass(frozen=True)
@@ -219,18 +215,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, (len(given) - rank) * p))
         adjusted[place] = largest
     return adjusted
-
-
-def chemical_system(formula: str) -> str:
-    """Element symbols in alphabetical order: "Al-O" for "Al2O3", "K-Mn-O" for "K4 Mn4 O8".
-
-    Raises:
-        ValueError: not a formula, or an element that there is not.
-    """
-    elements = sorted(set(_SYMBOL.findall(formula)))
-    if not elements or _AMOUNTS.sub("", _SYMBOL.sub("", formula)) or not set(elements) <= set(SYMBOLS):
-        raise ValueError(f"{formula!r} is not a chemical formula such as Al2O3 or K4 Mn4 O8")
-    return "-".join(elements)
 
 
 def compare(

@@ -1,13 +1,16 @@
 """Scores as tables for the terminal."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
 from orchestrator.evaluation.scores import BaselineScores, CountedErrors, PredictorScores, Scores, TaskSummary
-from search_spaces.space import Space
 from trainables.data.tasks import TASKS
+
+if TYPE_CHECKING:
+    from search_spaces.space import Space
 
 
 def score_table(scores: Scores) -> Table:
@@ -99,7 +102,7 @@ def task_table() -> Table:
     return table
 
 
-def spaces_table(spaces: Iterable[Space]) -> Table:
+def spaces_table(spaces: "Iterable[Space]") -> Table:
     """Return the search spaces that can be named."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
     table.add_column("space", no_wrap=True)
@@ -110,7 +113,7 @@ def spaces_table(spaces: Iterable[Space]) -> Table:
     return table
 
 
-def space_table(space: Space) -> Table:
+def space_table(space: "Space") -> Table:
     """Return the dimensions of a space."""
     table = Table(title=f"{space.name}: {space.description}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("key", "range", "what"):

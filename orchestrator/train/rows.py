@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from orchestrator.evaluation.statistics import chemical_system
+from trainables.crystals import chemical_system
 from trainables.data.dataset import Dataset
 from trainables.files import write_parquet
 

@@ -15,7 +15,7 @@ from ladder_data import ABOUT, IDS, SYSTEMS, N, analysed, full_ladder, ladder, o
 
 from orchestrator.ablation.analysis import Analysis, Outcome, analyse
 from orchestrator.ablation.report import document
-from orchestrator.evaluation.statistics import chemical_system
+from trainables.crystals import chemical_system
 
 
 @pytest.fixture(scope="module")

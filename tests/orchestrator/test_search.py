@@ -3,8 +3,6 @@
 import fcntl
 import math
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,10 @@ import pandas as pd
 import pytest
 from small_data import tiny_dataset
 
-from orchestrator import ray_session as runtime
 from orchestrator.cli.search import loggers, parse_budget_seconds
 from orchestrator.execution.resources import Resources
 from orchestrator.inputs.context import TaskContext
 from orchestrator.inputs.source import Source
-from orchestrator.ray_session import Capacity, ray_session
 from orchestrator.study import run as study_module
 from orchestrator.study import trial_data as study_material
 from orchestrator.study.journal import Journal, Trial, TrialState, trials_of
@@ -65,27 +61,8 @@ class Studied:
     table: Path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_ray() -> Iterator[None]:
-    """All searches here share a Ray: starting one takes seconds."""
-    started: list[AbstractContextManager[Capacity]] = []
-
-    @contextmanager
-    def shared(address: str | None = None) -> Iterator[Capacity]:
-        if not started:
-            started.append(ray_session(cores=2))
-            started[0].__enter__()
-        yield runtime._capacity()
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(runtime, "ray_session", shared)
-        yield
-    for session in started:
-        session.__exit__(None, None, None)
-
-
 @pytest.fixture(scope="module")
-def studied(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Studied:
+def studied(table: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Studied:
     """A study of four trials and the checks of its best."""
     folder = tmp_path_factory.mktemp("study") / "out"
     found = search(source(table), folder, replace(OPTIONS, loggers=loggers(None, None)), settings=SETTINGS)

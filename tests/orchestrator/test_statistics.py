@@ -12,13 +12,13 @@ from orchestrator.evaluation import statistics
 from orchestrator.evaluation.statistics import (
     Bootstrap,
     Contrast,
-    chemical_system,
     cluster_bootstrap,
     compare,
     holm,
     nadeau_bengio,
     with_holm,
 )
+from trainables.crystals import chemical_system
 
 
 def width(bootstrap: Bootstrap) -> float:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from fake_trainable import N_STEPS
 from fake_trials import run_fakes
 
 from orchestrator.ray_environment import check_address
-from orchestrator.ray_session import Capacity, Share, ray_session, share_for
+from orchestrator.ray_session import Capacity, Share, share_for
 from orchestrator.study import ray_tune as tuning
 from orchestrator.study.driver import MOST_TRIES, StudyDriver
 from orchestrator.study.journal import Journal, Trial, trials_of
@@ -31,16 +30,7 @@ VALUES = (5, 3, 8, 1, 9, 2, 7, 4, 6, 0)
 
 
 @pytest.fixture(scope="module")
-def a_ray() -> Iterator[None]:
-    """One Ray for all studies of this process; trials' processes find what it does."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parents[1])]))
-        with ray_session(cores=2):
-            yield
-
-
-@pytest.fixture(scope="module")
-def ended(a_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyDriver, Path]:
+def ended(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyDriver, Path]:
     """A study whose trials end in every way there is."""
     folder = tmp_path_factory.mktemp("faults")
     return run_fakes(folder, (0, 101, 102, 103, 104, 105, 1), rule="none", at_once=2), folder
@@ -79,7 +69,7 @@ def test_a_trial_that_reports_too_little_fails_and_stops_nothing_else(ended: tup
     assert trials[0].state == trials[1].state == "COMPLETE"
 
 
-def test_a_ray_that_runs_is_known_by_its_answer(a_ray: None) -> None:
+def test_local_ray_that_runs_is_known_by_its_answer(local_ray: None) -> None:
     check_address(str(ray.get_runtime_context().gcs_address))
 
 
@@ -110,7 +100,7 @@ def timeless(folder: Path) -> list[dict[str, object]]:
     return [{name: value for name, value in event.items() if name != "time"} for event in events]
 
 
-@pytest.mark.usefixtures("a_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_a_driver_killed_in_the_middle_goes_on_and_ends_with_the_study_of_one_that_was_not(tmp_path: Path) -> None:
     """kill -9 of the driver: no finished trial runs again, and journal, states and rungs are those of a whole study."""
     run_fakes(tmp_path / "whole", VALUES)
@@ -180,7 +170,7 @@ def test_trials_at_once_are_bounded_by_the_cores_and_shares_of_gpus_of_each_mach
     assert share_for(Capacity(((2.0, 0.0),)), 1.0, None) == Share(1.0, 0.0)
 
 
-@pytest.mark.usefixtures("a_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_a_study_without_machines_ends_at_once_and_can_be_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +184,7 @@ def test_a_study_without_machines_ends_at_once_and_can_be_gone_on_with(
     assert len(driver.trials) == len(VALUES)
 
 
-@pytest.mark.usefixtures("a_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_a_disk_that_is_full_ends_the_session_and_fails_no_trial(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"trial \d: no room left .*`resume=True`"):
         run_fakes(tmp_path / "study", (106, 1))
@@ -204,7 +194,7 @@ def test_a_disk_that_is_full_ends_the_session_and_fails_no_trial(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_ray_that_loses_its_only_machine_ends_the_study_and_keeps_it(tmp_path: Path) -> None:
+def test_local_ray_that_loses_its_only_machine_ends_the_study_and_keeps_it(tmp_path: Path) -> None:
     """The raylet and its workers are killed: Ray alone would wait for ever."""
     script = run_script(tmp_path / "study")
     journal = tmp_path / "study" / "journal.jsonl"

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from crystaltune._rows import (
     Data,
@@ -18,7 +18,6 @@ from crystaltune._rows import (
 )
 from crystaltune._run import Run
 from crystaltune._study import Study
-from orchestrator.ablation.analysis import Analysis
 from orchestrator.ablation.ladder import parse_experiments, parse_starts
 from orchestrator.evaluation.scores import BaselineScores
 from orchestrator.execution.resources import Resources
@@ -31,12 +30,15 @@ from orchestrator.study.options import (
     require_folder,
     validate_options,
 )
-from search_spaces.space import Space
 from trainables.choices import Compile, Device
 from trainables.config import RunConfig
-from trainables.data.dataset import Dataset
 from trainables.progress import Progress
-from trainables.training.trial import TrialData
+
+if TYPE_CHECKING:
+    from orchestrator.ablation.analysis import Analysis
+    from search_spaces.space import Space
+    from trainables.data.dataset import Dataset
+    from trainables.training.trial import TrialData
 
 Config = RunConfig | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -98,18 +100,19 @@ def train(
     Raises:
         UserError: a mistake in what was asked, or folds that failed (what is finished is kept).
     """
-    from orchestrator.train.run import TrainOptions
-    from orchestrator.train.run import train as run_training
-
     reject_unknown_keywords(train, options, TrainKeywords)
     source = source_of(data, options)
     folder = _folder(out, "", source, "run.json")
     chosen_folds = folds_of(folds)
     with shown(progress) as bars:
+        chosen = chosen_settings(config, settings, source.task, bars)
+        from orchestrator.train.run import TrainOptions  # with torch: mistakes are told before
+        from orchestrator.train.run import train as run_training
+
         run_training(
             source,
             folder,
-            settings=chosen_settings(config, settings, source.task, bars),
+            settings=chosen,
             options=TrainOptions(chosen_folds, _resources(options), None if published is None else Path(published)),
             auxiliary=auxiliary,
             progress=bars,
@@ -181,8 +184,6 @@ def search(
     Raises:
         UserError: a mistake in what was asked, or a study whose trials all failed (what is finished is kept).
     """
-    from orchestrator.study.run import search as run_search
-
     reject_unknown_keywords(search, options, SearchKeywords)
     source = source_of(data, options)
     folder = _folder(out, "search-", source, "study.json", suffix=f"-{Path(space).stem}")
@@ -199,11 +200,14 @@ def search(
     validate_options(asked)
     require_folder(folder, resume=resume)
     with shown(progress) as bars:
+        chosen = chosen_settings(config, settings, source.task, bars)
+        from orchestrator.study.run import search as run_search
+
         run_search(
             source,
             folder,
             asked,
-            settings=chosen_settings(config, settings, source.task, bars),
+            settings=chosen,
             auxiliary=auxiliary,
             progress=bars,
             show=getattr(bars, "above", None),
@@ -230,7 +234,7 @@ def ablate(
     out: str | os.PathLike[str] | None = None,
     progress: bool | Progress = True,
     **options: Unpack[AblateKeywords],
-) -> Analysis:
+) -> "Analysis":
     """Run a ladder of experiments, resuming what `out` holds, and say what each lever did.
 
     Args:
@@ -247,24 +251,18 @@ def ablate(
     Raises:
         UserError: a mistake in what was asked, or no experiment that finished (what is finished is kept).
     """
-    from orchestrator.ablation.run import AblationOptions
-    from orchestrator.ablation.run import ablate as run_ablation
-
     reject_unknown_keywords(ablate, options, AblateKeywords)
     source = source_of(data, options)
     folder = _folder(out, "ablation-", source, "ablation.json")
     names = parse_experiments(None if experiments is None else ",".join(experiments), with_auxiliary=bool(auxiliary))
-    asked = AblationOptions(
-        names,
-        folds_of(folds),
-        seeds,
-        parse_starts(starts),
-        equal_steps,
-        None if published is None else Path(published),
-        _resources(options),
-    )
+    chosen_folds, chosen_starts, resources = folds_of(folds), parse_starts(starts), _resources(options)
     with shown(progress) as bars:
         chosen = chosen_settings(config, settings, source.task, bars)
+        from orchestrator.ablation.run import AblationOptions
+        from orchestrator.ablation.run import ablate as run_ablation
+
+        predicted = None if published is None else Path(published)
+        asked = AblationOptions(names, chosen_folds, seeds, chosen_starts, equal_steps, predicted, resources)
         analysis = run_ablation(source, folder, asked, settings=chosen, auxiliary=auxiliary, progress=bars)
     assert analysis is not None  # only a plan has none
     return analysis
@@ -291,7 +289,7 @@ def baseline(
         return baseline_run(source, chosen, None if published is None else Path(published), bars)
 
 
-def load_dataset(data: Data, *, progress: bool | Progress = True, **options: Unpack[RowOptions]) -> Dataset:
+def load_dataset(data: Data, *, progress: bool | Progress = True, **options: Unpack[RowOptions]) -> "Dataset":
     """Read and check the rows of a task or of a table.
 
     Args:
@@ -310,7 +308,7 @@ def load_dataset(data: Data, *, progress: bool | Progress = True, **options: Unp
 
 def prepare_trials(
     data: Data,
-    space: str | Space,
+    space: "str | Space",
     out: str | os.PathLike[str],
     *,
     fold: int = 0,
@@ -318,7 +316,7 @@ def prepare_trials(
     validations_per_epoch: int = 1,
     progress: bool | Progress = True,
     **options: Unpack[RowOptions],
-) -> TrialData:
+) -> "TrialData":
     """Make what trials of a space share, for a search of one's own with Ray Tune and FineTune.
 
     Args:

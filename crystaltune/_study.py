@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from orchestrator.study.report.verdict import Verdict
 from trainables.config import RunConfig, load_config, parse_config
 from trainables.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrator.study.report.verdict import Verdict
 
 
 class Study:
@@ -44,7 +47,7 @@ class Study:
             raise UserError(f"{self.folder} has no table of trials yet: write its report") from None
 
     @property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> "Verdict | None":
         """Return what the confirmation runs decided (None without a complete trial); `verdict.sentence` says it."""
         from orchestrator.study.run import read_analysis
 

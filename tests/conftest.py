@@ -4,7 +4,9 @@ import gzip
 import json
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: on shared cores two threads mostly wait for each other
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 from scipy.spatial.transform import Rotation
+from xdist.scheduler import LoadScopeScheduling
 
 from orchestrator.execution import pool as workers
 
@@ -34,11 +37,21 @@ _LONGEST = (
 _ON_ONE_RAY = ("test_search.py", "test_study_on_ray.py", "test_old_folders.py")  # in one worker, with one Ray
 
 
-@pytest.hookimpl(tryfirst=True)  # before marks choose, and before xdist reads the groups
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Send a module to one worker whole, as its fixtures train models, and those that want a Ray to the same one."""
+    return _ByModule(config, log)
+
+
+class _ByModule(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.split("::")[0]
+        return "ray" if module.rpartition("/")[2] in _ON_ONE_RAY else module
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks choose
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     items.sort(key=_turn)
-    for item in items:  # a module goes to one worker whole: its fixtures train models
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path.name in _ON_ONE_RAY else str(item.path)))
     for item in items:  # what else the quick tier leaves out; its -m takes the place of the -m "not slow" of pyproject
         if item.get_closest_marker("slow") or "shared_data" in item.fixturenames:
             item.add_marker(pytest.mark.trains)
@@ -80,16 +93,27 @@ def quick_disk() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """One Ray for all tests of a worker that want one, as starting it takes seconds; trials find tests/support."""
+_local_ray = ExitStack()
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> None:
+    """One Ray for all modules that want one, as starting it takes seconds; trials find tests/support."""
+    import ray
+
     from orchestrator.ray_session import ray_session
 
-    support = REPOSITORY / "tests" / "support"
-    with pytest.MonkeyPatch.context() as patched:
+    if not ray.is_initialized():
+        support = REPOSITORY / "tests" / "support"
+        patched = _local_ray.enter_context(pytest.MonkeyPatch.context())
         patched.setenv("PYTHONPATH", os.pathsep.join([str(support), str(REPOSITORY)]))
-        with ray_session(cores=2):
-            yield
+        _local_ray.enter_context(ray_session(cores=2))
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End that Ray after the last of these modules: other tests are told of a process without one."""
+    if item.path.name in _ON_ONE_RAY and (nextitem is None or nextitem.path.name not in _ON_ONE_RAY):
+        _local_ray.close()
 
 
 @pytest.fixture(scope="session")

@@ -71,6 +71,15 @@ def test_importing_the_package_loads_nothing_heavy_and_every_name_resolves(tmp_p
         import crystaltune as ct
         heavy = {"torch", "ray", "pandas", "numpy", "pymatgen", "chgnet", "matplotlib", "optuna"} & set(sys.modules)
         assert not heavy, heavy
+        for wrong in ({"folds": 7}, {"config": "missing.yaml"}, {"device": "cuda", "limit": 0}):
+            try:
+                ct.train("jdft2d", **wrong)
+            except ct.UserError as error:
+                assert "\\n" not in str(error)
+            else:
+                raise AssertionError(wrong)
+        heavy = {"torch", "ray", "scipy", "optuna", "chgnet"} & set(sys.modules)
+        assert not heavy, f"before a mistake was told: {heavy}"
         for name in ct.__all__:
             assert getattr(ct, name) is not None
             assert name in dir(ct)

@@ -25,6 +25,7 @@ from study_report_data import (
 )
 
 from orchestrator.study.report.analysis import Analysis, analyse
+from orchestrator.study.report.figures import parallel_picture
 from orchestrator.study.report.files import study_table, write_study_reports
 from orchestrator.study.report.sections import document, sections
 from trainables.config import load_config, parse_config
@@ -136,6 +137,16 @@ def test_the_page_and_its_pictures_follow_the_readers_colours(whole: tuple[Path,
     for picture in (pictures[0], pictures[2], pictures[7]):  # ours; Optuna's have a scale of their own
         assert "var(--green)" in picture
         assert not re.search(r"#[0-9a-f]{6}\b", picture)
+
+
+def test_the_best_trials_stand_out_in_the_readers_own_colours(whole: tuple[Path, Analysis, str, Tree]) -> None:
+    picture = parallel_picture(whole[1])
+    assert picture is not None
+    lines = [trace for trace in picture.figure.data if trace.mode == "lines"]
+    assert {trace.line.color for trace in lines} == {"var(--blue)"}
+    by_mae = sorted(lines, key=lambda trace: trace.y[0])
+    assert by_mae[0].opacity == 1.0
+    assert [trace.opacity for trace in by_mae] == sorted((trace.opacity for trace in lines), reverse=True)
 
 
 def test_what_may_be_too_wide_scrolls_by_itself_also_by_keyboard(whole: tuple[Path, Analysis, str, Tree]) -> None:

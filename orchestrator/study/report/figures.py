@@ -154,7 +154,9 @@ def parallel_picture(analysis: Analysis) -> Picture | None:
         title=None, margin={"l": 70, "r": 40, "t": 40, "b": 90}, meta={"min_width": 200 + 90 * len(names)}
     )
     figure.update_annotations(font={"color": "var(--ink)", "size": 11})
-    figure.update_traces({"line": {"colorscale": _STRONG_TO_PALE, "reversescale": False}}, {"type": "parcoords"})
+    for line in figure.select_traces({"mode": "lines"}):  # Optuna's own colours are faint on a dark page
+        line.update(line={"color": "var(--blue)", "width": 1.5}, opacity=1 - 0.8 * float(line.y[0] or 0.0))
+    figure.update_traces({"marker": {"showscale": False}}, {"mode": "markers"})  # the first axis has the scale
     left_out = len(analysis.axes) - len(names)
     less = f" Left out: {left_out} less important parameters." if left_out else ""
     caption = "Parameters of the complete trials and their validation MAE: the lower it is, the stronger the colour."

@@ -146,25 +146,23 @@ def plan_ablation(rungs: Sequence[Rung], runs: ModelGraph, options: AblationOpti
         shared = tuple(name for name, keys in known.items() if keys & needed)
         experiments.append(PlannedExperiment(rung.name, rung.experiment.description, len(needed), len(new), shared))
         known[rung.name] = needed
-    levels = runs.levels()
-    every = [run for level in levels for run in level]
-    done = {context.key(run) for run in every if finished(runs.folder_of(run)) is not None}
-    where = options.resources.plan(len(every) - len(done))
+    every = runs.specs()
+    done = {key for key, spec in every.items() if finished(runs.folder_of(spec)) is not None}
+    where = options.resources.plan(runs.width(every.keys() - done))
     seconds = 0.0
     if len(done) < len(every):
-        speed = structures_per_second(context, every[0], where)
-        seconds = seconds_of(context, levels, where, done, speed)
+        speed = structures_per_second(context, next(iter(every.values())), where)
+        seconds = seconds_of(context, every, where, done, speed)
     return Planned(experiments, len(every), len(done), where.processes, seconds)
 
 
 def _keys(runs: ModelGraph, recipes: Iterable[FoldRecipe]) -> set[str]:
     """Every run that some recipes need, by key."""
-    alone = ModelGraph(runs.context, list(recipes), runs.folder_of)
-    return {runs.context.key(run) for level in alone.levels() for run in level}
+    return set(ModelGraph(runs.context, list(recipes), runs.folder_of).specs())
 
 
 def _run(runs: ModelGraph, options: AblationOptions, progress: Progress) -> None:
-    work = {runs.context.key(run): structures_of(runs.context, run) for level in runs.levels() for run in level}
+    work = {key: structures_of(runs.context, spec) for key, spec in runs.specs().items()}
     with progress.stage("all runs", sum(work.values()), "structures") as bar:
         run_all(
             runs,

@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Mapping
 
 import numpy as np
 import torch
 
+from orchestrator.execution.dependencies import schedule
 from orchestrator.execution.pool import Allocation
 from orchestrator.inputs.context import TaskContext
 from orchestrator.inputs.recipe import ModelSpec
@@ -79,17 +80,18 @@ def structures_per_second(context: TaskContext, run: ModelSpec, where: Allocatio
 
 
 def seconds_of(
-    context: TaskContext, levels: Iterable[Iterable[ModelSpec]], where: Allocation, finished: set[str], speed: float
+    context: TaskContext, specs: Mapping[str, ModelSpec], where: Allocation, finished: Container[str], speed: float
 ) -> float:
-    """Estimate the time of all models that are not finished (by key): level after level, each at least its longest."""
-    total = 0.0
-    for level in levels:
-        left = [run for run in level if context.key(run) not in finished]
-        each = [structures_of(context, run) * cost_factor(context, run) / speed for run in left]
-        at_once = max(1, min(where.processes, len(left)))
-        if each:
-            total += max(sum(each) / at_once, max(each)) + _START_SECONDS
-    return total
+    """Estimate the time of all models (by key) that are not finished, as they will be scheduled.
+
+    Args:
+        speed: structures a second of one process.
+    """
+    left = {key: spec for key, spec in specs.items() if key not in finished}
+    needs = {key: [k for other in spec.needs if (k := context.key(other)) in left] for key, spec in left.items()}
+    each = {key: structures_of(context, spec) * cost_factor(context, spec) / speed for key, spec in left.items()}
+    ends = [end for _, end in schedule(needs, each, where.processes).values()]
+    return max(ends) + _START_SECONDS if ends else 0.0
 
 
 def readable(seconds: float) -> str:

@@ -1,12 +1,13 @@
 """Jobs over processes: one process a core on a CPU, one a GPU where there are several."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -17,6 +18,7 @@ from trainables.processes import ignored_by_children, keep_freed_memory, keeping
 from trainables.progress import Progress
 
 Job = TypeVar("Job")
+Handed = TypeVar("Handed", covariant=True)
 Result = TypeVar("Result")
 Work = Callable[[Job, str, Progress], Result]  # (job, device, progress) -> result
 
@@ -32,6 +34,10 @@ class Allocation:
     processes: int
     threads: int
     devices: tuple[str, ...]
+
+    def threads_for(self, n_jobs: int) -> int:
+        """Return the threads of one of so many jobs: those of processes that have nothing to do are shared out."""
+        return max(self.threads, self.threads * self.processes // max(1, min(n_jobs, self.processes)))
 
 
 def allocate(n_jobs: int, device: str = "auto", processes: int | None = None, per_gpu: int = 1) -> Allocation:
@@ -55,15 +61,44 @@ def allocate(n_jobs: int, device: str = "auto", processes: int | None = None, pe
     return Allocation(min(processes or per_gpu * len(devices), max(n_jobs, 1)), 1, devices)
 
 
+class Source(Protocol[Handed]):
+    """Hands out jobs; which there are may depend on the results of others."""
+
+    def take(self) -> tuple[str, Handed] | None:
+        """Return the next job with its name, or None where none can begin before another ends."""
+
+    @property
+    def n_ready(self) -> int:
+        """Return how many jobs could begin now."""
+
+
+class Listed(Source[Handed]):
+    """A source of jobs that do not depend on each other, in their order."""
+
+    def __init__(self, jobs: Iterable[tuple[str, Handed]]) -> None:
+        self._left = deque(jobs)
+
+    def take(self) -> tuple[str, Handed] | None:
+        """Return the next job."""
+        return self._left.popleft() if self._left else None
+
+    @property
+    def n_ready(self) -> int:
+        """Return how many are left."""
+        return len(self._left)
+
+
 def run_jobs(
     work: Callable[[Job, str, Progress], Result],
-    jobs: Sequence[tuple[str, Job]],
+    source: Source[Job],
     where: Allocation,
     progress: Progress,
     *,
     isolate: bool = False,
 ) -> Iterator[tuple[str, Result]]:
-    """Run named jobs and yield (name, result) as each ends.
+    """Run the jobs of a source and yield (name, result) as each ends, until the source has none and none runs.
+
+    The source is asked again after each result has been taken from here, so that results may make jobs ready.
 
     Args:
         isolate: in worker processes even where one would do, so that this process outlives a job's.
@@ -71,28 +106,52 @@ def run_jobs(
     Raises:
         UserError: raised by a job; WorkerKilled where a worker process was; results that came before were yielded.
     """
-    if not isolate and (where.processes == 1 or len(jobs) == 1):
-        for index, (name, job) in enumerate(jobs):
-            device = where.devices[index % len(where.devices)]
-            with _threads(where.threads), keeping_freed_memory() if device == "cpu" else nullcontext():
-                result = work(job, device, NamedProgress(progress, name))
-            yield name, result
+    if where.processes == 1 and not isolate:
+        yield from _run_here(work, source, where, progress)
         return
     with ignored_by_children():  # with the queue a process begins that tracks its resources
         queue = multiprocessing.get_context("spawn").Queue()
     with relay(queue, progress), spawned_pool(where.processes, _begin_worker, (queue, where)) as pool:
-        waiting = {
-            pool.submit(_in_worker, work, job, where.devices[index % len(where.devices)], name): name
-            for index, (name, job) in enumerate(jobs)
-        }
         try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
+            yield from _run_in(pool, work, source, where)
         except BrokenProcessPool:
             raise WorkerKilled(
                 "a worker process was killed (out of memory, most likely); what is done is kept: "
                 "run it again, with `processes=1` to need less memory"
             ) from None
+
+
+def _run_here(
+    work: Callable[[Job, str, Progress], Result], source: Source[Job], where: Allocation, progress: Progress
+) -> Iterator[tuple[str, Result]]:
+    device = where.devices[0]
+    while (item := source.take()) is not None:
+        name, job = item
+        with _threads(where.threads), keeping_freed_memory() if device == "cpu" else nullcontext():
+            result = work(job, device, NamedProgress(progress, name))
+        yield name, result
+
+
+def _run_in(
+    pool: ProcessPoolExecutor, work: Callable[[Job, str, Progress], Result], source: Source[Job], where: Allocation
+) -> Iterator[tuple[str, Result]]:
+    """Keep a job in each process while there are any, and each on the device that has the fewest."""
+    running: dict[Future[Result], tuple[str, str]] = {}
+    while True:
+        while len(running) < where.processes and (item := source.take()) is not None:
+            name, job = item
+            in_use = Counter(device for _, device in running.values())
+            device = min(where.devices, key=lambda each: in_use[each])
+            threads = where.threads_for(len(running) + 1 + source.n_ready)
+            running[pool.submit(_in_worker, work, job, device, name, threads)] = name, device
+        if not running:
+            return
+        ended, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in ended:
+            name, _ = running[future]
+            result = future.result()
+            del running[future]
+            yield name, result
 
 
 @contextmanager
@@ -113,10 +172,10 @@ def _begin_worker(queue: Any, where: Allocation) -> None:
     global _queue
     _queue = queue
     queue.cancel_join_thread()  # what was not shown yet must not keep a worker from ending
-    torch.set_num_threads(where.threads)
     if where.devices == ("cpu",):
         keep_freed_memory()
 
 
-def _in_worker(work: Callable[[Job, str, Progress], Result], job: Job, device: str, name: str) -> Result:
+def _in_worker(work: Callable[[Job, str, Progress], Result], job: Job, device: str, name: str, threads: int) -> Result:
+    torch.set_num_threads(threads)
     return work(job, device, QueueProgress(_queue, name))

@@ -1,7 +1,7 @@
-"""Models become jobs, level after level, over processes; what is finished is not done again."""
+"""Models become jobs over processes, each as soon as it can; what is finished is not done again."""
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.evaluation.predictions import Predictions
+from orchestrator.execution.dependencies import TaskQueue
+from orchestrator.execution.estimate import structures_of
 from orchestrator.execution.job import FEATURES, Job, PredictionRequest, complete, predictions_file, run_job
-from orchestrator.execution.pool import WorkerKilled, run_jobs
+from orchestrator.execution.pool import Source, WorkerKilled, run_jobs
 from orchestrator.execution.resources import Resources
 from orchestrator.execution.summary import RunSummary
 from orchestrator.inputs.context import TaskContext
@@ -46,6 +48,14 @@ class ModelGraph:
                 levels[depth] += specs
         return [list({self.context.key(spec): spec for spec in specs}.values()) for specs in levels]
 
+    def specs(self) -> dict[str, ModelSpec]:
+        """Return every model once, by key; none comes before one that it needs."""
+        return {self.context.key(spec): spec for level in self.levels() for spec in level}
+
+    def width(self, keys: Container[str]) -> int:
+        """Return how many of these models, at most, could be made at the same time (of one level)."""
+        return max((sum(self.context.key(spec) in keys for spec in level) for level in self.levels()), default=0)
+
     @cached_property
     def students(self) -> dict[str, list[ModelSpec]]:
         """Return who learns from a model, by its key."""
@@ -76,28 +86,6 @@ class ModelGraph:
         return summary.reason if summary.failed else ""
 
 
-@dataclass(eq=False)
-class _Watch:
-    """Who is told of models that end.
-
-    Attributes:
-        bar: advances by `work`, by key; by 1 where that says nothing.
-        ended: called with every model that ends, failed or not.
-    """
-
-    graph: ModelGraph
-    bar: Bar | None
-    work: Mapping[str, float]
-    ended: Ended
-
-    def note(self, spec: ModelSpec, summary: RunSummary) -> None:
-        key = self.graph.context.key(spec)
-        self.graph.summaries[key] = summary
-        if self.bar is not None:
-            self.bar.advance(self.work.get(key, 1.0))
-        self.ended(spec, summary)
-
-
 def run_all(
     graph: ModelGraph,
     resources: Resources,
@@ -106,70 +94,130 @@ def run_all(
     work: Mapping[str, float] | None = None,
     ended: Ended = lambda spec, summary: None,
 ) -> None:
-    """Make every model that is needed; failures are kept as such and stop only what needs them.
+    """Make every model that is needed, each as soon as those that it needs are there, the longest path first.
+
+    Failures are kept as such and stop only what needs them.
 
     Args:
         bar: advances by `work`, by key, as models end.
         ended: called with every model that ends, failed or not.
     """
-    watch, views = _Watch(graph, bar, work or {}, ended), graph.views_of()
-    for level in graph.levels():
-        _run_level(level, views, resources, watch)
+    _Execution(graph, resources, bar, work or {}, ended).run()
 
 
-def _run_level(
-    level: Sequence[ModelSpec], views: Mapping[str, list[TtaConfig]], resources: Resources, watch: _Watch
-) -> None:
-    graph = watch.graph
-    jobs: dict[str, Job] = {}
-    by_name: dict[str, ModelSpec] = {}
-    for spec in level:
-        key = graph.context.key(spec)
-        if reason := next(filter(None, map(graph.failure_of, spec.needs)), ""):
-            watch.note(spec, RunSummary.failure(f"a model that it needs failed: {reason}"))
-            continue
-        job = _job(graph, spec, views.get(key, [TtaConfig()]), resources)
-        if before := complete(job):
-            watch.note(spec, before)
-            continue
+class _Execution:
+    """The models of a graph on their way: those that wait, run and are done.
+
+    It is the source of jobs of `run_jobs`.
+    """
+
+    def __init__(
+        self, graph: ModelGraph, resources: Resources, bar: Bar | None, work: Mapping[str, float], ended: Ended
+    ) -> None:
+        self._graph, self._resources, self._bar, self._work, self._ended = graph, resources, bar, work, ended
+        self._views = graph.views_of()
+        self._specs = graph.specs()
+        self._names: dict[str, str] = {}  # of models that were begun: shown name -> key
+        self._running: dict[str, str] = {}
+        self._queue = self._unfinished()
+
+    def _unfinished(self) -> TaskQueue:
+        """Note what is finished already, and queue the rest."""
+        done = {}
+        for key in self._specs:
+            if (before := complete(self._job(key))) is not None:
+                done[key] = before
+        context, left = self._graph.context, [key for key in self._specs if key not in done]
+        needs = {key: [context.key(other) for other in self._specs[key].needs] for key in left}
+        structures = {key: structures_of(context, self._specs[key]) for key in left}
+        queue = TaskQueue({key: [other for other in needs[key] if other not in done] for key in left}, structures)
+        for key, summary in done.items():
+            self._note(key, summary)
+        return queue
+
+    def _job(self, key: str) -> Job:
+        return _job(self._graph, self._specs[key], self._views.get(key, [TtaConfig()]), self._resources)
+
+    def run(self) -> None:
+        """Run until nothing is left.
+
+        Where a worker process was killed the rest is started anew, and no longer in this process; where that happens
+        again before any job has ended, each is run in a process of its own, and one whose process is killed has failed.
+        """
+        isolate = one_by_one = False
+        while len(self._queue):
+            before = len(self._queue)
+            try:
+                self._run_some(isolate, one_by_one)
+            except WorkerKilled as killed:
+                if one_by_one:
+                    (name,) = self._running
+                    self._end(name, RunSummary.failure("its process was killed (out of memory, most likely)"))
+                    continue
+                for name in list(self._running):
+                    self._queue.put_back(self._running.pop(name))
+                isolate, one_by_one = True, len(self._queue) == before
+                self._graph.context.progress.message(f"{killed}; continuing with the remaining {len(self._queue)}")
+
+    def _run_some(self, isolate: bool, one_by_one: bool) -> None:
+        where = self._resources.plan(1 if one_by_one else self._graph.width(self._queue.left))
+        source: Source[Job] = _OneOf(self) if one_by_one else self
+        for name, summary in run_jobs(run_job, source, where, self._graph.context.progress, isolate=isolate):
+            self._end(name, summary)
+
+    @property
+    def n_ready(self) -> int:
+        """Return how many models could begin now."""
+        return self._queue.n_ready
+
+    def take(self) -> tuple[str, Job] | None:
+        """Return the next model to make, or None where none can begin before another is made."""
+        key = self._queue.take()
+        if key is None:
+            return None
+        spec, job = self._specs[key], self._job(key)
         if job.soft is not None:
-            gather_soft_targets(graph, spec.teachers, job.soft, features=spec.config.distil.features > 0)
-        name = _display_name(spec, key, by_name)
-        by_name[name], jobs[name] = spec, job
-    for name, summary in run_despite_kills(jobs, resources, graph.context):
-        watch.note(by_name[name], summary)
+            gather_soft_targets(self._graph, spec.teachers, job.soft, features=spec.config.distil.features > 0)
+        name = _display_name(spec, key, self._names)
+        self._names[name] = self._running[name] = key
+        return name, job
+
+    def _end(self, name: str, summary: RunSummary) -> None:
+        key = self._running.pop(name)
+        self._note(key, summary)
+        if not summary.failed:
+            self._queue.done(key)
+            return
+        for other in self._queue.drop(key):
+            self._note(other, RunSummary.failure(f"a model that it needs failed: {summary.reason}"))
+
+    def _note(self, key: str, summary: RunSummary) -> None:
+        self._graph.summaries[key] = summary
+        if self._bar is not None:
+            self._bar.advance(self._work.get(key, 1.0))
+        self._ended(self._specs[key], summary)
 
 
-def _display_name(spec: ModelSpec, key: str, taken: Container[str]) -> str:
+@dataclass
+class _OneOf:
+    """A source with the next job of another alone."""
+
+    execution: "_Execution"
+    taken: bool = False
+    n_ready: int = 0
+
+    def take(self) -> tuple[str, Job] | None:
+        """Return the job, once."""
+        if self.taken:
+            return None
+        self.taken = True
+        return self.execution.take()
+
+
+def _display_name(spec: ModelSpec, key: str, taken: Mapping[str, str]) -> str:
     """Return a name that is as short as it can be and still the model's own."""
     short = spec.name_with(key).removesuffix(f"-{key}")
-    return next(name for name in (short, f"{short}-{key[:4]}", f"{short}-{key}") if name not in taken)
-
-
-def run_despite_kills(
-    jobs: Mapping[str, Job], resources: Resources, context: TaskContext
-) -> Iterable[tuple[str, RunSummary]]:
-    """Yield results as they come.
-
-    Where a worker process was killed the rest is started anew; where that happens again before any job has ended, each
-    is run in a process of its own, and a job whose process is killed has failed.
-    """
-    left, isolate = dict(jobs), False
-    while left:
-        where = resources.plan(len(left))
-        chosen, before = list(left.items())[: 1 if isolate else None], len(left)
-        try:
-            for name, summary in run_jobs(run_job, chosen, where, context.progress, isolate=isolate):
-                del left[name]
-                yield name, summary
-        except WorkerKilled as killed:
-            if isolate:
-                name = chosen[0][0]
-                del left[name]
-                yield name, RunSummary.failure("its process was killed (out of memory, most likely)")
-            else:
-                isolate = len(left) == before
-                context.progress.message(f"{killed}; continuing with the remaining {len(left)}")
+    return next(name for name in (short, f"{short}-{key[:4]}", f"{short}-{key}") if taken.get(name, key) == key)
 
 
 def _job(graph: ModelGraph, spec: ModelSpec, views: Sequence[TtaConfig], resources: Resources) -> Job:

@@ -10,7 +10,7 @@ from typing import Any
 from optuna.trial import FixedTrial
 
 from orchestrator.execution.job import Job, run_job
-from orchestrator.execution.pool import run_jobs
+from orchestrator.execution.pool import Listed, run_jobs
 from orchestrator.execution.resources import Resources
 from orchestrator.execution.scheduler import ModelGraph, gather_soft_targets, run_all
 from orchestrator.inputs.context import TaskContext, open_context
@@ -147,7 +147,7 @@ def with_models(
     """Return the data with a trained model for each of these seeds, for trials that only predict."""
     configs = {seed: data.base.member(0).changed({"seed": seed, "data.refit": False}) for seed in seeds}
     jobs = [(f"model-seed{seed}", _model_job(config, data, folder, context)) for seed, config in configs.items()]
-    for name, summary in run_jobs(run_job, jobs, resources.plan(len(jobs)), context.progress):
+    for name, summary in run_jobs(run_job, Listed(jobs), resources.plan(len(jobs)), context.progress):
         if summary.failed:
             raise UserError(f"{name}, which trials predict with, failed: {summary.reason}")
     return replace(data, models={**data.models, **{seed: _model_folder(folder, seed) / "model" for seed in configs}})

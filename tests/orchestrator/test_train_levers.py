@@ -1,7 +1,9 @@
 """The main job with levers: ensembles, students, views and joint training in a run's folder, and what is refused."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,11 @@ from orchestrator.evaluation.published import check_published
 from orchestrator.execution import scheduler as execute_module
 from orchestrator.execution.pool import WorkerKilled
 from orchestrator.execution.resources import Resources
-from orchestrator.execution.scheduler import run_despite_kills
+from orchestrator.execution.scheduler import ModelGraph, run_all
 from orchestrator.execution.summary import RunSummary
 from orchestrator.inputs.context import TaskContext
 from orchestrator.inputs.datasets import load_auxiliary
-from orchestrator.inputs.recipe import fold_recipe, topological_levels
+from orchestrator.inputs.recipe import FoldRecipe, ModelSpec, fold_recipe, topological_levels
 from orchestrator.inputs.source import Source
 from orchestrator.predict.run import predict_file
 from orchestrator.train.folder import model_folder
@@ -120,27 +122,39 @@ def test_no_two_models_of_a_fold_share_a_folder(tmp_path: Path) -> None:
         assert len(set(folders)) == len(every) > 3
 
 
-def test_a_killed_worker_is_a_failure_of_its_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_worker_is_a_failure_of_its_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four seeds the third always kills its process: together, together again, and then one by one."""
     asked: list[tuple[list[str], bool]] = []
     done = RunSummary(status="finished", reason="", structures=0, seconds=0.0, structures_per_s=0.0)
 
-    def killing(work: Any, jobs: Any, where: Any, progress: Any, *, isolate: bool) -> Iterator[tuple[str, RunSummary]]:
-        asked.append(([name for name, _ in jobs], isolate))
-        for name, _ in jobs:
-            if name == "greedy":
+    def killing(
+        work: Any, source: Any, where: Any, progress: Any, *, isolate: bool
+    ) -> Iterator[tuple[str, RunSummary]]:
+        names: list[str] = []
+        asked.append((names, isolate))
+        while (item := source.take()) is not None:
+            names.append(item[0])
+            if item[0] == "fold0-seed2":
                 raise WorkerKilled("a worker process was killed")
-            yield name, done
+            yield item[0], done
 
     monkeypatch.setattr(execute_module, "run_jobs", killing)
-    jobs: Any = dict.fromkeys(("first", "greedy", "last"))
-    found = dict(run_despite_kills(jobs, Resources("cpu", 2), TaskContext(tiny_dataset(24), RunConfig(task="tiny"))))
-    assert {name: summary.status for name, summary in found.items()} == {
-        "first": "finished",
-        "greedy": "failed",
-        "last": "finished",
-    }
-    assert "out of memory" in found["greedy"].reason
-    assert asked[-1] == (["last"], True)
+    monkeypatch.setattr(execute_module, "_job", lambda *_: SimpleNamespace(soft=None))
+    monkeypatch.setattr(execute_module, "complete", lambda _: None)
+    config = RunConfig(task="tiny").changed({"ensemble.members": 4, "distil.weight": 0.5, "distil.inner_folds": 2})
+    student = fold_recipe(config).members[0]
+    seeds = [ModelSpec(RunConfig(task="tiny").changed({"seed": seed})) for seed in range(4)]
+    waits = replace(student, teachers=(seeds[2],))
+    graph = ModelGraph(TaskContext(tiny_dataset(24), config), [FoldRecipe(config, (*seeds, waits))], lambda _: tmp_path)
+    told: list[ModelSpec] = []
+    run_all(graph, Resources("cpu", 2), ended=lambda spec, summary: told.append(spec))
+    assert [names[-1] for names, _ in asked[:2]] == ["fold0-seed2", "fold0-seed2"]
+    assert [isolate for _, isolate in asked] == [False, *[True] * (len(asked) - 1)]
+    assert all(len(names) == 1 for names, _ in asked[2:])
+    assert graph.summary_of(seeds[2]).reason == "its process was killed (out of memory, most likely)"
+    assert "a model that it needs failed: its process was killed" in graph.summary_of(waits).reason
+    assert [graph.summary_of(seeds[place]).status for place in (0, 1, 3)] == ["finished"] * 3
+    assert len(told) == 5
 
 
 def test_published_predictions_of_another_task_are_refused_before_training(tmp_path: Path) -> None:

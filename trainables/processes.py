@@ -38,6 +38,15 @@ def _quotas(root: Path, membership: Path) -> Iterator[float]:
                 yield from _ratio(_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us"))
 
 
+def memory_limit() -> float:
+    """Return the bytes that the container allows (Linux control groups); infinite where nothing limits them."""
+    limits = [math.inf]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(ValueError):  # "max", or no such file
+            limits.append(float(int(_text(Path(file)))))
+    return min(limits)
+
+
 def _ratio(most: str, period: str) -> Iterator[float]:
     with contextlib.suppress(ValueError, ZeroDivisionError):  # "max", or no such file
         quota = int(most) / int(period)

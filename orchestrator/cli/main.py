@@ -15,6 +15,7 @@ import typer
 
 from orchestrator.cli.ablate import ablate
 from orchestrator.cli.asked import after_training
+from orchestrator.cli.doctor import doctor
 from orchestrator.cli.errors import as_options, end, end_interrupted, explained
 from orchestrator.cli.interrupts import INTERRUPTED, handle_interrupts, interruptible
 from orchestrator.cli.options import (
@@ -258,6 +259,7 @@ app.command()(ablate)
 app.command()(search)
 app.command()(report)
 app.command()(spaces)
+app.command()(doctor)
 
 
 def _show(

@@ -30,6 +30,12 @@ def data_home() -> Path:
     return Path(os.environ.get("MATMINER_DATA") or cache_home() / "matbench").expanduser()
 
 
+def task_file(task: Task) -> Path | None:
+    """Return the task's json.gz where it is already there: in data_home(), or in matminer's own folder."""
+    places = (folder / f"{task.name}.json.gz" for folder in (data_home(), *_matminer_folders()))
+    return next((path for path in places if path.is_file()), None)
+
+
 def matbench_file(task: Task, progress: Progress = silent) -> Path:
     """Return the task's json.gz: in data_home(), in matminer's own folder, or downloaded into data_home().
 
@@ -38,10 +44,9 @@ def matbench_file(task: Task, progress: Progress = silent) -> Path:
     Raises:
         UserError: there is no file and it cannot be fetched, with the place to put it by hand.
     """
+    if (there := task_file(task)) is not None:
+        return there
     name = f"{task.name}.json.gz"
-    for folder in (data_home(), *_matminer_folders()):
-        if (folder / name).is_file():
-            return folder / name
     path, url = data_home() / name, f"{_DOWNLOADS}/{name}"
     try:
         write_atomically(path, lambda temporary: _download(url, _SHA256[task.name], temporary, progress))

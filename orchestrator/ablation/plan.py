@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.execution.estimate import readable
+from orchestrator.report.format import readable
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def ablate(
         show_plan(planned)
         if options.plan_only:
             return None
-        _run(runs, options, progress)
+        _run(runs, out, options, progress)
         outcomes = [_outcome(rung, runs, options) for rung in rungs]
         analysis = _analysed(outcomes, context, options, progress)
         about = _about(context, rungs[0], options)
@@ -161,7 +161,7 @@ def _keys(runs: ModelGraph, recipes: Iterable[FoldRecipe]) -> set[str]:
     return set(ModelGraph(runs.context, list(recipes), runs.folder_of).specs())
 
 
-def _run(runs: ModelGraph, options: AblationOptions, progress: Progress) -> None:
+def _run(runs: ModelGraph, out: Path, options: AblationOptions, progress: Progress) -> None:
     work = {key: structures_of(runs.context, spec) for key, spec in runs.specs().items()}
     with progress.stage("all runs", sum(work.values()), "structures") as bar:
         run_all(
@@ -170,6 +170,7 @@ def _run(runs: ModelGraph, options: AblationOptions, progress: Progress) -> None
             bar=bar,
             work=work,
             ended=lambda run, summary: _record(runs, run, summary, progress),
+            log=out,
         )
 
 

@@ -42,6 +42,7 @@ from orchestrator.cli.options import (
     say_next,
 )
 from orchestrator.cli.search import report, search, spaces
+from orchestrator.cli.status import status
 from orchestrator.execution.resources import Resources
 from orchestrator.inputs.source import Source, check_folder, check_source, default_folder, parse_folds
 from orchestrator.report.progress import display
@@ -259,6 +260,7 @@ app.command()(ablate)
 app.command()(search)
 app.command()(report)
 app.command()(spaces)
+app.command()(status)
 app.command()(doctor)
 
 

@@ -92,10 +92,3 @@ def seconds_of(
     each = {key: structures_of(context, spec) * cost_factor(context, spec) / speed for key, spec in left.items()}
     ends = [end for _, end in schedule(needs, each, where.processes).values()]
     return max(ends) + _START_SECONDS if ends else 0.0
-
-
-def readable(seconds: float) -> str:
-    """Return a time such as 40 s, 12 min or 3.5 h."""
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    return f"{math.ceil(seconds / 60)} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

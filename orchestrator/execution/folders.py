@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 from trainables.errors import UserError
 
 LOCK = ".lock"
+_HOLDER = re.compile(r"process (\d+) on (\S+) since")
 
 
 @contextmanager
@@ -54,3 +56,22 @@ def wait_for_folder(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / LOCK):
         yield
+
+
+def last_holder(out: Path) -> tuple[bool | None, str]:
+    """Return whether the process that last held a folder still runs (as is_alive), and its name."""
+    found = _HOLDER.search(_holder(out))
+    return (is_alive(int(found[1]), found[2]), f"process {found[1]} on {found[2]}") if found else (False, "")
+
+
+def is_alive(pid: int, host: str) -> bool | None:
+    """Return whether a process runs; None where it is another machine's."""
+    if host != platform.node():
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is there, and another user's
+        return True
+    return True

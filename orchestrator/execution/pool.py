@@ -21,6 +21,7 @@ Job = TypeVar("Job")
 Handed = TypeVar("Handed", covariant=True)
 Result = TypeVar("Result")
 Work = Callable[[Job, str, Progress], Result]  # (job, device, progress) -> result
+Begun = Callable[[str, str], None]  # (name, device)
 
 
 class WorkerKilled(UserError):
@@ -95,6 +96,7 @@ def run_jobs(
     progress: Progress,
     *,
     isolate: bool = False,
+    begun: Begun = lambda name, device: None,
 ) -> Iterator[tuple[str, Result]]:
     """Run the jobs of a source and yield (name, result) as each ends, until the source has none and none runs.
 
@@ -102,18 +104,19 @@ def run_jobs(
 
     Args:
         isolate: in worker processes even where one would do, so that this process outlives a job's.
+        begun: called with the name of each job that is handed to a process, and the device it gets.
 
     Raises:
         UserError: raised by a job; WorkerKilled where a worker process was; results that came before were yielded.
     """
     if where.processes == 1 and not isolate:
-        yield from _run_here(work, source, where, progress)
+        yield from _run_here(work, source, where, progress, begun)
         return
     with ignored_by_children():  # with the queue a process begins that tracks its resources
         queue = multiprocessing.get_context("spawn").Queue()
     with relay(queue, progress), spawned_pool(where.processes, _begin_worker, (queue, where)) as pool:
         try:
-            yield from _run_in(pool, work, source, where)
+            yield from _run_in(pool, work, source, where, begun)
         except BrokenProcessPool:
             raise WorkerKilled(
                 "a worker process was killed (out of memory, most likely); what is done is kept: "
@@ -122,18 +125,27 @@ def run_jobs(
 
 
 def _run_here(
-    work: Callable[[Job, str, Progress], Result], source: Source[Job], where: Allocation, progress: Progress
+    work: Callable[[Job, str, Progress], Result],
+    source: Source[Job],
+    where: Allocation,
+    progress: Progress,
+    begun: Begun,
 ) -> Iterator[tuple[str, Result]]:
     device = where.devices[0]
     while (item := source.take()) is not None:
         name, job = item
+        begun(name, device)
         with _threads(where.threads), keeping_freed_memory() if device == "cpu" else nullcontext():
             result = work(job, device, NamedProgress(progress, name))
         yield name, result
 
 
 def _run_in(
-    pool: ProcessPoolExecutor, work: Callable[[Job, str, Progress], Result], source: Source[Job], where: Allocation
+    pool: ProcessPoolExecutor,
+    work: Callable[[Job, str, Progress], Result],
+    source: Source[Job],
+    where: Allocation,
+    begun: Begun,
 ) -> Iterator[tuple[str, Result]]:
     """Keep a job in each process while there are any, and each on the device that has the fewest."""
     running: dict[Future[Result], tuple[str, str]] = {}
@@ -142,6 +154,7 @@ def _run_in(
             name, job = item
             in_use = Counter(device for _, device in running.values())
             device = min(where.devices, key=lambda each: in_use[each])
+            begun(name, device)
             threads = where.threads_for(len(running) + 1 + source.n_ready)
             running[pool.submit(_in_worker, work, job, device, name, threads)] = name, device
         if not running:

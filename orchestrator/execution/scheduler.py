@@ -12,6 +12,7 @@ from orchestrator.evaluation.predictions import Predictions
 from orchestrator.execution.dependencies import TaskQueue
 from orchestrator.execution.estimate import structures_of
 from orchestrator.execution.job import FEATURES, Job, PredictionRequest, complete, predictions_file, run_job
+from orchestrator.execution.log import ExecutionLog, PlannedModel
 from orchestrator.execution.pool import Source, WorkerKilled, run_jobs
 from orchestrator.execution.resources import Resources
 from orchestrator.execution.summary import RunSummary
@@ -93,6 +94,7 @@ def run_all(
     bar: Bar | None = None,
     work: Mapping[str, float] | None = None,
     ended: Ended = lambda spec, summary: None,
+    log: Path | None = None,
 ) -> None:
     """Make every model that is needed, each as soon as those that it needs are there, the longest path first.
 
@@ -101,8 +103,9 @@ def run_all(
     Args:
         bar: advances by `work`, by key, as models end.
         ended: called with every model that ends, failed or not.
+        log: folder in which the session is logged, for `status`.
     """
-    _Execution(graph, resources, bar, work or {}, ended).run()
+    _Execution(graph, resources, bar, work or {}, ended, None if log is None else ExecutionLog(log)).run()
 
 
 class _Execution:
@@ -112,13 +115,20 @@ class _Execution:
     """
 
     def __init__(
-        self, graph: ModelGraph, resources: Resources, bar: Bar | None, work: Mapping[str, float], ended: Ended
+        self,
+        graph: ModelGraph,
+        resources: Resources,
+        bar: Bar | None,
+        work: Mapping[str, float],
+        ended: Ended,
+        log: ExecutionLog | None,
     ) -> None:
         self._graph, self._resources, self._bar, self._work, self._ended = graph, resources, bar, work, ended
+        self._log = log
         self._views = graph.views_of()
         self._specs = graph.specs()
-        self._names: dict[str, str] = {}  # of models that were begun: shown name -> key
-        self._running: dict[str, str] = {}
+        self._names = _display_names(self._specs)
+        self._running: dict[str, str] = {}  # by shown name, key
         self._queue = self._unfinished()
 
     def _unfinished(self) -> TaskQueue:
@@ -131,9 +141,20 @@ class _Execution:
         needs = {key: [context.key(other) for other in self._specs[key].needs] for key in left}
         structures = {key: structures_of(context, self._specs[key]) for key in left}
         queue = TaskQueue({key: [other for other in needs[key] if other not in done] for key in left}, structures)
+        self._log_session(structures)
         for key, summary in done.items():
-            self._note(key, summary)
+            self._note(key, summary, before=True)
         return queue
+
+    def _log_session(self, structures: Mapping[str, float]) -> None:
+        if self._log is None:
+            return
+        where, key_of = self._resources.plan(self._graph.width(structures)), self._graph.context.key
+        models = [
+            PlannedModel(key, self._names[key], tuple(map(key_of, spec.needs)), structures.get(key, 0.0))
+            for key, spec in self._specs.items()
+        ]
+        self._log.session(models, where.processes, where.devices)
 
     def _job(self, key: str) -> Job:
         return _job(self._graph, self._specs[key], self._views.get(key, [TtaConfig()]), self._resources)
@@ -144,6 +165,13 @@ class _Execution:
         Where a worker process was killed the rest is started anew, and no longer in this process; where that happens
         again before any job has ended, each is run in a process of its own, and one whose process is killed has failed.
         """
+        try:
+            self._run_all()
+        finally:
+            if self._log is not None:
+                self._log.closed()
+
+    def _run_all(self) -> None:
         isolate = one_by_one = False
         while len(self._queue):
             before = len(self._queue)
@@ -162,8 +190,13 @@ class _Execution:
     def _run_some(self, isolate: bool, one_by_one: bool) -> None:
         where = self._resources.plan(1 if one_by_one else self._graph.width(self._queue.left))
         source: Source[Job] = _OneOf(self) if one_by_one else self
-        for name, summary in run_jobs(run_job, source, where, self._graph.context.progress, isolate=isolate):
+        progress = self._graph.context.progress
+        for name, summary in run_jobs(run_job, source, where, progress, isolate=isolate, begun=self._begun):
             self._end(name, summary)
+
+    def _begun(self, name: str, device: str) -> None:
+        if self._log is not None:
+            self._log.begin(self._running[name], device)
 
     @property
     def n_ready(self) -> int:
@@ -178,9 +211,8 @@ class _Execution:
         spec, job = self._specs[key], self._job(key)
         if job.soft is not None:
             gather_soft_targets(self._graph, spec.teachers, job.soft, features=spec.config.distil.features > 0)
-        name = _display_name(spec, key, self._names)
-        self._names[name] = self._running[name] = key
-        return name, job
+        self._running[self._names[key]] = key
+        return self._names[key], job
 
     def _end(self, name: str, summary: RunSummary) -> None:
         key = self._running.pop(name)
@@ -191,8 +223,10 @@ class _Execution:
         for other in self._queue.drop(key):
             self._note(other, RunSummary.failure(f"a model that it needs failed: {summary.reason}"))
 
-    def _note(self, key: str, summary: RunSummary) -> None:
+    def _note(self, key: str, summary: RunSummary, *, before: bool = False) -> None:
         self._graph.summaries[key] = summary
+        if self._log is not None:
+            self._log.end(key, summary, before=before)
         if self._bar is not None:
             self._bar.advance(self._work.get(key, 1.0))
         self._ended(self._specs[key], summary)
@@ -214,10 +248,13 @@ class _OneOf:
         return self.execution.take()
 
 
-def _display_name(spec: ModelSpec, key: str, taken: Mapping[str, str]) -> str:
-    """Return a name that is as short as it can be and still the model's own."""
-    short = spec.name_with(key).removesuffix(f"-{key}")
-    return next(name for name in (short, f"{short}-{key[:4]}", f"{short}-{key}") if taken.get(name, key) == key)
+def _display_names(specs: Mapping[str, ModelSpec]) -> dict[str, str]:
+    """Return a name for each model, by key, that is as short as it can be and still the model's own."""
+    taken: dict[str, str] = {}
+    for key, spec in specs.items():
+        short = spec.name_with(key).removesuffix(f"-{key}")
+        taken[next(name for name in (short, f"{short}-{key[:4]}", f"{short}-{key}") if name not in taken)] = key
+    return {key: name for name, key in taken.items()}
 
 
 def _job(graph: ModelGraph, spec: ModelSpec, views: Sequence[TtaConfig], resources: Resources) -> Job:

@@ -11,3 +11,10 @@ def four_digits(value: float | None) -> int:
 def number_text(value: float, decimals: int | None = None) -> str:
     """Return a number with four significant digits, or with that many decimals."""
     return f"{value:.{four_digits(value) if decimals is None else decimals}f}"
+
+
+def readable(seconds: float) -> str:
+    """Return a time such as 40 s, 12 min or 3.5 h."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{math.ceil(seconds / 60)} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from orchestrator.execution.estimate import readable
+from orchestrator.report.format import readable
 from orchestrator.study.journal import Trial, TrialState
 from orchestrator.study.pruner import Pruner
 from trainables.progress import Bar

@@ -132,7 +132,7 @@ def _teachers(context: TaskContext, space: Space, base: RunConfig, folder: Path,
     context.progress.message(
         f"the space uses distillation: training {len(teachers)} teachers first, which all trials share"
     )
-    run_all(graph, resources)
+    run_all(graph, resources, log=folder)
     failed = [reason for teacher in teachers if (reason := graph.failure_of(teacher))]
     if failed:
         raise UserError(f"{len(failed)} of {len(teachers)} teachers failed ({failed[0]})")

@@ -9,13 +9,12 @@ from typing import Any
 import yaml
 
 from orchestrator.evaluation.scores import PredictorScores, Scores
-from orchestrator.execution.estimate import readable
 from orchestrator.execution.fold import read_fold
 from orchestrator.execution.job import DONE
 from orchestrator.execution.summary import RunSummary
 from orchestrator.provenance import RunManifest
 from orchestrator.report.document import Document, Section, Table
-from orchestrator.report.format import four_digits
+from orchestrator.report.format import four_digits, readable
 from orchestrator.report.terminal import title_of
 from orchestrator.train import figures
 from orchestrator.train.rows import PredictedRows

@@ -100,7 +100,7 @@ def _train_folds(context: TaskContext, options: TrainOptions, out: Path) -> dict
     config = context.config
     recipes = [fold_recipe(config.changed({"fold": fold})) for fold in options.folds]
     graph = ModelGraph(context, recipes, lambda spec: model_folder(out, config, spec, context.key(spec)))
-    run_all(graph, options.resources, ended=lambda spec, summary: _tell(spec, summary, context.progress))
+    run_all(graph, options.resources, ended=lambda spec, summary: _tell(spec, summary, context.progress), log=out)
     failed = {}
     for recipe in recipes:
         reason = next(filter(None, map(graph.failure_of, recipe.members)), "")

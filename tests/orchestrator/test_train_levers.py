@@ -128,7 +128,7 @@ def test_a_killed_worker_is_a_failure_of_its_run_alone(tmp_path: Path, monkeypat
     done = RunSummary(status="finished", reason="", structures=0, seconds=0.0, structures_per_s=0.0)
 
     def killing(
-        work: Any, source: Any, where: Any, progress: Any, *, isolate: bool
+        work: Any, source: Any, where: Any, progress: Any, *, isolate: bool, begun: Any
     ) -> Iterator[tuple[str, RunSummary]]:
         names: list[str] = []
         asked.append((names, isolate))

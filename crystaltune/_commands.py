@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -11,6 +11,8 @@ from crystaltune._rows import (
     RowOptions,
     chosen_settings,
     folds_of,
+    names_of,
+    path_of,
     picked,
     reject_unknown_keywords,
     shown,
@@ -27,11 +29,13 @@ from orchestrator.study.options import (
     SchedulerName,
     SearchOptions,
     TrialResources,
+    budget_seconds,
     require_folder,
     validate_options,
 )
 from trainables.choices import Compile, Device
 from trainables.config import RunConfig
+from trainables.errors import UserError
 from trainables.progress import Progress
 
 if TYPE_CHECKING:
@@ -78,8 +82,8 @@ def train(
     *,
     settings: Mapping[str, Any] | None = None,
     config: Config | None = None,
-    folds: int | Sequence[int] = range(5),
-    auxiliary: Sequence[str] = (),
+    folds: int | str | Iterable[int] = range(5),
+    auxiliary: str | Sequence[str] = (),
     published: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool | Progress = True,
@@ -94,7 +98,7 @@ def train(
         auxiliary: tasks to train on jointly first, as NAME or NAME=FILE.
         published: a CSV of published test predictions to score beside the run's.
         out: the run's folder; by default runs/NAME.
-        progress: show it; or an object that does.
+        progress: whether to show it, or an object that shows it.
         options: see RowOptions and ProcessOptions.
 
     Raises:
@@ -114,7 +118,7 @@ def train(
             folder,
             settings=chosen,
             options=TrainOptions(chosen_folds, _resources(options), None if published is None else Path(published)),
-            auxiliary=auxiliary,
+            auxiliary=names_of(auxiliary),
             progress=bars,
         )
     return Run(folder)
@@ -131,11 +135,11 @@ class SearchKeywords(RowOptions, MachineOptions, total=False):
         grace: minimum number of steps before a trial can be stopped.
         factor: reduction factor: the best 1/factor of the trials continue at each rung.
         validations_per_epoch: steps an epoch.
-        objectives: what is minimised: ("mae",) or ("mae", "cost").
+        objectives: what is minimised: "mae" or "mae,cost".
         probes: cheap trials on a frozen trunk that are run first; the search starts from the best of them.
         top: number of the best trials that are retrained with new seeds, and the baseline with them.
         check_seeds: new seeds for each of them.
-        time_budget: seconds after which this session stops; continue it later with resume=True.
+        time_budget: seconds, or text such as "2h", after which this session stops; continue with resume=True.
         address: a Ray cluster to join, as HOST:PORT, or "auto"; by default Ray is started on this machine.
         cpus, gpus: for each trial.
         max_concurrent: trials at the same time.
@@ -148,11 +152,11 @@ class SearchKeywords(RowOptions, MachineOptions, total=False):
     grace: int
     factor: int
     validations_per_epoch: int
-    objectives: tuple[str, ...]
+    objectives: str | Sequence[str]
     probes: int
     top: int
     check_seeds: int
-    time_budget: float
+    time_budget: float | str
     address: str
     cpus: float
     gpus: float
@@ -166,7 +170,7 @@ def search(
     trials: int = 32,
     settings: Mapping[str, Any] | None = None,
     config: Config | None = None,
-    auxiliary: Sequence[str] = (),
+    auxiliary: str | Sequence[str] = (),
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool | Progress = True,
@@ -175,7 +179,7 @@ def search(
     """Search the hyperparameters of a task with Ray Tune and Optuna, confirm the best, and write the report.
 
     Args:
-        data: as of `train`.
+        data: as for `train`.
         space: a search space's name, or a YAML or Python file with one.
         trials: number of trials, not counting the confirmation runs.
         resume: continue the study in `out`.
@@ -186,15 +190,16 @@ def search(
     """
     reject_unknown_keywords(search, options, SearchKeywords)
     source = source_of(data, options)
-    folder = _folder(out, "search-", source, "study.json", suffix=f"-{Path(space).stem}")
-    names = ("fold", "seed", "sampler", "scheduler", "grace", "factor", "validations_per_epoch", "objectives")
+    folder = _folder(out, "search-", source, "study.json", suffix=f"-{path_of(space, 'space').stem}")
+    names = ("fold", "seed", "sampler", "scheduler", "grace", "factor", "validations_per_epoch")
     asked = SearchOptions(
         str(space),
         trials=trials,
-        budget=options.get("time_budget", math.inf),
+        budget=_budget(options.get("time_budget", math.inf)),
         resume=resume,
         place=TrialResources(**picked(options, "address", "cpus", "gpus", "max_concurrent")),
         resources=_resources(options),
+        objectives=names_of(options.get("objectives", "mae")),
         **picked(options, *names, "probes", "top", "check_seeds"),
     )
     validate_options(asked)
@@ -208,7 +213,7 @@ def search(
             folder,
             asked,
             settings=chosen,
-            auxiliary=auxiliary,
+            auxiliary=names_of(auxiliary),
             progress=bars,
             show=getattr(bars, "above", None),
         )
@@ -221,15 +226,15 @@ class AblateKeywords(RowOptions, ProcessOptions, total=False):
 
 def ablate(
     data: Data,
-    experiments: Sequence[str] | None = None,
+    experiments: str | Sequence[str] | None = None,
     *,
-    folds: int | Sequence[int] = range(5),
+    folds: int | str | Iterable[int] = range(5),
     seeds: int = 3,
-    starts: Sequence[str] = (),
+    starts: str | Sequence[str] = (),
     equal_steps: bool = False,
     settings: Mapping[str, Any] | None = None,
     config: Config | None = None,
-    auxiliary: Sequence[str] = (),
+    auxiliary: str | Sequence[str] = (),
     published: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool | Progress = True,
@@ -238,7 +243,7 @@ def ablate(
     """Run a ladder of experiments, resuming what `out` holds, and say what each lever did.
 
     Args:
-        data: as of `train`.
+        data: as for `train`.
         experiments: such as ["E0", "E1"]; their parents and controls come along. By default the whole ladder.
         seeds: seeds of every experiment.
         starts: weights to start from; further ones give a twin of every experiment.
@@ -254,8 +259,12 @@ def ablate(
     reject_unknown_keywords(ablate, options, AblateKeywords)
     source = source_of(data, options)
     folder = _folder(out, "ablation-", source, "ablation.json")
-    names = parse_experiments(None if experiments is None else ",".join(experiments), with_auxiliary=bool(auxiliary))
-    chosen_folds, chosen_starts, resources = folds_of(folds), parse_starts(starts), _resources(options)
+    names = parse_experiments(
+        None if experiments is None else ",".join(names_of(experiments)), with_auxiliary=bool(auxiliary)
+    )
+    if not isinstance(seeds, int) or seeds < 1:
+        raise UserError(f"`seeds={seeds}`: must be a whole number of at least 1")
+    chosen_folds, chosen_starts, resources = folds_of(folds), parse_starts(names_of(starts)), _resources(options)
     with shown(progress) as bars:
         chosen = chosen_settings(config, settings, source.task, bars)
         from orchestrator.ablation.run import AblationOptions
@@ -263,7 +272,7 @@ def ablate(
 
         predicted = None if published is None else Path(published)
         asked = AblationOptions(names, chosen_folds, seeds, chosen_starts, equal_steps, predicted, resources)
-        analysis = run_ablation(source, folder, asked, settings=chosen, auxiliary=auxiliary, progress=bars)
+        analysis = run_ablation(source, folder, asked, settings=chosen, auxiliary=names_of(auxiliary), progress=bars)
     assert analysis is not None  # only a plan has none
     return analysis
 
@@ -271,7 +280,7 @@ def ablate(
 def baseline(
     data: Data,
     *,
-    folds: int | Sequence[int] = range(5),
+    folds: int | str | Iterable[int] = range(5),
     published: str | os.PathLike[str] | None = None,
     progress: bool | Progress = True,
     **options: Unpack[RowOptions],
@@ -279,7 +288,7 @@ def baseline(
     """Score the mean, the composition alone and the untouched CHGNet on the folds of a task.
 
     Args:
-        data: as of `train`.
+        data: as for `train`.
     """
     from orchestrator.train.run import baseline_run
 
@@ -293,7 +302,7 @@ def load_dataset(data: Data, *, progress: bool | Progress = True, **options: Unp
     """Read and check the rows of a task or of a table.
 
     Args:
-        data: as of `train`.
+        data: as for `train`.
 
     Raises:
         UserError: rows that cannot be used (ids listed).
@@ -320,7 +329,7 @@ def prepare_trials(
     """Make what trials of a space share, for a search of one's own with Ray Tune and FineTune.
 
     Args:
-        data: as of `train`.
+        data: as for `train`.
         out: folder for teachers and models that trials share.
     """
     from orchestrator.study.trial_data import prepare_trials as prepare
@@ -341,9 +350,13 @@ def prepare_trials(
 
 def _folder(out: str | os.PathLike[str] | None, prefix: str, source: Source, marker: str, suffix: str = "") -> Path:
     default = default_folder(prefix, source.task)
-    folder = default.with_name(default.name + suffix) if out is None else Path(out)
+    folder = default.with_name(default.name + suffix) if out is None else path_of(out, "out")
     check_folder(folder, marker=marker)
     return folder
+
+
+def _budget(given: float | str) -> float:
+    return budget_seconds(given) if isinstance(given, str) else given
 
 
 def _resources(options: Mapping[str, Any]) -> Resources:

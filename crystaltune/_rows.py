@@ -1,7 +1,8 @@
 """What a caller names as data: a task, a file, or a table in memory."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any, TypedDict
 
 import pandas as pd
 
-from orchestrator.inputs.source import Source, check_source, known_task
+from orchestrator.inputs.source import Source, check_source, known_task, parse_folds
 from orchestrator.report.progress import display
 from trainables.config import RunConfig, dotted_names, for_task, load_config, merged
-from trainables.data.tasks import TASKS, full_name
+from trainables.data.tasks import N_FOLDS, TASKS, full_name
 from trainables.errors import UserError
 from trainables.hints import closest, meant
 from trainables.progress import Progress, silent
@@ -60,7 +61,7 @@ def source_of(data: Data, options: RowOptions) -> Source:
     named = picked(options, "target", "unit", "energy", "limit")
     name, file = options.get("name"), options.get("file")
     if isinstance(data, pd.DataFrame):
-        source = Source(name or options.get("target") or "table", frame=data, **named)
+        source = Source(name or _safe_name(options.get("target")), frame=data, **named)
     elif _is_table(data):
         path = Path(data)
         source = Source(name or path.name.split(".")[0], path, **named)
@@ -68,6 +69,27 @@ def source_of(data: Data, options: RowOptions) -> Source:
         source = Source(str(data), None if file is None else Path(file), **named)
     check_source(source)
     return source
+
+
+def _safe_name(target: object) -> str:
+    """Return a name for a table in memory: its target column's, without what a folder's name cannot have."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", str(target or "")).strip("_") or "table"
+
+
+def path_of(value: object, name: str) -> Path:
+    """Return a path that was given as an argument.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise UserError(f"`{name}` of type {type(value).__name__}: a path was expected")
+    return Path(value)
+
+
+def names_of(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names that were given as a list, or as one text with commas."""
+    return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else tuple(value)
 
 
 def picked(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -91,6 +113,10 @@ def chosen_settings(
     progress: Progress,
 ) -> dict[str, Any]:
     """Return the settings of a configuration for a task, with `settings` (nested or dotted keys) over them."""
+    if not isinstance(settings or {}, Mapping):
+        raise UserError(
+            f"`settings` of type {type(settings).__name__}: a dictionary was expected, such as {{'optim.lr': 3e-4}}"
+        )
     if config is None:
         content: Mapping[str, Any] = {}
     elif isinstance(config, RunConfig):
@@ -98,7 +124,7 @@ def chosen_settings(
     elif isinstance(config, Mapping):
         content = config
     else:
-        content = load_config(Path(config))
+        content = load_config(path_of(config, "config"))
     chosen, note = for_task(content, task, "`config`" if isinstance(config, RunConfig | Mapping) else str(config))
     if note:
         progress.message(note)
@@ -108,21 +134,29 @@ def chosen_settings(
     return merged({}, chosen, settings or {})
 
 
-def folds_of(folds: int | Sequence[int]) -> tuple[int, ...]:
-    """Return which folds are meant, in order.
+def folds_of(folds: int | str | Iterable[int]) -> tuple[int, ...]:
+    """Return which folds are meant, in order: 0, [0, 1], or text as of the command line, "0-4".
 
     Raises:
         UserError: others than 0 to 4, or none.
     """
-    chosen = sorted({folds} if isinstance(folds, int) else set(folds))
-    if not chosen or not set(chosen) <= set(range(5)):
-        raise UserError(f"`folds={folds}`: folds are 0 to 4")
-    return tuple(chosen)
+    if isinstance(folds, str):
+        return parse_folds(folds)
+    if isinstance(folds, bool) or not isinstance(folds, int | Iterable):
+        raise UserError(f"`folds={folds}`: a number or a list of numbers was expected, such as [0, 1]")
+    chosen: list[Any] = [folds] if isinstance(folds, int) else list(dict.fromkeys(folds))
+    if not chosen:
+        raise UserError("`folds` is empty: name at least one fold, 0 to 4")
+    if not all(isinstance(fold, int) and 0 <= fold < N_FOLDS for fold in chosen):
+        raise UserError(f"`folds={folds}`: folds are 0 to {N_FOLDS - 1}")
+    return tuple(sorted(chosen))
 
 
 @contextmanager
 def shown(progress: bool | Progress) -> Iterator[Progress]:
     """Show progress: bars in terminals and notebooks, lines elsewhere; nothing for False."""
+    if not isinstance(progress, bool) and not hasattr(progress, "message"):
+        raise UserError(f"`progress={progress!r}`: True, False or an object with `message` and `stage` was expected")
     if progress is True:
         with display() as bars:
             yield bars

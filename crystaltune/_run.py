@@ -1,14 +1,14 @@
 """A finished or partly finished run, as its folder has it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pymatgen.core import Structure
 
-from crystaltune._rows import shown
+from crystaltune._rows import path_of, shown
 from orchestrator.evaluation.scores import Scores
 from trainables.config import RunConfig
 from trainables.errors import UserError
@@ -17,15 +17,15 @@ from trainables.progress import Progress
 
 
 class Run:
-    """A run: a folder with verbs. `train` returns one; `open_run` opens one that is there."""
+    """A run: a folder with methods. `train` returns one; `open_run` opens one that is there."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Open the folder of a run.
 
         Raises:
-            UserError: it is none.
+            UserError: it is not the folder of a run.
         """
-        self.folder = Path(folder)
+        self.folder = path_of(folder, "folder")
         if not (self.folder / "run.json").is_file():
             raise UserError(f"{self.folder} does not contain a run (run.json is missing)")
 
@@ -71,7 +71,7 @@ class Run:
 
     def predict(
         self,
-        data: str | os.PathLike[str] | pd.DataFrame | Structure | Sequence[Structure],
+        data: str | os.PathLike[str] | pd.DataFrame | Structure | Mapping[str, Any] | Iterable[Structure],
         *,
         out: str | os.PathLike[str] | None = None,
         device: str = "auto",
@@ -80,7 +80,8 @@ class Run:
         """Predict structures with the mean of the trained folds.
 
         Args:
-            data: the path of a table or of a CIF file, a DataFrame with a column `structure`, or Structures.
+            data: the path of a table or of a CIF file, a DataFrame with a column `structure`, or one or several
+                Structures, their dictionaries or CIF texts.
             out: also write the predictions there, in the format of the name's ending.
 
         Returns:
@@ -94,8 +95,10 @@ class Run:
         from orchestrator.predict.run import load_folds, predict_structures
         from trainables.data.dataset import read_structures, structures_of_frame
 
-        if isinstance(data, Structure):
-            data = [data]
+        if isinstance(data, Structure | Mapping) or (isinstance(data, str) and "\n" in data):  # one crystal, or its CIF
+            data = pd.DataFrame({"structure": [data]})
+        if not isinstance(data, str | os.PathLike | pd.DataFrame | Iterable):
+            raise UserError(f"`data` of type {type(data).__name__}: a path, a DataFrame or Structures were expected")
         if out is not None:
             check_predictions_path(Path(out))
         with shown(progress) as bars:
@@ -153,6 +156,6 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     """Open the folder of a run.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not the folder of a run.
     """
     return Run(folder)

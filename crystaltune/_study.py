@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from crystaltune._rows import path_of
 from trainables.config import RunConfig, load_config, parse_config
 from trainables.errors import UserError
 
@@ -14,15 +15,15 @@ if TYPE_CHECKING:
 
 
 class Study:
-    """A search: a folder with verbs. `search` returns one; `open_study` opens one that is there."""
+    """A search: a folder with methods. `search` returns one; `open_study` opens one that is there."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Open the folder of a search.
 
         Raises:
-            UserError: it is none.
+            UserError: it is not the folder of a search.
         """
-        self.folder = Path(folder)
+        self.folder = path_of(folder, "folder")
         if not (self.folder / "study.json").is_file():
             raise UserError(f"{self.folder} does not contain a study (study.json is missing)")
 
@@ -81,6 +82,6 @@ def open_study(folder: str | os.PathLike[str]) -> Study:
     """Open the folder of a search.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not the folder of a search.
     """
     return Study(folder)

@@ -16,6 +16,8 @@ class RunManifest(BaseModel):
         data: digest of all rows that it learns from.
         config: the configuration of fold 0, as it was written.
         versions: of the packages that decide a result.
+        rows: keywords of crystaltune.train that name the rows, and `data`, its first argument; runs of older versions
+            have none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -24,6 +26,7 @@ class RunManifest(BaseModel):
     data: str = ""
     config: dict[str, Any]
     versions: dict[str, str] = {}
+    rows: dict[str, Any] = {}
 
 
 def versions() -> dict[str, str]:

@@ -46,7 +46,9 @@ def check_address(address: str | None) -> None:
         raise UserError(f"{told}: HOST:PORT or auto was expected; {cure(address)}")
     try:
         answers = listens if _uses_tls() else speaks_grpc
-        reason = "" if answers(host.strip("[]"), int(port), _SECONDS_TO_ANSWER) else "what listens there is not Ray"
+        reason = (
+            "" if answers(host.strip("[]"), int(port), _SECONDS_TO_ANSWER) else "something other than Ray listens there"
+        )
     except OSError as error:
         reason = error.strerror or "no answer"
     if reason:

@@ -83,7 +83,7 @@ def lineage(name: str, known: Mapping[str, Experiment] = EXPERIMENTS) -> list[Ex
     here: str | None = name
     while here is not None:
         if here not in known:
-            raise UserError(f"unknown experiment '{here}': known are {', '.join(known)}")
+            raise UserError(f"unknown experiment '{here}': available: {', '.join(known)}")
         if any(experiment.name == here for experiment in found):
             raise UserError(f"experiment {name} is its own ancestor: fix its parents")
         found.insert(0, known[here])

@@ -225,7 +225,7 @@ def _chooser(point: Point, base: Mapping[str, Any]) -> Callable[[Dimension], Any
 
 
 def _reason(error: UserError) -> str:
-    return str(error).removeprefix("the changed configuration: ")
+    return str(error).removeprefix("settings: ")
 
 
 def _table_problems(space: Space) -> Iterator[str]:

@@ -109,7 +109,7 @@ class RunConfig(Section):
         content = self.model_dump(mode="json")
         for key, value in changes.items():
             _place(content, key, value)
-        return parse_config(content, "the changed configuration")
+        return parse_config(content, "settings")
 
 
 def require_energies(task: Task) -> None:
@@ -331,8 +331,11 @@ def _problems(config: "RunConfig") -> Iterator[str]:
         yield "tta.identity=false requires tta.views of at least 2: a single view is the plain prediction"
     if config.tta.views > 1 and not config.tta.active:
         yield "tta.views > 1 requires a perturbation: set tta.strain or tta.displacement (size above 0)"
-    if config.ensemble.combine == "soup" and config.model.start == "scratch":
-        yield "ensemble.combine=soup requires members with the same start; model.start=scratch gives every seed its own"
+    if config.ensemble.combine == "soup" and config.model.start == "scratch" and config.model.init_seed is None:
+        yield (
+            "ensemble.combine=soup requires members with the same start; model.start=scratch gives every seed its own: "
+            "set model.init_seed"
+        )
     if config.data.refit and config.ensemble.members > 1 and config.ensemble.combine in ("greedy", "stacked"):
         yield (
             f"ensemble.combine={config.ensemble.combine} chooses weights on the inner validation rows, which "

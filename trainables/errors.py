@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake the user can mend: what came, what was expected, what to do, in one line (exit code 2)."""
+    """A mistake the user can fix: what was given, what was expected, what to do, in one line (exit code 2)."""
 
 
 class CannotWrite(UserError):

@@ -137,7 +137,7 @@ class PerturbConfig(Section):
 
 
 class AugmentConfig(PerturbConfig):
-    """Training on perturbed crystals, drawn anew for each crystal and step."""
+    """Training on perturbed crystals, redrawn for each crystal and step."""
 
     probability: float = Field(1.0, gt=0, le=1, description="Probability that a crystal is perturbed in a step.")
     labels: Literal["kept", "corrected"] = Field(

@@ -94,7 +94,7 @@ def parse_experiments(text: str | None, *, with_auxiliary: bool) -> tuple[str, .
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     unknown = [name for name in names if name not in EXPERIMENTS]
     if unknown or not names:
-        raise UserError(f"`experiments={text}`: names such as E0,E1 were expected; known are {', '.join(EXPERIMENTS)}")
+        raise UserError(f"`experiments={text}`: names such as E0,E1 were expected; available: {', '.join(EXPERIMENTS)}")
     return names
 
 

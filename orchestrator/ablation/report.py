@@ -241,7 +241,7 @@ def document(analysis: Analysis, about: Mapping[str, Any]) -> Document:
     """Return the report; a table a section, the pictures with the first."""
     tables = _sheets(analysis)
     drawn = pictures(analysis)
-    sections = [Section("What follows", analysis.sentences)]
+    sections = [Section("Conclusions", analysis.sentences)]
     for place, table in enumerate(tables):
         sections.append(Section(table.title, tables=[table], pictures=[] if place else drawn))
     sections.append(Section("How to read it", notes=list(_definitions(analysis, about))))

@@ -129,14 +129,14 @@ class _Ladder:
         mine, other = self._costs("E3", "L3", lambda cost: cost.predictions)
         if not other or mine == other:
             return said
-        return f"{said} Use is not equal: {mine:,} predictions per crystal against {other:,}."
+        return f"{said} Prediction cost differs: {mine:,} predictions per crystal against {other:,}."
 
     def _equal_use(self) -> str:
         said = f"Equal cost of use, the student against labels alone: {self._said('E4', 'E0')}."
         mine, other = self._costs("E4", "E0", lambda cost: cost.structures)
         if not other or mine == other:
             return said
-        return f"{said} Training is not equal: with its teachers {mine / other:.1f} times the structures."
+        return f"{said} Training cost differs: with its teachers {mine / other:.1f} times the structures."
 
     def _costs(self, child: str, other: str, kind: Callable[[Cost], int]) -> tuple[int, int]:
         """Return a cost of both; nothing (0, 0) where they are not compared."""
@@ -161,7 +161,7 @@ class _Ladder:
             said = [f"Better than their parent: {', '.join(than_parent)}."] if than_parent else []
             said += [f"Better than {base}, which is not their parent: {', '.join(than_base)}."] if than_base else []
             return " ".join(said)
-        nothing = f"No lever beat noise: none is better than its parent or than {base}."
+        nothing = f"No lever had an effect distinguishable from noise: none is better than its parent or than {base}."
         seen = [pair for pair, found in counted.items() if found.detectable]  # 0 where two predict the same
         if not seen:
             return f"{nothing} The spread over folds, and so what could have been seen, is unknown."
@@ -170,7 +170,7 @@ class _Ladder:
         seen_from = (
             f"{alone} in a single comparison ({' against '.join(finest)}), {corrected} corrected for their number"
         )
-        return f"{nothing} The smallest difference that could have been seen is {seen_from}."
+        return f"{nothing} The smallest detectable difference is {seen_from}."
 
     def _said(self, child: str, other: str) -> str:
         """Return a comparison in words, as "E1 against E0: -0.0012 eV/atom, interval ..., corrected p ...: better"."""

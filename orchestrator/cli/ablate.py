@@ -61,7 +61,9 @@ def ablate(
     ] = 3,
     start: Annotated[
         list[str] | None,
-        typer.Option(help="Weights to start from; repeat it for a twin of every experiment.", rich_help_panel=_LADDER),
+        typer.Option(
+            help="Weights to start from; repeat it to run every experiment from each of them.", rich_help_panel=_LADDER
+        ),
     ] = None,
     budget: Annotated[
         Budget,
@@ -92,7 +94,7 @@ def ablate(
 ) -> None:
     """Run the ladder of experiments and say what each lever did, resuming what is there.
 
-    Leaves ablation.html, .md, .json and .parquet, every prediction, and one folder a model.
+    Leaves ablation.html, .md, .json and .parquet, every prediction, and one folder per model.
     """
     from orchestrator.ablation.ladder import parse_experiments, parse_starts
     from orchestrator.cli.asked import check_asked, check_ladder
@@ -134,4 +136,4 @@ def ablate(
     for sentence in analysis.sentences:
         say(as_options(f"- {sentence}"))
     say(f"Everything is in {folder} (ablation.html, ablation.md, ablation.json).")
-    say_next(*after_training(source, folder)[:1])
+    say_next(*after_training(source, folder, config, settings or [])[:1])

@@ -99,6 +99,15 @@ def train_words(source: Source, auxiliary: Sequence[str]) -> tuple[str, ...]:
     return ("crystaltune", "train", *rows, *joint, "--config", "{config}", "--folds", "{folds}")
 
 
+def _for_search(setting: str) -> bool:
+    """Return whether a setting of a run can be the base of a search: of one model, and not what is searched."""
+    from search_spaces.optim import SPACE
+
+    key = setting.partition("=")[0].strip()
+    searched = {name for dimension in SPACE.dimensions for name in dimension.sets}
+    return key not in searched and not key.startswith(("ensemble.", "tta.", "distil.features"))
+
+
 def after_training(
     source: Source | None, folder: Path, config: Path | None = None, settings: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
@@ -110,6 +119,6 @@ def after_training(
         ]
     words = ["crystaltune", "search", *task_words(source), "--space", "optim"]
     words += ["--config", str(config)] if config else []
-    words += [word for setting in settings for word in ("--set", setting)]
+    words += [word for setting in settings if _for_search(setting) for word in ("--set", setting)]
     predict_line = shlex.join(["crystaltune", "predict", str(folder), "structures.csv"])
     return [("search better settings", shlex.join(words)), ("predict your structures", predict_line)]

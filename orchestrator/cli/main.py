@@ -51,6 +51,7 @@ from trainables.errors import UserError
 if TYPE_CHECKING:
     from orchestrator.evaluation.scores import Scores
 
+_SHOWN = 10  # predictions in the terminal
 app = typer.Typer(
     help="Fine-tune CHGNet on crystal-property benchmarks and get an honest Matbench record.",
     no_args_is_help=True,
@@ -76,7 +77,7 @@ def common(
 
 @app.command()
 def tasks() -> None:
-    """List the tasks that can be named."""
+    """List the available tasks."""
     from orchestrator.report.terminal import task_table
 
     out_console.print(task_table())
@@ -92,7 +93,8 @@ def prepare(
     start: Annotated[
         Literal["0.3.0", "r2scan", "0.2.0", "scratch"],
         typer.Option(
-            help="Weights that the graphs are for; 0.2.0 has a cutoff of 5 A, all others 6 A.", rich_help_panel="Data"
+            help="Starting weights for which to build graphs; 0.2.0 has a cutoff of 5 A, all others 6 A.",
+            rich_help_panel="Data",
         ),
     ] = "0.3.0",
 ) -> None:
@@ -134,7 +136,7 @@ def train(
 ) -> None:
     """Train and test the folds of a task, resuming what is there; write scores, predictions and the record.
 
-    Leaves scores.json, predictions.parquet and one folder a fold in the run's folder; all five folds of a whole
+    Leaves scores.json, predictions.parquet and one folder per fold in the run's folder; all five folds of a whole
     Matbench task also give a submission folder.
     """
     from orchestrator.cli.asked import check_asked
@@ -184,7 +186,9 @@ def predict(
 
     with interruptible(), display(as_options) as shown:
         table, path = predict_file(run, file, out, device=device, progress=shown)
-    out_console.print(table.head(10).to_string(index=False), soft_wrap=True)
+    if len(table) > _SHOWN:
+        say(f"The first {_SHOWN} of {len(table):,}:")
+    out_console.print(table.head(_SHOWN).to_string(index=False), soft_wrap=True)
     say(f"{len(table):,} prediction{'s' * (len(table) != 1)} in {path}")
 
 
@@ -241,7 +245,7 @@ def quickstart(
     limit: Limit = None,
     settings: Settings = None,
 ) -> None:
-    """Run the main job on the embedded synthetic sample: five folds in a few minutes on a laptop."""
+    """Try the whole pipeline on a built-in synthetic sample: five folds in a few minutes on a laptop."""
     from orchestrator.cli.asked import check_asked
     from orchestrator.inputs.quickstart import SETTINGS, SOURCE
 

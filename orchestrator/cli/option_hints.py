@@ -20,7 +20,7 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "--per-gpu": ("train", "ablate"),
     "--compile": _TRAINING,
     "--tf32": _TRAINING,
-    "--out": (*_TRAINING, "predict", "quickstart"),
+    "--out": (*_TRAINING, "predict", "quickstart", "doctor"),
     "--data": _READING,
     "--target": _READING,
     "--unit": (*_TRAINING, "baseline"),

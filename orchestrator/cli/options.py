@@ -40,7 +40,7 @@ Limit = Annotated[
     int | None,
     typer.Option(min=1, help="Use only this many rows, chosen at random with a fixed seed.", rich_help_panel=_DATA),
 ]
-Folds = Annotated[str, typer.Option(help="Folds to train: 0-4, 0, or 0,2.", rich_help_panel=_DATA)]
+Folds = Annotated[str, typer.Option(help="Folds to use: 0-4, 0, or 0,2.", rich_help_panel=_DATA)]
 Published = Annotated[
     Path | None,
     typer.Option(
@@ -67,7 +67,7 @@ Auxiliary = Annotated[
     typer.Option(
         "--aux",
         metavar="NAME[=FILE]",
-        help="Another task to train on jointly first. May be repeated.",
+        help="Auxiliary task for joint pre-training. May be repeated.",
         rich_help_panel=_TRAINING,
     ),
 ]
@@ -82,7 +82,7 @@ PerGpu = Annotated[
     int, typer.Option(min=1, help="Models that share a GPU, each in its own process.", rich_help_panel=_WHERE)
 ]
 CompileOption = Annotated[
-    Compile, typer.Option("--compile", help="Use torch.compile; auto does for long runs only.", rich_help_panel=_WHERE)
+    Compile, typer.Option("--compile", help="Use torch.compile; auto: for long runs only.", rich_help_panel=_WHERE)
 ]
 Tf32 = Annotated[
     bool,

@@ -1,7 +1,6 @@
 """The commands of a search."""
 
 import math
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -39,11 +38,11 @@ from orchestrator.study.options import (
     SchedulerName,
     SearchOptions,
     TrialResources,
+    budget_seconds,
     validate_options,
 )
 from trainables.errors import UserError
 
-_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _SEARCH, _CHECKS, _WHERE, _LOGS = "Search", "Confirmation", "Where it runs", "Logging"
 
 
@@ -143,7 +142,7 @@ def search(
         probes=probes,
         top=top,
         check_seeds=check_seeds,
-        budget=math.inf if time_budget is None else parse_budget_seconds(time_budget),
+        budget=math.inf if time_budget is None else budget_seconds(time_budget),
         resume=resume,
         place=TrialResources(address, cpus_per_trial, gpus_per_trial, max_concurrent),
         resources=Resources(device, compiled=compiled, tf32=tf32),
@@ -177,6 +176,7 @@ def search(
     say(f"Everything is in {folder} (report.html, best.yaml, trials.parquet).")
     if analysis.best is not None:
         words = ["crystaltune", "train", *task_words(source), "--config", str(folder / "best.yaml")]
+        words += ["--out", str(folder.with_name(f"{folder.name}-best"))]  # the task's own folder may hold another run
         say_next(("score the best configuration on the test rows", shlex.join(words)))
 
 
@@ -208,7 +208,9 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
 
 
 def spaces(
-    name: Annotated[str | None, typer.Argument(help="A space, or a file with one: its dimensions.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Space, or file that defines one, whose dimensions to show.")
+    ] = None,
 ) -> None:
     """List the search spaces, or the dimensions of one."""
     from orchestrator.report.terminal import space_table, spaces_table
@@ -220,18 +222,6 @@ def spaces(
         return
     out_console.print(spaces_table(SPACES.values()))
     say("Your own: --space FILE (YAML or Python). `crystaltune spaces NAME` shows the dimensions of one.")
-
-
-def parse_budget_seconds(text: str) -> float:
-    """Read a time such as 90, 30min or 2h, in seconds.
-
-    Raises:
-        UserError: anything else.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(\w*)", text.strip())
-    if found is None or found[2] not in _SECONDS or float(found[1]) <= 0:
-        raise UserError(f"--time-budget {text}: a time such as 90s, 30min or 2h was expected")
-    return float(found[1]) * _SECONDS[found[2]]
 
 
 def loggers(mlflow: str | None, wandb: str | None) -> Callable[[], Sequence[Any]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from trainables.choices import Compile
+from trainables.choices import Compile, Device
 from trainables.errors import UserError
 from trainables.progress import Progress
 
@@ -20,7 +20,7 @@ class Resources:
     On a CPU, processes and threads change nothing but whether a long run is compiled, in its last digits.
 
     Raises:
-        UserError: TF32 on a CPU.
+        UserError: a device or a number that there is not, or TF32 on a CPU.
     """
 
     device: str = "auto"
@@ -30,6 +30,13 @@ class Resources:
     tf32: bool = False
 
     def __post_init__(self) -> None:
+        if self.device not in get_args(Device):
+            raise UserError(f"`device={self.device}`: must be one of {', '.join(get_args(Device))}")
+        if self.compiled not in get_args(Compile):
+            raise UserError(f"`compiled={self.compiled}`: must be one of {', '.join(get_args(Compile))}")
+        for name, value in (("processes", self.processes), ("per_gpu", self.per_gpu)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UserError(f"`{name}={value}`: must be a whole number of at least 1")
         if self.tf32 and self.device == "cpu":  # what else does not fit, only the machine says: check
             raise UserError("TF32 is a number format of NVIDIA GPUs, but this run is on the cpu: leave out `tf32`")
 

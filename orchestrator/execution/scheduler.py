@@ -33,12 +33,14 @@ class ModelGraph:
     Attributes:
         folder_of: a model's folder.
         summaries: by key, what a model's run reported.
+        found: keys of the models that were finished before.
     """
 
     context: TaskContext
     recipes: Sequence[FoldRecipe]
     folder_of: Callable[[ModelSpec], Path]
     summaries: dict[str, RunSummary] = field(default_factory=dict)
+    found: set[str] = field(default_factory=set)
 
     def levels(self) -> list[list[ModelSpec]]:
         """Return every model once, in levels: a level needs nothing but the levels before it."""
@@ -225,6 +227,8 @@ class _Execution:
 
     def _note(self, key: str, summary: RunSummary, *, before: bool = False) -> None:
         self._graph.summaries[key] = summary
+        if before:
+            self._graph.found.add(key)
         if self._log is not None:
             self._log.end(key, summary, before=before)
         if self._bar is not None:

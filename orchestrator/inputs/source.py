@@ -42,6 +42,18 @@ class Source:
     limit: int | None = None
     frame: Any = field(default=None, compare=False, repr=False)
 
+    def keywords(self) -> dict[str, Any]:
+        """Return the arguments of crystaltune.train that name the same rows; `data` is the first one."""
+        given = {"target": self.target, "unit": self.unit, "energy": self.energy, "limit": self.limit}
+        told = {name: value for name, value in given.items() if value}
+        if self.frame is not None:
+            return {"data": None, "name": self.task, **told}
+        if self.file is None:
+            return {"data": self.task, **told}
+        if full_name(self.task) in TASKS:
+            return {"data": self.task, "file": str(self.file), **told}
+        return {"data": str(self.file), "name": self.task, **told}
+
     @property
     def is_own_table(self) -> bool:
         """Return whether rows come with the caller, not from Matbench's own files."""
@@ -66,8 +78,16 @@ def check_source(source: Source) -> None:
         UserError: with what came, what was expected, and what to do.
     """
     check_name(source.task)
-    if source.limit is not None and source.limit < 1:
-        raise UserError(f"`limit={source.limit}`: must be at least 1")
+    if source.limit is not None and (not isinstance(source.limit, int) or source.limit < 1):
+        raise UserError(f"`limit={source.limit}`: must be a whole number of at least 1")
+    if not isinstance(source.unit, str):
+        raise UserError(f"`unit={source.unit}`: text was expected, such as 'eV/atom'")
+    if not isinstance(source.energy, bool):
+        raise UserError(f"`energy={source.energy}`: True or False was expected")
+    if source.energy and source.unit not in ("", "eV/atom"):
+        raise UserError(
+            f"`unit={source.unit}`: with `energy=True`, targets are in eV/atom: convert them if they are not"
+        )
     task = known_task(source.task) if source.is_own_table else find_task(source.task)
     if source.file is not None:
         _check_file(source.file)
@@ -152,7 +172,7 @@ def _validate_target(source: Source, task: Task) -> None:
     if wrong:
         raise UserError(
             f"{' '.join(wrong)}: {task.name} predicts '{task.target}' ({task.unit}), which cannot be changed; leave "
-            "it out, or use a table of your own with `data` and a task name of its own"
+            "it out, or use a table of your own with `data` and a different task name"
         )
 
 

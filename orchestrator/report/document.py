@@ -1,6 +1,6 @@
 """A report as a value: sections of sentences, facts, tables, figures and commands, written as HTML or Markdown.
 
-    page = Document("Study: ...", [Section("What follows", ["..."]), Section("Trials", tables=[table])])
+    page = Document("Study: ...", [Section("Conclusions", ["..."]), Section("Trials", tables=[table])])
     write_text(path, page.html())
 
 Figures are plotly's; pages follow the reader's colours, fit a telephone, can be printed and fetch nothing. Without

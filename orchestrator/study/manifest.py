@@ -185,7 +185,7 @@ def require_same_study(out: Path, manifest: StudyManifest, progress: Progress) -
         ) from None
     wanted = manifest.content()
     changed = differences({key: held.get(key) for key in _IDENTITY}, {key: wanted[key] for key in _IDENTITY})
-    found = [f"{key} was {was}, is {now}" for key, (was, now) in changed.items()]
+    found = [_difference(key, was, now) for key, (was, now) in changed.items()]
     if held.get("space", {}).get("name") != manifest.space_name:  # everything else of it differs, too
         found = [phrase for phrase in found if not phrase.startswith(("space.", "base.")) or "space.name" in phrase]
     told = [phrase for phrase in found if not phrase.startswith("fingerprint ")] or found
@@ -194,6 +194,12 @@ def require_same_study(out: Path, manifest: StudyManifest, progress: Progress) -
             f"{out} already contains a different study ({'; '.join(told)}): use another `out`, or repeat the original "
             "settings"
         )
+
+
+def _difference(key: str, was: Any, now: Any) -> str:
+    if key == "data" or key.startswith("auxiliary."):  # hashes, which nobody can read
+        return f"{key.replace('.', ' ')}: the rows differ"
+    return f"{key} was {was}, is {now}"
 
 
 def begin(out: Path, manifest: StudyManifest, options: SearchOptions) -> None:

@@ -1,17 +1,20 @@
 """What a search is asked for."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from orchestrator.execution.resources import Resources
+from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
 
 MANIFEST, JOURNAL = "study.json", "journal.jsonl"  # of a study's folder
 SamplerName = Literal["tpe", "gp", "random"]
 SchedulerName = Literal["asha", "hyperband", "median", "none"]
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,37 @@ class SearchOptions:
     train_command: tuple[str, ...] = ()
 
 
+_LEAST = {
+    "trials": 1, "fold": 0, "seed": 0, "grace": 1, "factor": 2, "validations_per_epoch": 1, "probes": 0, "top": 0,
+    "check_seeds": 2,
+}  # fmt: skip
+
+
+def _validate_numbers(options: SearchOptions) -> None:
+    for name, least in _LEAST.items():
+        value = getattr(options, name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UserError(f"`{name}={value}`: must be a whole number")
+        if value < least:
+            raise UserError(f"`{name}={value}`: must be at least {least}")
+    if options.fold >= N_FOLDS:
+        raise UserError(f"`fold={options.fold}`: folds are 0 to {N_FOLDS - 1}")
+    if not options.budget > 0:
+        raise UserError(f"`time_budget={options.budget:g}`: must be a time above 0")
+
+
+def budget_seconds(text: str) -> float:
+    """Read a time such as 90, 30min or 2h, in seconds.
+
+    Raises:
+        UserError: anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(\w*)", text.strip())
+    if found is None or found[2] not in _SECONDS or float(found[1]) <= 0:
+        raise UserError(f"`time_budget={text}`: a time such as 90s, 30min or 2h was expected")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
 def require_folder(out: Path, *, resume: bool) -> None:
     """Require `resume` for an existing study, and an existing study for `resume`.
 
@@ -96,8 +130,12 @@ def require_folder(out: Path, *, resume: bool) -> None:
 
 def validate_options(options: SearchOptions) -> None:
     """Raise a UserError for what cannot be asked for, before anything is read."""
-    if options.trials < 1:
-        raise UserError(f"`trials={options.trials}`: must be at least 1")
+    _validate_numbers(options)
+    for name, choices in (("sampler", SamplerName), ("scheduler", SchedulerName)):
+        if (chosen := getattr(options, name)) not in get_args(choices):
+            raise UserError(f"`{name}={chosen}`: must be one of {', '.join(get_args(choices))}")
+    if options.place.gpus and options.resources.device == "cpu":
+        raise UserError(f"`gpus={options.place.gpus:g}` asks for GPUs and `device=cpu` for none: leave one of them out")
     if not set(options.objectives) <= {"mae", "cost"} or "mae" not in options.objectives:
         raise UserError(f"`objectives={','.join(options.objectives)}`: must be mae, or mae,cost")
     if len(options.objectives) > 1 and options.scheduler != "none":

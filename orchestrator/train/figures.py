@@ -49,7 +49,7 @@ def _parity(rows: PredictedRows, unit: str) -> Picture:
     figure.update_xaxes(title=f"target{unit}", range=ends)
     figure.update_yaxes(title=f"prediction{unit}", range=ends)
     figure.update_layout(showlegend=False, height=460)
-    return Picture(f"Predictions against targets. {shown} Dashed: equal.", figure)
+    return Picture(f"Predictions against targets. {shown} Dashed line: prediction = target.", figure)
 
 
 def _density(target: np.ndarray, prediction: np.ndarray, ends: tuple[float, float]) -> Any:
@@ -137,7 +137,7 @@ def periodic_table(errors: Sequence[ElementError], unit: str) -> Picture:
         else:
             cells.append(f'<div class="none" style="{at}">{symbol}</div>')
     caption = (
-        f"Mean absolute error{unit} of the test rows that hold an element: the fuller a cell, the larger. Grey: in no "
+        f"Mean absolute error{unit} of the test rows with each element; fuller means a larger error. Grey: in no "
         "test row."
     )
     return Picture(caption, Markup(f'<div class="elements">{"".join(cells)}</div>'))

@@ -18,14 +18,19 @@ from trainables.files import read_json, write_json
 MANIFEST = "run.json"
 
 
-def manifest_of(context: TaskContext) -> RunManifest:
-    """Return the manifest of a run of this context."""
+def manifest_of(context: TaskContext, rows: Mapping[str, Any]) -> RunManifest:
+    """Return the manifest of a run of this context.
+
+    Args:
+        rows: as RunManifest.rows.
+    """
     config, digest = context.config.changed({"fold": 0}), context.digest(context.config)
     return RunManifest(
         fingerprint=config.fingerprint(digest),
         data=digest,
         config=config.model_dump(mode="json"),
         versions=versions(),
+        rows=dict(rows),
     )
 
 
@@ -37,13 +42,16 @@ def read_manifest(out: Path) -> RunManifest | None:
         return None
 
 
-def claim_folder(out: Path, context: TaskContext) -> None:
+def claim_folder(out: Path, context: TaskContext, rows: Mapping[str, Any]) -> None:
     """Write what this run is into run.json, or compare it with what is there.
+
+    Args:
+        rows: as RunManifest.rows.
 
     Raises:
         UserError: the folder holds a different run.
     """
-    wanted, held = manifest_of(context), read_manifest(out)
+    wanted, held = manifest_of(context, rows), read_manifest(out)
     if held is None:
         _require_same_folds(out, context)
         if (out / MANIFEST).exists():

@@ -1,10 +1,11 @@
 """A run's report.html, made from the run's folder alone: scores, predictions, learning curves, errors, cost."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -19,9 +20,11 @@ from orchestrator.report.terminal import title_of
 from orchestrator.train import figures
 from orchestrator.train.rows import PredictedRows
 from trainables.config import RunConfig, differences
+from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
 from trainables.files import read_json, write_text
 
+Content = TypeVar("Content")
 REPORT = "report.html"
 _WORST = 20  # rows that are listed
 _ELEMENTS = 12  # that a list names
@@ -70,17 +73,29 @@ def read_results(run: Path) -> Results:
     Raises:
         UserError: no fold is finished, or a file is missing or damaged.
     """
-    try:
-        scores = Scores.model_validate(read_json(run / "scores.json"))
-        manifest = RunManifest.model_validate(read_json(run / "run.json"))
-        rows = PredictedRows.read(run)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "a file is damaged"
-        raise UserError(f"{run} has no scores to report ({reason}): train at least one fold") from None
+    scores = _read(run, "scores.json", lambda path: Scores.model_validate(read_json(path)))
+    manifest = _read(run, "run.json", lambda path: RunManifest.model_validate(read_json(path)))
+    rows = _read(run, "predictions.parquet", lambda path: PredictedRows.read(path.parent))
     if scores.own is None:
         raise UserError(f"{run} has no scores to report: train at least one fold")
     models = {fold: _models(run / f"fold_{fold}") for fold in scores.folds}
     return Results(run, scores, scores.own, manifest, rows, models)
+
+
+def _read(run: Path, name: str, read: Callable[[Path], Content]) -> Content:
+    """Return the content of a run's file.
+
+    Raises:
+        UserError: it is missing or damaged, with what to do.
+    """
+    try:
+        return read(run / name)
+    except FileNotFoundError:
+        raise UserError(f"{run} has no scores to report ({name} is missing): train at least one fold") from None
+    except (OSError, ValueError):
+        raise UserError(
+            f"{run / name} is damaged: repeat the command that trained the run; it rebuilds the file without training"
+        ) from None
 
 
 def _models(folder: Path) -> list[RunSummary]:
@@ -140,7 +155,7 @@ def _limits(results: Results) -> list[str]:
             f"Partial: {scores.n_rows:,} of {scores.official_rows or 0:,} official rows were used, so this is no "
             "leaderboard score."
         )
-    if missing := sorted(set(range(5)) - set(results.own.folds)):
+    if missing := sorted(set(range(N_FOLDS)) - set(results.own.folds)):
         said.append(f"Folds: {', '.join(map(str, missing))} of the five are not trained.")
     if results.own.mean.n_fallback:
         said.append(f"Fallback: {results.own.mean.n_fallback:,} rows were predicted from their composition alone.")
@@ -166,7 +181,7 @@ def _score_table(results: Results) -> Table:
         mean, spread = score.mean, f"{score.std.mae:.{d}f}" if len(score.folds) > 1 else ""
         cells = [f"{mean.mae:.{d}f}", spread, f"{mean.rmse:.{d}f}", f"{mean.max_error:.{d}f}"]
         rows.append([name, *cells, f"{mean.n:,}", str(mean.n_fallback)])
-    notes = ["± is the population's standard deviation over folds, as Matbench gives it."]
+    notes = ["± is the population standard deviation over folds (Matbench's convention)."]
     notes += ["* published predictions, on the same test rows"] if results.scores.published else []
     columns = ("", "MAE", "±", "RMSE", "largest error", "rows", "fallback")
     return Table(f"Errors{results.unit}", columns, rows, notes, frozenset(("",)))
@@ -231,7 +246,7 @@ def _cost(results: Results) -> Section:
     facts = [
         ("models", f"{len(models):,}"),
         ("training", f"{readable(seconds)}, all models together"),
-        ("structures", f"{structures:,} processed, {structures / max(seconds, 1e-9):,.0f} per second and model"),
+        ("structures", f"{structures:,} processed, {structures / max(seconds, 1e-9):,.0f} per second per model"),
         ("device", ", ".join(devices)),
         ("compiled", ", ".join(sorted({"yes" if model.compiled else "no" for model in models}))),
     ]
@@ -242,7 +257,6 @@ def _repeat(results: Results) -> Section:
     manifest = results.manifest
     changed = _changed(RunConfig.model_validate(manifest.config))
     text = yaml.safe_dump(changed, sort_keys=False).strip() if changed else "{}"
-    code = f"import crystaltune as ct; ct.train({results.scores.task!r}, settings={changed!r})"
     facts = [
         ("settings", text.replace("\n", ", ") if changed else "the task's preset"),
         ("data", manifest.data),
@@ -250,9 +264,23 @@ def _repeat(results: Results) -> Section:
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
     ]
     said = ["The same rows and settings give the same digits on a CPU, whatever the number of processes."]
-    if results.scores.official_rows is None and not results.scores.synthetic:
+    rows = manifest.rows or {"data": results.scores.task}
+    if rows["data"] is None:
+        said.append("`frame` is the DataFrame with the rows.")
+    if not manifest.rows and results.scores.official_rows is None and not results.scores.synthetic:
         said.append("This is your own table: pass its file, target and unit as before.")
-    return Section("How to repeat it", said, facts=facts, commands=[code])
+    return Section("How to repeat it", said, facts=facts, commands=[_code(rows, results, changed)])
+
+
+def _code(rows: Mapping[str, Any], results: Results, changed: Mapping[str, Any]) -> str:
+    """Return the line of Python that repeats a run."""
+    data = "frame" if rows["data"] is None else repr(rows["data"])
+    keywords = {name: value for name, value in rows.items() if name != "data"}
+    folds = sorted(results.own.folds)
+    keywords |= {"folds": folds} if folds != list(range(N_FOLDS)) else {}
+    keywords |= {"settings": dict(changed)} if changed else {}
+    told = ", ".join([data, *(f"{name}={value!r}" for name, value in keywords.items())])
+    return f"import crystaltune as ct; ct.train({told})"
 
 
 def _changed(config: RunConfig) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def train(
         source, settings or {}, auxiliary, published=options.published, folds=options.folds, progress=progress
     )
     with only_process(out):
-        claim_folder(out, context)
+        claim_folder(out, context, source.keywords() | ({"auxiliary": list(auxiliary)} if auxiliary else {}))
         failed = _train_folds(context, options, out)
         scores = _score(context, options, out, failed)
         write_json(out / SCORES, scores.content())
@@ -100,7 +100,7 @@ def _train_folds(context: TaskContext, options: TrainOptions, out: Path) -> dict
     config = context.config
     recipes = [fold_recipe(config.changed({"fold": fold})) for fold in options.folds]
     graph = ModelGraph(context, recipes, lambda spec: model_folder(out, config, spec, context.key(spec)))
-    run_all(graph, options.resources, ended=lambda spec, summary: _tell(spec, summary, context.progress), log=out)
+    run_all(graph, options.resources, ended=lambda spec, summary: _tell(graph, spec, summary), log=out)
     failed = {}
     for recipe in recipes:
         reason = next(filter(None, map(graph.failure_of, recipe.members)), "")
@@ -111,14 +111,15 @@ def _train_folds(context: TaskContext, options: TrainOptions, out: Path) -> dict
     return failed
 
 
-def _tell(spec: ModelSpec, summary: RunSummary, progress: Progress) -> None:
+def _tell(graph: ModelGraph, spec: ModelSpec, summary: RunSummary) -> None:
+    progress, before = graph.context.progress, graph.context.key(spec) in graph.found
     part = f" without part {spec.inner}" if spec.n_inner else ""
     name = f"fold {spec.config.fold} seed {spec.config.seed}{part}"
     if summary.failed:
         progress.message(f"{name} failed: {summary.reason}")
     elif not spec.soup_of:
         progress.message(
-            f"{name}: validation MAE {summary.best_val_mae:.4g} in epoch {(summary.best_epoch or 0) + 1}, "
+            f"{name}{' (trained before)' * before}: validation MAE {summary.best_val_mae:.4g} in epoch {(summary.best_epoch or 0) + 1}, "
             f"{summary.structures_per_s:.0f} structures/s"
         )
 

@@ -18,6 +18,8 @@ import torch
 from small_data import rocksalts, smooth_targets
 
 import crystaltune as ct
+from crystaltune._rows import folds_of, names_of, source_of
+from orchestrator.study.options import budget_seconds
 
 # isort: split
 import ray.tune  # sets a log level and a filter of warnings when it is imported
@@ -206,6 +208,88 @@ def test_an_unknown_keyword_is_a_type_error_that_says_what_may_be_meant(keyword:
         ct.train(frame(6), **{keyword: 3})
     assert f"train() got an unexpected keyword argument '{keyword}'" in str(caught.value)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"folds": None}, "`folds=None`: a number or a list of numbers"),
+        ({"folds": 1.0}, "`folds=1.0`: a number or a list"),
+        ({"folds": []}, "`folds` is empty"),
+        ({"folds": "0-9"}, "folds are 0 to 4"),
+        ({"settings": ["optim.epochs=1"]}, "`settings` of type list: a dictionary was expected"),
+        ({"config": 3}, "`config` of type int: a path was expected"),
+        ({"out": 5}, "`out` of type int: a path was expected"),
+        ({"progress": "yes"}, "`progress='yes'`"),
+        ({"unit": 5}, "`unit=5`: text was expected"),
+        ({"energy": "yes"}, "`energy=yes`: True or False"),
+        ({"energy": True, "unit": "meV"}, "`unit=meV`: with `energy=True`"),
+        ({"limit": 1.5}, "`limit=1.5`: must be a whole number"),
+        ({"processes": 0}, "`processes=0`: must be a whole number of at least 1"),
+        ({"device": "gpu"}, "`device=gpu`: must be one of auto, cpu, cuda"),
+        ({"target": "formula"}, "column 'formula' has no numbers (its first value is 'NaCl')"),
+        ({"target": "structure"}, "cannot be the target, it has the ids or structures"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_one_line(arguments: dict[str, Any], words: str, tmp_path: Path) -> None:
+    table = frame(6).assign(formula="NaCl")
+    given: dict[str, Any] = {"target": "gap", "out": tmp_path / "out", "progress": False} | arguments
+    with pytest.raises(ct.UserError) as caught:
+        ct.train(table, **given)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"sampler": "tp"}, "`sampler=tp`: must be one of tpe, gp, random"),
+        ({"scheduler": "ashaa"}, "`scheduler=ashaa`: must be one of asha"),
+        ({"top": -2}, "`top=-2`: must be at least 0"),
+        ({"probes": -1}, "`probes=-1`: must be at least 0"),
+        ({"grace": 0}, "`grace=0`: must be at least 1"),
+        ({"factor": 1}, "`factor=1`: must be at least 2"),
+        ({"trials": 1.5}, "`trials=1.5`: must be a whole number"),
+        ({"fold": 7}, "`fold=7`: folds are 0 to 4"),
+        ({"time_budget": -1}, "`time_budget=-1`: must be a time above 0"),
+        ({"time_budget": "two hours"}, "`time_budget=two hours`: a time such as 90s, 30min or 2h"),
+        ({"objectives": "mae,speed"}, "`objectives=mae,speed`: must be mae, or mae,cost"),
+        ({"gpus": 1, "device": "cpu"}, "`gpus=1` asks for GPUs and `device=cpu` for none"),
+        ({"space": 3}, "`space` of type int: a path was expected"),
+    ],
+)
+def test_what_a_search_cannot_have_is_one_line(arguments: dict[str, Any], words: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"target": "gap", "space": "optim", "out": tmp_path / "out", "progress": False} | arguments
+    with pytest.raises(ct.UserError) as caught:
+        ct.search(frame(6), **given)
+    assert words in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folds_names_and_times_may_be_written_as_on_the_command_line() -> None:
+    assert folds_of("0-2,4") == (0, 1, 2, 4)
+    assert folds_of(range(2)) == (0, 1)
+    assert names_of("mae, cost") == names_of(["mae", "cost"]) == ("mae", "cost")
+    assert budget_seconds("2h") == 7200
+
+
+def test_a_table_in_memory_is_named_by_its_target_without_what_no_folder_can_have() -> None:
+    table = frame(6).rename(columns={"gap": "E/f (eV)"})
+    assert source_of(table, {"target": "E/f (eV)"}).task == "E_f_eV"
+    assert source_of(table, {}).task == "table"
+
+
+def test_columns_of_one_name_and_an_index_of_levels() -> None:
+    table = frame(6)
+    with pytest.raises(ct.UserError, match="the table has several columns named gap"):
+        ct.load_dataset(pd.concat([table, table[["gap"]]], axis=1), target="gap", progress=False)
+    bare = table.drop(columns="id", errors="ignore")
+    bare.index = pd.MultiIndex.from_product([["a", "b"], [1, 2, 3]])
+    assert ct.load_dataset(bare, target="gap", progress=False).ids[:2] == ("a-1", "a-2")
+
+
+def test_dir_names_what_is_there_and_nothing_else() -> None:
+    assert [name for name in dir(ct) if not name.startswith("__")] == sorted(ct.__all__)
 
 
 @pytest.mark.parametrize("data", [["a"], 3, None, {"structure": []}])

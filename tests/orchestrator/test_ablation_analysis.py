@@ -252,10 +252,10 @@ def test_multi_task_training_is_kept_or_dropped(full: Analysis) -> None:
 
 def test_equal_cost_is_said_of_the_ensemble_and_of_the_student(full: Analysis) -> None:
     ensemble = sentence(full, "Equal cost of training, the ensemble")
-    assert ensemble.endswith(": better. Use is not equal: 3 predictions per crystal against 1.")
+    assert ensemble.endswith(": better. Prediction cost differs: 3 predictions per crystal against 1.")
     student = sentence(full, "Equal cost of use, the student")
     assert "E4 against E0: -0.0" in student
-    assert student.endswith(" Training is not equal: with its teachers 4.0 times the structures.")
+    assert student.endswith(" Training cost differs: with its teachers 4.0 times the structures.")
     none = sentence(analysed(ladder(L3=0.2)), "Equal cost of training, the ensemble")
     assert ": no difference seen." in none
     without = {name: one for name, one in ladder().items() if name != "L3"}
@@ -266,9 +266,12 @@ def test_equal_cost_is_said_of_the_ensemble_and_of_the_student(full: Analysis) -
 
 def test_no_lever_beats_noise_or_those_that_do_are_named(full: Analysis) -> None:
     nothing = analysed(ladder(E3=0.0, E4=0.0, E6=0.0))
-    said = sentence(nothing, "No lever beat noise: none is better than its parent or than E0. The smallest difference ")
+    said = sentence(
+        nothing,
+        "No lever had an effect distinguishable from noise: none is better than its parent or than E0. The smallest ",
+    )
     finest = re.search(
-        r"that could have been seen is (0\.\d+) eV/atom in a single comparison \((\w+) against (\w+)\)", said
+        r"detectable difference is (0\.\d+) eV/atom in a single comparison \((\w+) against (\w+)\)", said
     )
     assert finest
     assert finest[3] in ("E0", row(nothing, finest[2])["parent"])

@@ -124,7 +124,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("prepare", "sample", "--start", "0.4"), "'0.4' is not one of '0.3.0'"),
     (("train", "jdft2d", "--set", "augment.strian=free"), "did you mean 'augment.strain'"),
     (("train", "jdft2d", "--set", "consistency.weight=1"), "requires a perturbation"),
-    (("ablate", "jdft2d", "--experiments", "E0,E9"), "known are E0"),
+    (("ablate", "jdft2d", "--experiments", "E0,E9"), "available: E0"),
     (("ablate", "mp_e_form", "--experiments", "E5"), "--aux mp_gap"),
     (("ablate", "jdft2d", "--start", "0.4"), "one of 0.3.0"),
     (("ablate", "jdft2d", "--budget", "equal"), "'equal' is not one of 'own', 'equal-steps'"),

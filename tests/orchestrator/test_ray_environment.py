@@ -78,7 +78,9 @@ OTHERS = {
 def test_what_listens_and_is_no_ray_is_told_in_seconds(kind: str) -> None:
     began = time.monotonic()
     for port in answering(OTHERS[kind]):
-        with pytest.raises(UserError, match=r"no Ray answers there .what listens there is not Ray.; start a cluster"):
+        with pytest.raises(
+            UserError, match=r"no Ray answers there .something other than Ray listens there.; start a cluster"
+        ):
             check_address(f"127.0.0.1:{port}")
     assert time.monotonic() - began < 6
 

@@ -4,6 +4,7 @@ import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,25 @@ def test_it_says_the_score_its_limits_and_how_to_repeat_it() -> None:
         "The 20 worst rows (eV/atom)", "What it cost", "How to repeat it",
     ]  # fmt: skip
     assert page.count('class="plot"') == 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        ({"data": "matbench_jdft2d", "limit": 40}, "ct.train('matbench_jdft2d', limit=40, folds=[0, 1, 2], settings="),
+        (
+            {"data": "t.csv", "name": "mine", "target": "gap", "unit": "eV"},
+            "ct.train('t.csv', name='mine', target='gap', unit='eV', folds=[0, 1, 2], settings=",
+        ),
+        ({"data": None, "name": "energy", "energy": True}, "ct.train(frame, name='energy', energy=True, folds=["),
+    ],
+)
+def test_the_line_that_repeats_a_run_names_its_rows(rows: dict[str, Any], line: str) -> None:
+    results = run_results()
+    told = replace(results, manifest=results.manifest.model_copy(update={"rows": rows}))
+    section = document(told).sections[-1]
+    assert section.commands[0].startswith(f"import crystaltune as ct; {line}")
+    assert ("`frame` is the DataFrame with the rows." in section.sentences) == (rows["data"] is None)
 
 
 def test_the_worst_rows_are_the_worst() -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from small_data import tiny_dataset
 
-from orchestrator.cli.search import loggers, parse_budget_seconds
+from orchestrator.cli.search import loggers
 from orchestrator.execution.resources import Resources
 from orchestrator.inputs.context import TaskContext
 from orchestrator.inputs.source import Source
@@ -21,7 +21,7 @@ from orchestrator.study import run as study_module
 from orchestrator.study import trial_data as study_material
 from orchestrator.study.journal import Journal, Trial, TrialState, trials_of
 from orchestrator.study.manifest import ConfirmationPlan
-from orchestrator.study.options import SearchOptions, TrialResources
+from orchestrator.study.options import SearchOptions, TrialResources, budget_seconds
 from orchestrator.study.report.analysis import Analysis
 from orchestrator.study.run import planned_checks, report, search
 from orchestrator.study.trial_data import require_disk_space, stores_wanted, trial_data
@@ -360,7 +360,7 @@ def test_levers_that_a_search_cannot_have_are_refused(tmp_path: Path, settings: 
 def test_what_a_mistyped_option_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="a time such as 90s, 30min or 2h"):
-        parse_budget_seconds("two hours")
-    assert [parse_budget_seconds(text) for text in ("90", "30min", "2h")] == [90, 1800, 7200]
+        budget_seconds("two hours")
+    assert [budget_seconds(text) for text in ("90", "30min", "2h")] == [90, 1800, 7200]
     with pytest.raises(UserError, match=r"--mlflow requires the package mlflow: .* --extra mlflow"):
         loggers("http://somewhere", None)

@@ -51,7 +51,7 @@ def test_names_that_are_no_plain_names(name: str, part: str, table: Path) -> Non
 
 @pytest.mark.parametrize("name", ["my_gaps", "My gaps 2", "a.b", "é", "x" * 100, "glass"])
 def test_other_names_are_free_for_a_table(name: str, table: Path) -> None:
-    check_source(Source(name, table, "band_gap", "eV", energy=True, limit=3))
+    check_source(Source(name, table, "band_gap", "eV/atom", energy=True, limit=3))
     check_source(Source(name, table))
 
 
@@ -93,7 +93,7 @@ def test_files_that_cannot_be_a_table(table: Path, tmp_path: Path) -> None:
     assert "is not a Matbench table" in told(Source("JDFT2D", table))
     assert "another task name" in told(Source("Sample", table))
     assert "unknown task" in told(Source("matbench_mine", table))
-    assert "must be at least 1" in told(Source("mine", table, limit=0))
+    assert "must be a whole number of at least 1" in told(Source("mine", table, limit=0))
 
 
 def test_a_target_that_is_no_column_is_told_the_nearest(table: Path, tmp_path: Path) -> None:

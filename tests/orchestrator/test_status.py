@@ -144,7 +144,9 @@ def study(folder: Path, *, pid: int) -> None:
     journal.append("end", time=4.0, number=1, state="FAIL", values=[], reason="ValueError: no")
 
 
-@pytest.mark.parametrize(("pid", "state"), [(os.getpid(), "running"), (4_194_303, "interrupted")])
+@pytest.mark.parametrize(
+    ("pid", "state"), [(os.getpid(), "running"), (4_194_303, "interrupted")], ids=["running", "killed"]
+)
 def test_a_search_is_told_from_its_journal(tmp_path: Path, pid: int, state: str) -> None:
     study(tmp_path / "study", pid=pid)
     status = read_study_status(tmp_path / "study", now=10.0)

@@ -31,7 +31,7 @@ from orchestrator.study.report.sections import document, sections
 from trainables.config import load_config, parse_config
 
 SECTIONS = [
-    "What follows",
+    "Conclusions",
     "Best configuration against E0",
     "What was searched, and on which data",
     "Optimisation history",

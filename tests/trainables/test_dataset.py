@@ -134,7 +134,11 @@ def test_two_numeric_columns_want_a_name(tmp_path: Path, cells: list[Structure])
 
 @pytest.mark.parametrize(
     ("missing", "told"),
-    [("id", "one named id or"), ("structure", "one named structure or"), ("y", "0 numeric columns")],
+    [
+        ("id", "has no column of ids (its columns: structure, y); name one id or"),
+        ("structure", "name one structure or"),
+        ("y", "0 numeric columns"),
+    ],
 )
 def test_a_missing_column_is_named(tmp_path: Path, cells: list[Structure], missing: str, told: str) -> None:
     rows = [{key: value for key, value in row.items() if key != missing} for row in records(cells)]
@@ -194,7 +198,7 @@ def test_all_kinds_of_trouble_are_told_at_once_and_long_lists_are_cut(tmp_path: 
     for row in rows[:62]:
         row["y"] = None
     message = refusal(lambda: read_table(saved(tmp_path / "t.json", rows), "mine"))
-    assert "row-49 (+12 more)" in message
+    assert "row-9 (+52 more)" in message
     assert "row-50" not in message
     assert message.endswith("no structure: row-79")
 

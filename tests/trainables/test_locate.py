@@ -127,6 +127,7 @@ def test_ones_own_folder_goes_before_matminers(tmp_path: Path, monkeypatch: pyte
 def test_without_file_and_network_one_line_says_where_to_put_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "mine").mkdir()
     monkeypatch.setenv("MATMINER_DATA", str(tmp_path / "mine"))
     message = refusal()
     assert str(tmp_path / "mine" / NAME) in message
@@ -172,9 +173,22 @@ def test_a_folder_that_cannot_be_made_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Callable[[Reply], list[str]]
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setenv("MATMINER_DATA", str(tmp_path / "file" / "below"))
+    monkeypatch.delenv("MATMINER_DATA", raising=False)
+    monkeypatch.setenv("CRYSTALTUNE_CACHE", str(tmp_path / "file" / "below"))
     network(Reply(CONTENT))
     assert "could not be downloaded (NotADirectoryError)" in refusal()
+
+
+@pytest.mark.parametrize(("name", "what"), [("missing", "does not exist"), ("file", "is not a folder")])
+def test_a_mistyped_folder_of_data_is_told_and_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Callable[[Reply], list[str]], name: str, what: str
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("MATMINER_DATA", str(tmp_path / name))
+    asked = network(Reply(CONTENT))
+    assert f"MATMINER_DATA={tmp_path / name} {what}" in refusal()
+    assert not (tmp_path / "missing").exists()
+    assert not asked
 
 
 def test_a_download_tells_how_far_it_is(network: Callable[[Reply], list[str]]) -> None:

@@ -74,6 +74,9 @@ class Dataset:
         return self.take(np.sort(chosen))
 
 
+_MOST_IDS = 10  # of a kind of bad rows, in a message
+
+
 class _Builder:
     """Collects good rows and the ids of bad ones, by kind."""
 
@@ -101,10 +104,10 @@ class _Builder:
         if doubles:
             self._bad["duplicate ids"] = doubles
         if self._bad:
-            kinds = "; ".join(f"{kind}: {listed(ids)}" for kind, ids in self._bad.items())
+            kinds = "; ".join(f"{kind}: {listed(ids, _MOST_IDS)}" for kind, ids in self._bad.items())
             raise UserError(f"{self._source} has rows that cannot be used (correct or remove them): {kinds}")
         if not self.ids:
-            raise UserError(f"{self._source} has no rows; at least one structure with a target is needed")
+            raise UserError(f"{self._source} has no rows; at least one structure is needed")
         rows = None if official_row is None else np.array(list(official_row), dtype=np.int64)
         return Dataset(tuple(self.ids), CrystalTable.pack(self._crystals), np.array(self._targets), task, rows)
 
@@ -192,8 +195,14 @@ def dataset_of_frame(
 
 def with_ids(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with a column of ids: its own, or its index."""
+    doubles = [str(name) for name in table.columns[table.columns.duplicated()].unique()]
+    if doubles:
+        raise UserError(f"the table has several columns named {listed(doubles)}: rename or drop all but one of each")
     if any(name in table.columns for name in ID_COLUMNS):
         return table
+    if table.index.nlevels > 1:
+        ids = ["-".join(map(str, levels)) for levels in table.index]
+        return table.assign(**{ID_COLUMNS[0]: ids})
     return table.assign(**{ID_COLUMNS[0]: table.index.astype(str)})
 
 
@@ -273,13 +282,21 @@ def _column(table: pd.DataFrame, names: tuple[str, ...], what: str, path: str) -
     for name in names:
         if name in table.columns:
             return name
-    raise UserError(f"{path} has columns {listed(table.columns)}; one named {' or '.join(names)} is needed for {what}")
+    there = listed(column for column in table.columns if column not in ID_COLUMNS) or "none"
+    raise UserError(f"{path} has no column of {what}s (its columns: {there}); name one {' or '.join(names)}")
 
 
 def _target_column(table: pd.DataFrame, target: str | None, taken: set[str], path: str) -> str:
     if target is not None:
         if target not in table.columns:
             raise UserError(f"{path} has no column '{target}'; it has {listed(table.columns)}")
+        if target in taken:
+            raise UserError(f"{path}: column '{target}' cannot be the target, it has the ids or structures")
+        if len(table) and not pd.to_numeric(table[target], errors="coerce").notna().any():
+            first = repr(table[target].iloc[0])[:60]
+            raise UserError(
+                f"{path}: column '{target}' has no numbers (its first value is {first}); choose another target"
+            )
         return target
     left = [column for column in table.columns if column not in taken]
     if "target" in left:

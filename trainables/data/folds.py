@@ -91,6 +91,16 @@ def _seeded_rank(names: list[str], salt: str) -> dict[str, int]:
     return {name: place for place, name in enumerate(shuffled)}
 
 
+def _too_few(dataset: Dataset) -> str:
+    """Return why a part of the rows is empty, and what to do."""
+    if dataset.official_row is not None:
+        return f"({len(dataset)} rows in all); provide more rows"
+    n_formulas = len(set(dataset.structures.reduced_formulas))
+    return (
+        f"({len(dataset)} rows of {n_formulas} formulas, and rows of one formula share a fold); provide more formulas"
+    )
+
+
 def make_split(dataset: Dataset, fold: int, *, val_share: float, seed: int) -> FoldSplit:
     """Split off one official test fold, then an inner validation part of the rest.
 
@@ -110,9 +120,7 @@ def make_split(dataset: Dataset, fold: int, *, val_share: float, seed: int) -> F
     )
     for role, part in (("training", split.train), ("validation", split.val), ("test", split.test)):
         if part is not None and len(part) == 0:
-            raise UserError(
-                f"fold {fold} of {dataset.task.name} has no {role} rows ({len(dataset)} rows in all); provide more rows"
-            )
+            raise UserError(f"fold {fold} of {dataset.task.name} has no {role} rows {_too_few(dataset)}")
     return split
 
 

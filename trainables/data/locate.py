@@ -46,6 +46,10 @@ def matbench_file(task: Task, progress: Progress = silent) -> Path:
     """
     if (there := task_file(task)) is not None:
         return there
+    named = os.environ.get("MATMINER_DATA")
+    if named and not data_home().is_dir():
+        what = "is not a folder" if data_home().exists() else "does not exist"
+        raise UserError(f"MATMINER_DATA={named} {what}: set it to the folder of Matbench's files, or unset it")
     name = f"{task.name}.json.gz"
     path, url = data_home() / name, f"{_DOWNLOADS}/{name}"
     try:

@@ -122,7 +122,7 @@ def _read_cif_file(name: str, folder: Path) -> str:
     try:
         return (folder / name).read_text(encoding="utf-8", errors="replace")
     except (OSError, ValueError):  # absent, a folder, or text too long to be a name
-        raise BadStructure(f"a structure file that does not exist (looked in {folder})") from None
+        raise BadStructure(f"a structure file that does not exist (looked in {folder.absolute()})") from None
 
 
 def _from_cif(text: str) -> Crystal:

@@ -119,7 +119,7 @@ def find_task(name: str) -> Task:
     near = closest(full.removeprefix("matbench_"), short, cutoff=0.5)
     hint = f"did you mean {short[near]}?" if near else f"known: {', '.join(known)}"
     raise UserError(
-        f"unknown task '{name}': {hint} (a table of your own needs a name of its own and its file as `data`)"
+        f"unknown task '{name}': {hint} (for your own table, choose another name and pass its file as `data`)"
     )
 
 

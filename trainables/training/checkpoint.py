@@ -74,7 +74,7 @@ def verified_manifest(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DamagedCheckpoint(f"{error.filename or path}: {error.strerror or error}") from None
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DamagedCheckpoint(f"{manifest} is no manifest of a checkpoint ({error})") from None
+        raise DamagedCheckpoint(f"{manifest} is not a valid manifest of a checkpoint ({error})") from None
     return about
 
 

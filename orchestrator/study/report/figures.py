@@ -176,7 +176,7 @@ def slices_picture(analysis: Analysis) -> Picture | None:
     figure.update_yaxes(range=_range([trial.values[0] for trial in _complete(analysis)]))
     figure.update_traces(marker={"showscale": False, "colorscale": _STRONG_TO_PALE, "reversescale": True})
     figure.update_layout(yaxis={"title": _mae(analysis)})
-    unused = "A trial that does not use a parameter is not in its part."
+    unused = "A trial that does not use a parameter is omitted from its panel."
     return Picture(
         f"Validation MAE against each parameter; the later the trial, the stronger the colour. {unused}", figure
     )

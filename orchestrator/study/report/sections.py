@@ -25,6 +25,7 @@ from orchestrator.study.report.figures import (
 from orchestrator.study.report.importances import NOTES
 from orchestrator.study.report.verdict import BASELINE, Checked, name_of, paired_margin
 from trainables.config import RunConfig, differences
+from trainables.data.tasks import SAMPLE_TASK, TASKS
 from trainables.errors import listed
 
 
@@ -40,7 +41,7 @@ def sections(analysis: Analysis, folder: Path) -> list[Section]:
         folder: of the study, as the commands shall name it.
     """
     return [
-        Section("What follows", analysis.sentences),
+        Section("Conclusions", analysis.sentences),
         _best(analysis),
         _searched(analysis),
         _pictured("Optimisation history", [history_picture(analysis)], "No trial has a value."),
@@ -243,7 +244,10 @@ def _repeat(analysis: Analysis, folder: Path) -> Section:
         if any("{config}" in word for word in manifest.train):
             commands.append(shlex.join(word.format(**best) for word in manifest.train))
         else:  # searched from Python, or by an older version
-            commands.append(f"crystaltune.train({manifest.task!r}, config={best['config']!r}, folds={manifest.fold})")
+            commands.append(
+                f"import crystaltune as ct; ct.train({_data(manifest.task)}, config={best['config']!r}, "
+                f"folds={manifest.fold})"
+            )
         value = number_text(analysis.repeated.values[0])
         facts.append(("best.yaml", f"seed {analysis.best.seed}: validation MAE {value} {manifest.unit}".rstrip()))
     facts += [
@@ -252,6 +256,11 @@ def _repeat(analysis: Analysis, folder: Path) -> Section:
         if (value := getattr(manifest, name))
     ]
     return Section("How to repeat it", facts=facts, commands=commands)
+
+
+def _data(task: str) -> str:
+    """Return what names the rows in Python: a known task by its name, else the caller's own table."""
+    return repr(task) if task in TASKS or task == SAMPLE_TASK.name else f"<the rows of {task}>"
 
 
 def _words(value: Any) -> str:

@@ -114,12 +114,12 @@ def _train_folds(context: TaskContext, options: TrainOptions, out: Path) -> dict
 def _tell(graph: ModelGraph, spec: ModelSpec, summary: RunSummary) -> None:
     progress, before = graph.context.progress, graph.context.key(spec) in graph.found
     part = f" without part {spec.inner}" if spec.n_inner else ""
-    name = f"fold {spec.config.fold} seed {spec.config.seed}{part}"
+    name = f"fold {spec.config.fold} seed {spec.config.seed}{part}{' (trained before)' * before}"
     if summary.failed:
         progress.message(f"{name} failed: {summary.reason}")
     elif not spec.soup_of:
         progress.message(
-            f"{name}{' (trained before)' * before}: validation MAE {summary.best_val_mae:.4g} in epoch {(summary.best_epoch or 0) + 1}, "
+            f"{name}: validation MAE {summary.best_val_mae:.4g} in epoch {(summary.best_epoch or 0) + 1}, "
             f"{summary.structures_per_s:.0f} structures/s"
         )
 

@@ -184,7 +184,7 @@ def test_other_data_or_another_version_is_not_gone_on_with(
     rows = pd.read_csv(studied.table)
     rows.loc[0, "y"] += 0.5
     rows.to_csv(tmp_path / "table.csv", index=False)
-    with pytest.raises(UserError, match="data was"):
+    with pytest.raises(UserError, match="data: the rows differ"):
         search(source(tmp_path / "table.csv"), studied.folder, replace(OPTIONS, resume=True), settings=SETTINGS)
     monkeypatch.setattr("orchestrator.study.manifest.versions", lambda: {"chgnet": "9.9"})
     with pytest.raises(UserError, match=r"versions\.chgnet was .*, is 9\.9"):

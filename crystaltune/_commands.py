@@ -95,11 +95,22 @@ def train(
         data: a Matbench task's name, the path of a table, or a DataFrame with a column `structure`.
         settings: keys of RunConfig, nested or dotted, such as {"optim.lr": 3e-4}, over `config` and the task's preset.
         config: a RunConfig, its content, or the path of a YAML file.
+        folds: of the five: 0, [0, 1] or "0-4".
         auxiliary: tasks to train on jointly first, as NAME or NAME=FILE.
         published: a CSV of published test predictions to score beside the run's.
         out: the run's folder; by default runs/NAME.
         progress: whether to show it, or an object that shows it.
-        options: see RowOptions and ProcessOptions.
+        target: column to predict; by default the only numeric one.
+        unit: of the target, for tables and reports.
+        energy: the target is an energy in eV/atom, which CHGNet's energy head fits.
+        name: of your own table, for its folder and reports; by default the file's, or the target's.
+        limit: use this many rows, chosen at random with a fixed seed.
+        file: a local copy of a Matbench task's file, whole or partial.
+        device: "auto", "cpu" or "cuda".
+        processes: models trained at the same time; by default one per core, or one per GPU.
+        per_gpu: models that share a GPU.
+        compiled: torch.compile: "auto" (for long runs), "on" or "off".
+        tf32: TF32 matrix products on a GPU, where they are exact enough on a sample.
 
     Raises:
         UserError: a mistake in what was asked, or folds that failed (what is finished is kept).
@@ -183,7 +194,22 @@ def search(
         space: a search space's name, or a YAML or Python file with one.
         trials: number of trials, not counting the confirmation runs.
         resume: continue the study in `out`.
-        options: see SearchKeywords, RowOptions and MachineOptions.
+        fold: outer fold whose training rows are searched on.
+        seed: random seed for the sampler and all trials.
+        sampler: Optuna's: "tpe", "gp" or "random".
+        scheduler: early stopping: "asha", "hyperband", "median" or "none".
+        grace: minimum number of steps before a trial can be stopped.
+        factor: reduction factor: the best 1/factor of the trials continue at each rung.
+        validations_per_epoch: steps per epoch.
+        objectives: what is minimised: "mae" or "mae,cost".
+        probes: cheap trials on a frozen trunk that are run first; the search starts from the best of them.
+        top: number of the best trials that are retrained with new seeds, and the baseline with them.
+        check_seeds: new seeds for each of them.
+        time_budget: seconds, or text such as "2h", after which this session stops; continue with resume=True.
+        address: a Ray cluster to join, as HOST:PORT, or "auto"; by default Ray is started on this machine.
+        cpus, gpus: for each trial.
+        max_concurrent: trials at the same time.
+        target, unit, energy, name, limit, file, device, compiled, tf32: as for `train`.
 
     Raises:
         UserError: a mistake in what was asked, or a study whose trials all failed (what is finished is kept).
@@ -248,7 +274,7 @@ def ablate(
         seeds: seeds of every experiment.
         starts: weights to start from; further ones give a twin of every experiment.
         equal_steps: take the steps of joint training from the target's own epochs.
-        options: see RowOptions and ProcessOptions.
+        target, unit, energy, name, limit, file, device, processes, per_gpu, compiled, tf32: as for `train`.
 
     Returns:
         The analysis: rows, and what follows from them in sentences; ablation.html in `out` shows it.

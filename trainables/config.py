@@ -232,7 +232,7 @@ def _place(content: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         inner = content.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise UserError(f"{key}: '{section}' is a value, not a section{hint(key, list(dotted_names()))}")
+            raise UserError(f"{key}: '{section}' was given as a value; it is a section, such as {section}: {{...}}")
         content = inner
     content[name] = value
 

@@ -195,6 +195,8 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
             say(f"Written: {write_run_report(folder)}")
         return
     if not (folder / "study.json").is_file():
+        if (folder / "ablation.json").is_file():
+            raise UserError(f"{folder} is an ablation's: repeat its command, which writes the report without training")
         raise UserError(f"{folder} contains neither a run nor a search (run.json and study.json are missing)")
     from orchestrator.study.report.files import study_table
     from orchestrator.study.run import report as write_report

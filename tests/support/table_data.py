@@ -68,7 +68,7 @@ BAD_STRUCTURES: dict[str, tuple[Any, str]] = {
     "species as a dictionary": (changed(CUBE, species={"Cu": 1}), "not a pymatgen structure dictionary"),
     "nothing": (None, "no structure"),
     "empty text": ("  ", "no structure"),
-    "a number": (5, "no structure"),
+    "a number": (5, "a int, not a pymatgen Structure, its dictionary or CIF text"),
     "no CIF": ("data_x\n_cell_length_a nonsense\n", "a CIF pymatgen cannot read"),
     "a disordered CIF": (
         Structure(Lattice.cubic(4.0), [{"Cu": 0.5, "Au": 0.5}], [[0, 0, 0]]).to(fmt="cif"),

@@ -236,7 +236,7 @@ def test_what_is_no_table_is_one_line(tmp_path: Path, name: str, content: bytes)
 
 def test_a_missing_table_is_one_line(tmp_path: Path) -> None:
     assert "does not exist" in refusal(lambda: read_table(tmp_path / "nowhere.csv", "mine"))
-    assert "does not exist" in refusal(lambda: read_table(tmp_path, "mine"))
+    assert "is a folder" in refusal(lambda: read_table(tmp_path, "mine"))
 
 
 # --- structures to predict ------------------------------------------------------------------------------------------

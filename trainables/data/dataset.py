@@ -265,7 +265,8 @@ def _cells(table: pd.DataFrame, path: str, *columns: str) -> Iterator[tuple[str,
 def read_frame(path: Path) -> pd.DataFrame:
     """Read CSV or JSON (a list of records, or a mapping of columns), plain or gzipped."""
     if not path.is_file():
-        raise UserError(f"{path} does not exist; a CSV or JSON table was expected")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {what}; a CSV or JSON table was expected")
     name = path.name.lower().removesuffix(".gz")
     try:
         if name.endswith(".csv"):

@@ -34,8 +34,10 @@ def read_crystal(value: Any, folder: Path) -> Crystal:
         crystal = _from_structure(value)
     elif isinstance(value, str) and value.strip():
         crystal = _from_text(value.strip(), folder)
-    else:
+    elif value is None or isinstance(value, str | float):  # an empty cell
         raise BadStructure("no structure")
+    else:
+        raise BadStructure(f"a {type(value).__name__}, not a pymatgen Structure, its dictionary or CIF text")
     return checked(crystal)
 
 

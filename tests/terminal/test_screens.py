@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from screen import Terminal
 
+from orchestrator.execution.log import ExecutionLog, PlannedModel
+from orchestrator.execution.summary import RunSummary
+
 pytestmark = pytest.mark.trains
 
 SMALL = ("sample", "--limit", "40", "--set", "optim.epochs=1")
@@ -225,6 +228,24 @@ def test_ctrl_c_says_how_to_continue(shell: Shell, trained: tuple[str, bytes], c
         assert "".join(said.format(columns=columns).split()) in stopped(terminal)
         shown = [line for line in terminal.text().splitlines() if re.search(r"━{4}| running$|complete", line)]
         assert len(shown) == len(set(shown)), f"a line stands there twice:\n{terminal.text()}"
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_status_is_watched_until_ctrl_c(shell: Shell, work: Path, columns: int) -> None:
+    """The log of a session whose process, this one, is at work."""
+    folder = work / f"watched{columns}"
+    folder.mkdir()
+    log = ExecutionLog(folder)
+    log.session([PlannedModel("a", "teacher", (), 10.0), PlannedModel("b", "student", ("a",), 10.0)], 2, ["cpu"])
+    log.begin("a", "cpu")
+    with shell.open("status", folder.name, "--watch", columns=columns) as terminal:
+        terminal.expect("needs teacher")
+        log.end("a", RunSummary(status="finished", reason="", structures=10, seconds=1.0, structures_per_s=10.0))
+        terminal.expect("1 finished, 1 ready")
+        stopped(terminal)
+    text, _ = shell.run("doctor", columns=columns)
+    assert line_with(text, "GPU").split()[1] == "ok"
+    assert text.rstrip().endswith("Nothing stands in the way.")
 
 
 def test_a_search_that_was_stopped_before_it_was_one_is_begun_again_without_resume(shell: Shell) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from orchestrator.cli.interrupts import INTERRUPTED, told_interrupted
+from orchestrator.cli.interrupts import exit_code, told_interrupted
 
 _PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 # Options that are not named as the parameter is.
@@ -66,6 +66,6 @@ def end(message: str) -> NoReturn:
 
 
 def end_interrupted() -> NoReturn:
-    """Say how to continue what Ctrl-C has stopped."""
+    """Say how to continue what Ctrl-C or SIGTERM has stopped."""
     told_interrupted()
-    sys.exit(INTERRUPTED)
+    sys.exit(exit_code())

@@ -1,5 +1,7 @@
 """Ctrl-C: before work begins it ends the process, then it lets the work put everything in order; twice, it ends all.
 
+SIGTERM, with which a batch system announces the end of its time, is answered in the same way.
+
 Libraries swallow KeyboardInterrupt now and then while they are imported, and the command would go on. So nothing is
 raised before there is something to put in order.
 """
@@ -14,6 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED = 130  # exit code of a command that was stopped by Ctrl-C
+_exit_code = INTERRUPTED
 _CONTINUED = ("train", "ablate", "quickstart", "prepare")  # by the same command
 
 
@@ -36,7 +39,7 @@ def continued_by(command: Callable[[], Sequence[str]]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         told_interrupted()
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(exit_code()) from None
     finally:
         _continuation = before
 
@@ -55,14 +58,22 @@ def interruptible() -> Iterator[None]:
 def handle_interrupts() -> None:
     """Answer Ctrl-C as this module says."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _stop)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
+
+
+def exit_code() -> int:
+    """Return the exit code of a command that was stopped: 128 and the signal's number."""
+    return _exit_code
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    global _exit_code
+    _exit_code = 128 + number
     if not _working:
         told_interrupted()
         _leave()
-    signal.signal(signal.SIGINT, _stop_now)
+    signal.signal(number, _stop_now)
     raise KeyboardInterrupt
 
 
@@ -73,7 +84,7 @@ def _stop_now(number: int, frame: FrameType | None) -> None:
 
 def _leave() -> None:
     sys.stderr.flush()
-    os._exit(INTERRUPTED)
+    os._exit(exit_code())
 
 
 def told_interrupted() -> None:

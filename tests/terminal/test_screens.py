@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -183,11 +184,14 @@ def gone(pids: list[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def stopped(terminal: Terminal) -> str:
-    """Ctrl-C, and what stands there then; none of the command's processes is left."""
+def stopped(terminal: Terminal, *, by: signal.Signals = signal.SIGINT) -> str:
+    """Ctrl-C, or a signal, and what stands there then; none of the command's processes is left."""
     processes = children(terminal.pid) if Path("/proc/self").exists() else []
-    terminal.send("\x03")
-    assert terminal.wait(timeout=60) == 130, terminal.text()
+    if by == signal.SIGINT:
+        terminal.send("\x03")
+    else:
+        os.kill(terminal.pid, by)
+    assert terminal.wait(timeout=60) == 128 + by, terminal.text()
     text = terminal.text()
     assert "Traceback" not in text, text
     assert "KeyboardInterrupt" not in text, text
@@ -252,6 +256,14 @@ def test_a_search_that_was_stopped_before_it_was_one_is_begun_again_without_resu
     with shell.open("search", *LONG, "--space", "optim", "--out", "n") as terminal:
         terminal.expect("search sample")
         assert stopped(terminal).endswith("--spaceoptim--outn")
+
+
+def test_sigterm_as_of_a_batch_system_is_answered_as_ctrl_c_is(shell: Shell) -> None:
+    with shell.open("train", *LONG, "--folds", "0,1", "--out", "term") as terminal:
+        terminal.expect("structures/s")
+        text = stopped(terminal, by=signal.SIGTERM)
+        assert "Continuewith:crystaltunetrainsample" in text
+        assert "resource_tracker" not in text
 
 
 def test_ctrl_c_while_torch_is_loaded_is_no_traceback(shell: Shell) -> None:

@@ -50,6 +50,7 @@ def sample(recorder: _Recorder) -> Dataset:
     return build_sample(N_CRYSTALS, progress=recorder)
 
 
+@pytest.mark.trains
 def test_another_process_that_wants_fewer_rows_makes_the_same_bytes(sample: Dataset) -> None:
     code = "from trainables.sample import build_sample; print(build_sample(7).digest)"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -4,8 +4,9 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
+from crystaltune._places import MachineOptions, ProcessOptions, machine_of, resources_of
 from crystaltune._rows import (
     Data,
     RowOptions,
@@ -22,7 +23,6 @@ from crystaltune._run import Run
 from crystaltune._study import Study
 from orchestrator.ablation.ladder import parse_experiments, parse_starts
 from orchestrator.evaluation.scores import BaselineScores
-from orchestrator.execution.resources import Resources
 from orchestrator.inputs.source import Source, check_folder, default_folder
 from orchestrator.study.options import (
     SamplerName,
@@ -33,7 +33,6 @@ from orchestrator.study.options import (
     require_folder,
     validate_options,
 )
-from trainables.choices import Compile, Device
 from trainables.config import RunConfig
 from trainables.errors import UserError
 from trainables.progress import Progress
@@ -45,32 +44,6 @@ if TYPE_CHECKING:
     from trainables.training.trial import TrialData
 
 Config = RunConfig | Mapping[str, Any] | str | os.PathLike[str]
-
-
-class MachineOptions(TypedDict, total=False):
-    """Where models are trained.
-
-    Attributes:
-        device: "auto", "cpu" or "cuda".
-        compiled: torch.compile: "auto" (for long runs), "on" or "off".
-        tf32: TF32 matrix products on a GPU, where they are exact enough on a sample.
-    """
-
-    device: Device
-    compiled: Compile
-    tf32: bool
-
-
-class ProcessOptions(MachineOptions, total=False):
-    """Where models are trained, and how many at once.
-
-    Attributes:
-        processes: models trained at the same time; by default one a core, or one a GPU.
-        per_gpu: models that share a GPU.
-    """
-
-    processes: int
-    per_gpu: int
 
 
 class TrainKeywords(RowOptions, ProcessOptions, total=False):
@@ -111,6 +84,9 @@ def train(
         per_gpu: models that share a GPU.
         compiled: torch.compile: "auto" (for long runs), "on" or "off".
         tf32: TF32 matrix products on a GPU, where they are exact enough on a sample.
+        ray: train on Ray: on the cluster that RAY_ADDRESS names, else on a Ray started here.
+        address: a Ray cluster to train on, as HOST:PORT, or "auto" for the one that this machine belongs to.
+        cpus_per_model: cores for each model on Ray.
 
     Raises:
         UserError: a mistake in what was asked, or folds that failed (what is finished is kept).
@@ -128,7 +104,7 @@ def train(
             source,
             folder,
             settings=chosen,
-            options=TrainOptions(chosen_folds, _resources(options), None if published is None else Path(published)),
+            options=TrainOptions(chosen_folds, resources_of(options), None if published is None else Path(published)),
             auxiliary=names_of(auxiliary),
             progress=bars,
         )
@@ -224,7 +200,7 @@ def search(
         budget=_budget(options.get("time_budget", math.inf)),
         resume=resume,
         place=TrialResources(**picked(options, "address", "cpus", "gpus", "max_concurrent")),
-        resources=_resources(options),
+        resources=machine_of(options),
         objectives=names_of(options.get("objectives", "mae")),
         **picked(options, *names, "probes", "top", "check_seeds"),
     )
@@ -274,7 +250,8 @@ def ablate(
         seeds: seeds of every experiment.
         starts: weights to start from; further ones give a twin of every experiment.
         equal_steps: take the steps of joint training from the target's own epochs.
-        target, unit, energy, name, limit, file, device, processes, per_gpu, compiled, tf32: as for `train`.
+        target, unit, energy, name, limit, file, device, processes, per_gpu, compiled, tf32, ray, address,
+            cpus_per_model: as for `train`.
 
     Returns:
         The analysis: rows, and what follows from them in sentences; ablation.html in `out` shows it.
@@ -290,7 +267,7 @@ def ablate(
     )
     if not isinstance(seeds, int) or seeds < 1:
         raise UserError(f"`seeds={seeds}`: must be a whole number of at least 1")
-    chosen_folds, chosen_starts, resources = folds_of(folds), parse_starts(names_of(starts)), _resources(options)
+    chosen_folds, chosen_starts, resources = folds_of(folds), parse_starts(names_of(starts)), resources_of(options)
     with shown(progress) as bars:
         chosen = chosen_settings(config, settings, source.task, bars)
         from orchestrator.ablation.run import AblationOptions
@@ -383,7 +360,3 @@ def _folder(out: str | os.PathLike[str] | None, prefix: str, source: Source, mar
 
 def _budget(given: float | str) -> float:
     return budget_seconds(given) if isinstance(given, str) else given
-
-
-def _resources(options: Mapping[str, Any]) -> Resources:
-    return Resources(**picked(options, "device", "processes", "per_gpu", "compiled", "tf32"))

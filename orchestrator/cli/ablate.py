@@ -11,15 +11,18 @@ from orchestrator.cli.asked import after_training
 from orchestrator.cli.errors import as_options
 from orchestrator.cli.interrupts import interruptible
 from orchestrator.cli.options import (
+    Address,
     Auxiliary,
     Budget,
     CompileOption,
     ConfigFile,
+    CpusPerModel,
     DataFile,
     Device,
     Energy,
     Folds,
     Limit,
+    OnRay,
     PerGpu,
     Processes,
     Published,
@@ -31,10 +34,10 @@ from orchestrator.cli.options import (
     begin,
     chosen_settings,
     out_console,
+    resources_of,
     say,
     say_next,
 )
-from orchestrator.execution.resources import Resources
 from orchestrator.inputs.source import Source, check_folder, default_folder, parse_folds
 from orchestrator.report.progress import display
 
@@ -90,6 +93,9 @@ def ablate(
     per_gpu: PerGpu = 1,
     compiled: CompileOption = "auto",
     tf32: Tf32 = False,
+    ray: OnRay = False,
+    address: Address = None,
+    cpus_per_model: CpusPerModel = 1.0,
     published: Published = None,
 ) -> None:
     """Run the ladder of experiments and say what each lever did, resuming what is there.
@@ -106,7 +112,9 @@ def ablate(
     check_ladder(source, names, starts, chosen, aux or [], equal_steps=budget == "equal-steps")
     folder = out or default_folder("ablation-", task)
     check_folder(folder, marker="ablation.json")
-    where = Resources(device, processes, per_gpu, compiled, tf32)
+    where = resources_of(
+        device, processes, per_gpu, compiled, tf32, ray=ray, address=address, cpus_per_model=cpus_per_model
+    )
     begin(f"ablate {task}: {', '.join(names)}, in {folder}")
     from orchestrator.ablation.plan import Planned, plan_shown
     from orchestrator.ablation.report import summary_table

@@ -19,14 +19,17 @@ from orchestrator.cli.doctor import doctor
 from orchestrator.cli.errors import as_options, end, end_interrupted, explained
 from orchestrator.cli.interrupts import INTERRUPTED, handle_interrupts, interruptible
 from orchestrator.cli.options import (
+    Address,
     Auxiliary,
     CompileOption,
     ConfigFile,
+    CpusPerModel,
     DataFile,
     Device,
     Energy,
     Folds,
     Limit,
+    OnRay,
     PerGpu,
     Processes,
     Published,
@@ -38,12 +41,12 @@ from orchestrator.cli.options import (
     begin,
     chosen_settings,
     out_console,
+    resources_of,
     say,
     say_next,
 )
 from orchestrator.cli.search import report, search, spaces
 from orchestrator.cli.status import status
-from orchestrator.execution.resources import Resources
 from orchestrator.inputs.source import Source, check_folder, check_source, default_folder, parse_folds
 from orchestrator.report.progress import display
 from trainables.errors import UserError
@@ -132,6 +135,9 @@ def train(
     per_gpu: PerGpu = 1,
     compiled: CompileOption = "auto",
     tf32: Tf32 = False,
+    ray: OnRay = False,
+    address: Address = None,
+    cpus_per_model: CpusPerModel = 1.0,
     published: Published = None,
 ) -> None:
     """Train and test the folds of a task, resuming what is there; write scores, predictions and the record.
@@ -146,7 +152,9 @@ def train(
     check_asked(source, chosen, aux or [], published)
     folder = out or default_folder("", task)
     check_folder(folder, marker="run.json")
-    where = Resources(device, processes, per_gpu, compiled, tf32)
+    where = resources_of(
+        device, processes, per_gpu, compiled, tf32, ray=ray, address=address, cpus_per_model=cpus_per_model
+    )
     begin(f"train {task}, fold{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted))}, in {folder}")
     from orchestrator.train.run import TrainOptions
     from orchestrator.train.run import train as run_training

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from orchestrator.execution.resources import Cluster, Resources
+from orchestrator.ray_environment import check_address
 from orchestrator.report.progress import console
 from trainables.choices import Compile
 from trainables.choices import Device as DeviceName
@@ -92,7 +94,48 @@ Tf32 = Annotated[
         rich_help_panel=_WHERE,
     ),
 ]
+OnRay = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="Train on Ray: on the cluster that RAY_ADDRESS names, else on a Ray started here.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster to train on, as HOST:PORT, or auto for the one that this machine belongs to.",
+        rich_help_panel=_WHERE,
+    ),
+]
+CpusPerModel = Annotated[float, typer.Option(help="On Ray: cores for each model.", rich_help_panel=_WHERE)]
 Budget = Literal["own", "equal-steps"]
+
+
+def resources_of(
+    device: DeviceName,
+    processes: int | None,
+    per_gpu: int,
+    compiled: Compile,
+    tf32: bool,
+    *,
+    ray: bool,
+    address: str | None,
+    cpus_per_model: float,
+) -> Resources:
+    """Return where models are made, and tell of a cluster that does not answer.
+
+    Raises:
+        UserError: as Resources and check_address.
+    """
+    cluster = None
+    if ray or address is not None:
+        check_address(address)
+        cluster = Cluster(address, cpus_per_model, per_gpu=per_gpu)
+    elif cpus_per_model != 1:
+        raise UserError(f"--cpus-per-model {cpus_per_model:g} is for models on Ray: add --ray or --address")
+    return Resources(device, processes, per_gpu, compiled, tf32, cluster)
 
 
 def chosen_settings(config: Path | None, settings: Sequence[str] | None, task: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import hashlib
 import traceback
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from trainables.files import read_json, sha256_of_file, write_array, write_json,
 from trainables.graphs.store import GraphStore
 from trainables.levers import TtaConfig
 from trainables.model.chgnet import CrystalModel
+from trainables.preemption import Preempted
 from trainables.progress import Progress, silent
 from trainables.training.checkpoint import DamagedCheckpoint, verified_manifest, write_checkpoint
 from trainables.training.compute import Compute
@@ -79,11 +80,23 @@ class Job:
     compiled: Compile = "auto"
     tf32: bool = False
 
+    def with_absolute_paths(self) -> "Job":
+        """Return this job for a process that works in another folder."""
+        return replace(
+            self,
+            folder=self.folder.absolute(),
+            soft=None if self.soft is None else self.soft.absolute(),
+            soup_of=tuple(folder.absolute() for folder in self.soup_of),
+        )
+
 
 def run_job(job: Job, device: str, progress: Progress) -> RunSummary:
     """Make the model, predict what is requested, and leave predictions and done.json in the run's folder.
 
     A failure is a result too: it is returned with its reason, and stops nothing else.
+
+    Raises:
+        Preempted: the process was asked to stop; a checkpoint is left.
     """
     with wait_for_folder(job.folder):
         try:
@@ -92,6 +105,8 @@ def run_job(job: Job, device: str, progress: Progress) -> RunSummary:
                 _predict_all(job, device, progress)
                 summary = summary.with_fields(sha256=_hashes(job, summary.sha256))
                 write_json(job.folder / DONE, summary.content())
+        except Preempted:  # no result: the run is to be done elsewhere
+            raise
         except UserError as error:
             summary = RunSummary.failure(str(error))
         except Exception as error:

@@ -1,6 +1,7 @@
 """When each model of a run began and ended, in a file of the run's folder that only grows: whoever watches reads it.
 
-A line is one event of JSON: `session` (what is planned, and by whom), `begin`, `end`, `closed`. The file decides
+A line is one event of JSON: `session` (what is planned, and by whom), `begin`, `put_back`, `end`, `workers` (on a
+cluster), `closed`. The file decides
 nothing (what is finished is found in the models' own folders), and a log that cannot be written stops no training.
 """
 
@@ -42,14 +43,25 @@ class ExecutionLog:
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOG
 
-    def session(self, models: Iterable[PlannedModel], processes: int, devices: Iterable[str]) -> None:
-        """Note what will be made, on how many processes."""
+    def session(
+        self, models: Iterable[PlannedModel], processes: int, devices: Iterable[str], *, on_ray: bool = False
+    ) -> None:
+        """Note what will be made, on how many processes; on Ray their number is told later, as it changes."""
         about = {"pid": os.getpid(), "host": platform.node(), "processes": processes, "devices": list(devices)}
+        about |= {"on_ray": True} if on_ray else {}
         self._append("session", **about, models=[asdict(model) for model in models])
 
     def begin(self, key: str, device: str) -> None:
         """Note that a model's training begins."""
         self._append("begin", key=key, device=device)
+
+    def workers(self, count: int, *, gpus: bool) -> None:
+        """Note how many workers there are on a cluster, and whether they have GPUs."""
+        self._append("workers", count=count, gpus=gpus)
+
+    def put_back(self, key: str, reason: str) -> None:
+        """Note that a model waits again, as its worker was lost."""
+        self._append("put_back", key=key, reason=reason)
 
     def end(self, key: str, summary: RunSummary, *, before: bool = False) -> None:
         """Note what became of a model.
@@ -78,6 +90,7 @@ class LoggedModel:
         device: cpu, or cuda:0 and so on.
         status: finished or failed, where it has ended.
         before: it was finished when the session began.
+        put_back: how often its worker was lost.
     """
 
     planned: PlannedModel
@@ -87,6 +100,7 @@ class LoggedModel:
     status: str = ""
     reason: str = ""
     before: bool = False
+    put_back: int = 0
 
 
 @dataclass
@@ -96,6 +110,8 @@ class LoggedSession:
     Attributes:
         closed: it has ended, by itself or with an error of its own; a killed one has not.
         last_event: seconds since 1970.
+        on_ray: it runs on a cluster.
+        gpus: its workers have GPUs.
     """
 
     pid: int
@@ -105,6 +121,8 @@ class LoggedSession:
     models: dict[str, LoggedModel] = field(default_factory=dict)
     closed: bool = False
     last_event: float = 0.0
+    on_ray: bool = False
+    gpus: bool = False
 
 
 def read_log(folder: Path) -> LoggedSession | None:
@@ -128,6 +146,7 @@ def _told(session: LoggedSession | None, event: Mapping[str, Any]) -> LoggedSess
         case {"event": "session", "time": begun, "pid": pid, "host": host, "processes": processes, "models": models}:
             planned = [PlannedModel(**{**model, "needs": tuple(model["needs"])}) for model in models]
             session = LoggedSession(pid, host, processes, begun, {model.key: LoggedModel(model) for model in planned})
+            session.on_ray = bool(event.get("on_ray"))
         case {"event": "begin", "time": begun, "key": key, "device": device} if session is not None:
             model = session.models[key]
             model.begun, model.device = begun, device
@@ -135,6 +154,11 @@ def _told(session: LoggedSession | None, event: Mapping[str, Any]) -> LoggedSess
             model = session.models[key]
             model.ended, model.status, model.reason = ended, status, reason
             model.before = bool(event.get("before"))
+        case {"event": "put_back", "key": key, "reason": reason} if session is not None:
+            model = session.models[key]
+            model.begun, model.put_back, model.reason = None, model.put_back + 1, reason
+        case {"event": "workers", "count": count, "gpus": gpus} if session is not None:
+            session.processes, session.gpus = int(count), bool(gpus)
         case {"event": "closed"} if session is not None:
             session.closed = True
     if session is not None:

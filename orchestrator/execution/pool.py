@@ -78,10 +78,19 @@ class Listed(Source[Handed]):
 
     def __init__(self, jobs: Iterable[tuple[str, Handed]]) -> None:
         self._left = deque(jobs)
+        self._taken: dict[str, Handed] = {}
 
     def take(self) -> tuple[str, Handed] | None:
         """Return the next job."""
-        return self._left.popleft() if self._left else None
+        if not self._left:
+            return None
+        name, job = self._left.popleft()
+        self._taken[name] = job
+        return name, job
+
+    def put_back(self, name: str, reason: str) -> None:
+        """Offer a job again whose worker was lost."""
+        self._left.append((name, self._taken[name]))
 
     @property
     def n_ready(self) -> int:

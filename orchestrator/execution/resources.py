@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -14,8 +15,35 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster, and what each model gets of it.
+
+    Attributes:
+        address: HOST:PORT, or "auto" for the cluster that this machine belongs to; None: a Ray of one's own, or the
+            one that the environment names.
+        cpus: cores of a model.
+        gpus: of a model, a fraction where several share one; None: one divided by `per_gpu`, where there are GPUs.
+        per_gpu: models that share a GPU.
+    """
+
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: float | None = None
+    per_gpu: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cpus, bool) or not (math.isfinite(self.cpus) and self.cpus > 0):
+            raise UserError(f"`cpus_per_model={self.cpus}`: must be a number above 0")
+
+    @property
+    def gpus_of_a_model(self) -> float:
+        """Return the share of a GPU that a model gets where there are GPUs; Ray counts in ten-thousandths."""
+        return math.floor(1e4 / self.per_gpu) / 1e4 if self.gpus is None else self.gpus
+
+
+@dataclass(frozen=True)
 class Resources:
-    """Where jobs run.
+    """Where jobs run: in processes of this machine or, with a `cluster`, on Ray.
 
     On a CPU, processes and threads change nothing but whether a long run is compiled, in its last digits.
 
@@ -28,6 +56,7 @@ class Resources:
     per_gpu: int = 1
     compiled: Compile = "auto"
     tf32: bool = False
+    cluster: Cluster | None = None
 
     def __post_init__(self) -> None:
         if self.device not in get_args(Device):
@@ -48,6 +77,8 @@ class Resources:
 
     def check(self, progress: Progress) -> None:
         """Raise a UserError where a choice makes no sense on this machine, and tell of a GPU that is passed over."""
+        if self.cluster is not None:  # its nodes look at themselves
+            return
         from orchestrator.execution.gpu_check import tell_unused_gpu
         from trainables.training.compute import Compute
 

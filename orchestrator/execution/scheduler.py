@@ -105,9 +105,10 @@ def run_all(
     Args:
         bar: advances by `work`, by key, as models end.
         ended: called with every model that ends, failed or not.
-        log: folder in which the session is logged, for `status`.
+        log: folder in which the session is logged, for `status`; the models lie in it or below, so that on a cluster
+            all nodes have to share it.
     """
-    _Execution(graph, resources, bar, work or {}, ended, None if log is None else ExecutionLog(log)).run()
+    _Execution(graph, resources, bar, work or {}, ended, log).run()
 
 
 class _Execution:
@@ -123,10 +124,10 @@ class _Execution:
         bar: Bar | None,
         work: Mapping[str, float],
         ended: Ended,
-        log: ExecutionLog | None,
+        folder: Path | None,
     ) -> None:
         self._graph, self._resources, self._bar, self._work, self._ended = graph, resources, bar, work, ended
-        self._log = log
+        self._folder, self._log = folder, None if folder is None else ExecutionLog(folder)
         self._views = graph.views_of()
         self._specs = graph.specs()
         self._names = _display_names(self._specs)
@@ -151,12 +152,16 @@ class _Execution:
     def _log_session(self, structures: Mapping[str, float]) -> None:
         if self._log is None:
             return
-        where, key_of = self._resources.plan(self._graph.width(structures)), self._graph.context.key
+        key_of, cluster = self._graph.context.key, self._resources.cluster
         models = [
             PlannedModel(key, self._names[key], tuple(map(key_of, spec.needs)), structures.get(key, 0.0))
             for key, spec in self._specs.items()
         ]
-        self._log.session(models, where.processes, where.devices)
+        if cluster is not None:
+            self._log.session(models, 0, (), on_ray=True)
+        else:
+            where = self._resources.plan(self._graph.width(structures))
+            self._log.session(models, where.processes, where.devices)
 
     def _job(self, key: str) -> Job:
         return _job(self._graph, self._specs[key], self._views.get(key, [TtaConfig()]), self._resources)
@@ -168,10 +173,35 @@ class _Execution:
         again before any job has ended, each is run in a process of its own, and one whose process is killed has failed.
         """
         try:
-            self._run_all()
+            if self._resources.cluster is not None:
+                self._run_on_cluster()
+            else:
+                self._run_all()
         finally:
             if self._log is not None:
                 self._log.closed()
+
+    def _run_on_cluster(self) -> None:
+        if not len(self._queue):  # starting Ray takes seconds
+            return
+        from orchestrator.execution.on_cluster import run_on_cluster
+
+        progress = self._graph.context.progress
+        for name, summary in run_on_cluster(
+            self, self._resources, self._folder, progress, begun=self._begun, workers_changed=self._workers
+        ):
+            self._end(name, summary)
+
+    def _workers(self, count: int, gpus: bool) -> None:
+        if self._log is not None:
+            self._log.workers(count, gpus=gpus)
+
+    def put_back(self, name: str, reason: str) -> None:
+        """Offer a model again whose worker was lost."""
+        key = self._running.pop(name)
+        self._queue.put_back(key)
+        if self._log is not None:
+            self._log.put_back(key, reason)
 
     def _run_all(self) -> None:
         isolate = one_by_one = False
@@ -214,7 +244,7 @@ class _Execution:
         if job.soft is not None:
             gather_soft_targets(self._graph, spec.teachers, job.soft, features=spec.config.distil.features > 0)
         self._running[self._names[key]] = key
-        return self._names[key], job
+        return self._names[key], job if self._resources.cluster is None else job.with_absolute_paths()
 
     def _end(self, name: str, summary: RunSummary) -> None:
         key = self._running.pop(name)

@@ -96,8 +96,15 @@ def _status(model: LoggedModel, session: LoggedSession, at_work: bool | None, no
     lacking = [session.models[key] for key in model.planned.needs if session.models[key].status != "finished"]
     if lacking:
         return ModelStatus(name, ModelState.WAITING, why=f"needs {_names(lacking)}")
-    why = "" if at_work is False else "waits for a free process"
-    return ModelStatus(name, ModelState.READY, why=why)
+    return ModelStatus(name, ModelState.READY, why="" if at_work is False else _waits_for(model, session))
+
+
+def _waits_for(model: LoggedModel, session: LoggedSession) -> str:
+    """Return what a model that could begin waits for."""
+    if not session.on_ray:
+        return "waits for a free process"
+    what = "a node" if not session.processes else "a free GPU" if session.gpus else "a free core of the cluster"
+    return f"waits for {what}" + (f"; it was put back: {model.reason}" if model.put_back else "")
 
 
 def _names(models: Sequence[LoggedModel], most: int = 3) -> str:
@@ -118,4 +125,4 @@ def _seconds_left(models: Sequence[LoggedModel], processes: int, now: float) -> 
     for key, model in left.items():
         if model.begun is not None:
             each[key] = max(0.0, each[key] - (now - model.begun))
-    return max(end for _, end in schedule(needs, each, processes).values())
+    return max(end for _, end in schedule(needs, each, max(1, processes)).values())

@@ -17,6 +17,7 @@ class RunSummary(BaseModel):
         best_val_mae: of the kept epoch, in the task's unit; None where nothing validated it.
         history: a line an epoch of the training that chose the model, and of its refit.
         before: the same of joint training.
+        halved_batches: memory ran out once, and less was computed at a time from there on.
         sha256: of the run's other files, by name; runs of older versions have none.
     """
 
@@ -36,6 +37,7 @@ class RunSummary(BaseModel):
     versions: dict[str, str] | None = None
     threads: int | None = None
     tf32: bool | None = None
+    halved_batches: bool = False
     sha256: dict[str, str] = {}
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.queues import Queue
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
 from rich.constrain import Constrain
@@ -20,6 +20,7 @@ console = Console(stderr=True, highlight=False, markup=False)
 _SECONDS_BETWEEN_LINES = 10.0
 _SHARE_BETWEEN_LINES = 0.1  # of the time a stage has taken: the log of a long job grows ever more slowly
 _SECONDS_BETWEEN_FRAMES = 0.25
+_SECONDS_BETWEEN_TAKES = 0.5
 _MOST_ENDED_BARS = 6
 # Columns that a name and a bar may take, by the terminal's own from which on they may.
 _NAMES: Mapping[int, int | None] = {110: None, 72: 25, 0: 14}
@@ -240,10 +241,17 @@ def display(spell: Callable[[str], str] = str) -> "BarDisplay | LineDisplay":
     return LineDisplay(spell)
 
 
+class EventQueue(Protocol):
+    """Takes events to whoever replays them."""
+
+    def put(self, event: tuple[Any, ...], /) -> None:
+        """Add an event."""
+
+
 class QueueProgress:
     """A worker process's progress: sends events that `relay` replays in the parent."""
 
-    def __init__(self, queue: "Queue[tuple[Any, ...]]", owner: str) -> None:
+    def __init__(self, queue: EventQueue, owner: str) -> None:
         self._queue, self._owner, self._count = queue, owner, 0
 
     @contextmanager
@@ -263,7 +271,7 @@ class QueueProgress:
 
 
 class _QueueBar:
-    def __init__(self, queue: "Queue[tuple[Any, ...]]", key: tuple[str, int]) -> None:
+    def __init__(self, queue: EventQueue, key: tuple[str, int]) -> None:
         self._queue, self._key = queue, key
 
     def advance(self, amount: float, note: str = "") -> None:
@@ -298,6 +306,37 @@ def relay(queue: "Queue[Any]", shown: Progress) -> Iterator[None]:
         queue.cancel_join_thread()  # a killed worker may hold the pipe: never wait for it
 
 
+@contextmanager
+def replaying(take: Callable[[], Iterable[tuple[Any, ...]]], shown: Progress) -> Iterator[None]:
+    """Replay events of workers elsewhere on `shown` until the block ends.
+
+    Args:
+        take: returns what came since it was called last.
+    """
+    over = threading.Event()
+    thread = threading.Thread(target=_take_and_replay, args=(take, shown, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=5)
+
+
+def _take_and_replay(take: Callable[[], Iterable[tuple[Any, ...]]], shown: Progress, over: threading.Event) -> None:
+    stages: dict[tuple[str, int], tuple[AbstractContextManager[Bar], Bar]] = {}
+    last = False
+    while not last:
+        last = over.wait(_SECONDS_BETWEEN_TAKES)
+        with suppress(Exception):
+            for event in take():
+                with suppress(Exception):
+                    _show_event(event, stages, shown)
+    for stage, _ in stages.values():  # of workers that were lost
+        with suppress(Exception):
+            stage.__exit__(None, None, None)
+
+
 def _replay(queue: "Queue[Any]", shown: Progress) -> None:
     stages: dict[tuple[str, int], tuple[AbstractContextManager[Bar], Bar]] = {}
     while (event := queue.get()) is not None:
@@ -310,6 +349,8 @@ def _show_event(
 ) -> None:
     kind, *rest = event
     if kind == "begin":
+        if rest[0] in stages:  # of a worker that was lost in the middle
+            stages.pop(rest[0])[0].__exit__(None, None, None)
         stage = shown.stage(*rest[1:])
         stages[rest[0]] = (stage, stage.__enter__())
     elif kind == "advance":

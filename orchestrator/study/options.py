@@ -3,11 +3,12 @@
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from orchestrator.execution.resources import Resources
+from orchestrator.execution.resources import Cluster, Resources
+from orchestrator.ray_environment import asked_address
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
 
@@ -80,6 +81,14 @@ class SearchOptions:
     loggers: Callable[[], Sequence[Any]] = tuple
     command: str = ""
     train_command: tuple[str, ...] = ()
+
+    @property
+    def model_resources(self) -> Resources:
+        """Return where teachers and models that trials share are made: on the trials' cluster, where one is named."""
+        if asked_address(self.place.address)[1] is None:
+            return self.resources
+        cluster = Cluster(self.place.address, self.place.cpus, self.place.gpus)
+        return replace(self.resources, processes=self.place.max_concurrent, cluster=cluster)
 
 
 _LEAST = {

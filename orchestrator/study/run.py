@@ -135,7 +135,12 @@ def _prepared(
     """Make what trials share."""
     base = parse_config(manifest.base, MANIFEST)
     data = trial_data(
-        context, space, base, out, validations_per_epoch=options.validations_per_epoch, resources=options.resources
+        context,
+        space,
+        base,
+        out,
+        validations_per_epoch=options.validations_per_epoch,
+        resources=options.model_resources,
     )
     return _Study(out, options, manifest, space, data, context, show, deadline)
 
@@ -205,7 +210,7 @@ def _check(study: _Study, share: Any, at_once: int) -> bool:
         return True
     if study.space.runs == "prediction":
         seeds = study.manifest.checks.seeds
-        study.data = with_models(study.data, seeds, study.folder, study.context, study.options.resources)
+        study.data = with_models(study.data, seeds, study.folder, study.context, study.options.model_resources)
     begun = sum(trial.of is not None for trial in trials.values())
     left = iter(planned[begun:])
 

@@ -13,6 +13,7 @@ from orchestrator.execution.job import Job, run_job
 from orchestrator.execution.pool import Listed, run_jobs
 from orchestrator.execution.resources import Resources
 from orchestrator.execution.scheduler import ModelGraph, gather_soft_targets, run_all
+from orchestrator.execution.summary import RunSummary
 from orchestrator.inputs.context import TaskContext, open_context
 from orchestrator.inputs.recipe import FoldRecipe, ModelSpec, teachers_of
 from orchestrator.inputs.source import Source
@@ -147,10 +148,20 @@ def with_models(
     """Return the data with a trained model for each of these seeds, for trials that only predict."""
     configs = {seed: data.base.member(0).changed({"seed": seed, "data.refit": False}) for seed in seeds}
     jobs = [(f"model-seed{seed}", _model_job(config, data, folder, context)) for seed, config in configs.items()]
-    for name, summary in run_jobs(run_job, Listed(jobs), resources.plan(len(jobs)), context.progress):
+    for name, summary in _made(Listed(jobs), len(jobs), resources, folder, context.progress):
         if summary.failed:
             raise UserError(f"{name}, which trials predict with, failed: {summary.reason}")
     return replace(data, models={**data.models, **{seed: _model_folder(folder, seed) / "model" for seed in configs}})
+
+
+def _made(
+    jobs: Listed[Job], count: int, resources: Resources, folder: Path, progress: Progress
+) -> Iterator[tuple[str, RunSummary]]:
+    if resources.cluster is None:
+        return run_jobs(run_job, jobs, resources.plan(count), progress)
+    from orchestrator.execution.on_cluster import run_on_cluster
+
+    return run_on_cluster(jobs, resources, folder, progress)
 
 
 def _model_folder(folder: Path, seed: int) -> Path:

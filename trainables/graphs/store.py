@@ -177,11 +177,11 @@ def open_or_build(
     """
     address = store_address(crystals, cutoffs)
     folder = root / address
-    if _is_whole(folder):  # no lock, so that a cache somebody else keeps can be read-only
+    if is_whole(folder):  # no lock, so that a cache somebody else keeps can be read-only
         return GraphStore(folder)
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f"{address}.lock"):
-        if folder.exists() and not _is_whole(folder):
+        if folder.exists() and not is_whole(folder):
             shutil.rmtree(folder)
         for left_over in root.glob(f".{address}.*.tmp"):  # of a build that was killed
             shutil.rmtree(left_over, ignore_errors=True)
@@ -197,7 +197,7 @@ def _map(path: Path, name: str, rows: int) -> NDArray[np.generic]:
     return np.memmap(path, dtype=dtype, mode="r", shape=(rows, *shape))
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
     """Return True where every array has the size its manifest gives."""
     try:
         rows = read_json(folder / "meta.json")["rows"]

@@ -95,7 +95,7 @@ def fit_steps(
         state = yield from _as_steps(training, result.before, validations_per_epoch)
     except TrainingFailed as failure:
         state, result.status, result.reason = failure.state, "failed", failure.reason
-    result.compiled = state.model.compiled
+    result.compiled, result.halved_batches = state.model.compiled, _halved(state)
     _keep(result, state, data.task, folder / "model")
     if config.data.refit and result.status == "finished":
         try:
@@ -166,6 +166,11 @@ def _as_steps(
         )
 
 
+def _halved(state: TrainState) -> bool:
+    """Return whether memory ran out once: on a GPU the last digits depend on it."""
+    return state.cap.halved or state.validation_cap.halved
+
+
 def _last(steps: Generator[Any, None, Result]) -> Result:
     """Run steps to their end and return what they end with."""
     while True:
@@ -206,7 +211,7 @@ def _refit(
     target = _target(config, rows, context)
     state = _last(train(config, [target], None, context, folder / "refit", initial_state=initial_state, epochs=epochs))
     write_checkpoint(folder / "model", save_model(state.kept, config, context.task, {"refit_epochs": epochs}))
-    result.refit_epochs = epochs
+    result.refit_epochs, result.halved_batches = epochs, result.halved_batches or _halved(state)
     result.history += state.history
 
 

@@ -17,6 +17,7 @@ from trainables.data.tasks import Task
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel, configured_model
 from trainables.model.reference import fit_reference, set_reference
+from trainables.preemption import Preempted, asked_to_stop
 from trainables.progress import Bar, Progress
 from trainables.training.cached import trunk_is_known, with_known_trunk
 from trainables.training.checkpoint import CheckpointFolder
@@ -86,6 +87,7 @@ def train(
 
     Raises:
         TrainingFailed: a loss, a weight or the validation error is not finite.
+        Preempted: the process was asked to stop (trainables.preemption); the checkpoint holds the step it was in.
     """
     epochs = epochs or config.optim.epochs
     state, objectives = _prepare(config, tasks, val, context, initial_state, epochs)
@@ -103,7 +105,7 @@ def train(
         progress.stage("train" if len(tasks) == 1 else "train jointly", epochs * rows, "structures") as bar,
     ):
         bar.advance(len(state.history) * rows + state.part.rows, _note(state, context.task))
-        if restored is not None:
+        if restored is not None and (state.history or state.part.share):
             yield state, state.part.val_mae if state.part.share else state.history[-1].val_mae
         while len(state.history) < epochs:
             try:
@@ -111,10 +113,17 @@ def train(
             except NonFiniteLoss as error:
                 reason = f"{error} in epoch {len(state.history) + 1}; the last good epoch is kept"
                 raise TrainingFailed(state, reason) from None
+            except Preempted:
+                checkpoints.save(
+                    len(state.history) * context.validations_per_epoch + state.part.share, state.checkpoint()
+                )
+                raise
             done = len(state.history) * context.validations_per_epoch + state.part.share
             checkpoints.save(done - 1, state.checkpoint())
             bar.advance(0, _note(state, context.task))
             yield state, val_mae
+            if asked_to_stop() and len(state.history) < epochs:
+                raise Preempted
     return state
 
 
@@ -191,7 +200,7 @@ def _one_share(
     batches = _batches(config, objectives, number)
     first, last = (round(len(batches) * (part.share + k) / context.validations_per_epoch) for k in (0, 1))
     state.model.train()
-    for step in range(first, last):
+    for step in range(first + part.step, last):
         index, places = batches[step]
         objective = objectives[index]
         done = (number + (step + 0.5) / len(batches)) / state.epochs
@@ -201,6 +210,10 @@ def _one_share(
         part.loss_sum += take_step(state, objective, chosen, rate=part.learning_rate, ramp=ramp)
         part.rows, part.structures = part.rows + len(places), part.structures + len(places) * objective.views_per_row
         bar.advance(len(places))
+        if asked_to_stop() and step + 1 < last:
+            part.step, part.seconds = step + 1 - first, part.seconds + time.perf_counter() - start
+            raise Preempted
+    part.step = 0
     if not all(bool(weight.isfinite().all()) for weight in state.kept.parameters()):
         raise NonFiniteLoss("a weight became nan or infinite")
     part.share += 1

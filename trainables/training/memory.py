@@ -16,11 +16,15 @@ Result = TypeVar("Result")
 
 
 class BatchBudget:
-    """The cost taken at once. Where memory runs out it is halved, once, and the work done again."""
+    """The cost taken at once. Where memory runs out it is halved, once, and the work done again.
+
+    Attributes:
+        halved: that has happened.
+    """
 
     def __init__(self, cost: float, progress: Progress = silent) -> None:
         self.cost = cost
-        self._progress, self._halved = progress, False
+        self._progress, self.halved = progress, False
 
     def fits(self, work: Callable[[float], Result]) -> Result:
         """work(cost), with half the cost where that runs out of memory.
@@ -32,12 +36,12 @@ class BatchBudget:
             try:
                 return work(self.cost)
             except torch.OutOfMemoryError:
-                if self._halved:
+                if self.halved:
                     raise UserError(
                         "the GPU ran out of memory even with half a batch: other programs may be using it, or a "
                         "crystal is too large for it; free memory, or use `device=cpu`"
                     ) from None
             # Outside the except clause, whose traceback holds on to the tensors that did not fit.
-            self._halved, self.cost = True, self.cost / 2
+            self.halved, self.cost = True, self.cost / 2
             torch.cuda.empty_cache()
             self._progress.message("the GPU ran out of memory: continuing with half as much at once")

@@ -54,6 +54,7 @@ class FitResult:
         history: of the training that chose the model, and of the refit.
         reason: why the run failed, in plain words; empty when it finished.
         before: epochs of the joint training on several tasks.
+        halved_batches: memory ran out once, and less was computed at a time from there on.
     """
 
     status: Literal["finished", "failed"]
@@ -68,6 +69,7 @@ class FitResult:
     refit_epochs: int = 0
     compiled: bool = False
     before: list[Epoch] = field(default_factory=list)
+    halved_batches: bool = False
 
     @property
     def seconds(self) -> float:

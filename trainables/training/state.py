@@ -26,10 +26,12 @@ class PartOfEpoch:
     """What of the running epoch is done: shares of it, and sums over them.
 
     Attributes:
+        step: batches of the running share that are done; above 0 only where training was asked to stop.
         val_mae: after the last share, in the task's unit.
     """
 
     share: int = 0
+    step: int = 0
     loss_sum: float = 0.0
     rows: int = 0
     structures: int = 0

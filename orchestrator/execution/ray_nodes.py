@@ -85,9 +85,10 @@ class Nodes:
         return [node for node in self._nodes if node.capacity.at_once(share)]
 
     def has(self, place: WorkerPlace | None) -> bool:
-        """Return whether a worker's node is there; looks anew, as its loss is told before it is noticed."""
-        with suppress(Exception):
-            self._look()
+        """Return whether a worker's node is there; waits for the next look, as a loss is told before it is seen."""
+        asked = time.monotonic()
+        while self._seen < asked + _SECONDS_BETWEEN_LOOKS and time.monotonic() < asked + _SECONDS_FRESH:
+            time.sleep(0.1)  # never asked from here: without its head Ray does not answer
         return place is not None and any(node.key == place.node_id for node in self._nodes)
 
     def require_head(self) -> None:

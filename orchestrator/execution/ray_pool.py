@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from orchestrator.execution.pool import Begun, Handed, Job, Result, Source
 from orchestrator.execution.ray_nodes import Nodes, on_this_node, require_shared, shared_folder
@@ -274,10 +274,10 @@ class _Fleet:
         """Put the job of a worker that is gone back, or let it fail where that has happened too often."""
         self._dismiss(hired)
         node = self._name(hired)
-        if not self._nodes.is_fresh or not self._nodes.has(hired.place):
+        if isinstance(error, ActorUnavailableError) or not self._nodes.has(hired.place):
             self._losses[name] += self._nodes.is_fresh
             if self._losses[name] < _MOST_LOSSES:
-                self._put_back(name, f"node {node} was lost")
+                self._put_back(name, f"node {node} is lost or does not answer")
             else:
                 self._ended.append((name, self.failed(f"its node was lost {_MOST_LOSSES} times")))
             return

@@ -1,0 +1,273 @@
+"""Models on a Ray cluster of several nodes, all of them on this machine, with GPUs that are only counted."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fake_models
+import numpy as np
+import pandas as pd
+import pytest
+from ladders import plan_of
+
+from orchestrator.execution import on_cluster
+from orchestrator.execution.pool import Listed
+from orchestrator.execution.resources import Cluster, Resources
+from orchestrator.execution.scheduler import ModelGraph, run_all
+from orchestrator.execution.status import read_status
+from orchestrator.inputs.recipe import ModelSpec
+from trainables.errors import UserError
+from trainables.progress import silent
+
+pytestmark = pytest.mark.trains
+ROOT = Path(__file__).resolve().parents[2]
+NODE: dict[str, Any] = {"num_cpus": 2, "num_gpus": 2, "object_store_memory": 80 * 1024**2}
+
+
+class Messages:
+    """Progress of which only messages are kept."""
+
+    stage = staticmethod(silent.stage)
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A cluster of three nodes with two GPUs each, whose workers find tests/support."""
+    from ray.cluster_utils import Cluster as Nodes
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)]))
+        patched.setenv("OMP_NUM_THREADS", "1")
+        cluster = Nodes(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        for _ in range(2):
+            cluster.add_node(**NODE)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that take a second and need no training."""
+    monkeypatch.setattr(on_cluster, "run_job", fake_models.pause)
+
+
+def on_nodes(nodes: Any, **options: Any) -> Resources:
+    return Resources(cluster=Cluster(nodes.address), **options)
+
+
+def events(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "execution.jsonl").read_text().splitlines()]
+
+
+def spans(out: Path) -> dict[str, tuple[float, float]]:
+    """When each model began, the last time, and ended."""
+    found: dict[str, list[float]] = {}
+    for event in events(out):
+        if event["event"] == "begin":
+            found[event["key"]] = [event["time"]]
+        elif event["event"] == "end":
+            found[event["key"]].append(event["time"])
+    return {key: (times[0], times[1]) for key, times in found.items()}
+
+
+def idle_share(out: Path, workers: int) -> float:
+    """Return the share of worker time during which a worker was idle and a model could have begun.
+
+    Counted from the moment at which all workers are there.
+    """
+    needs = {model["key"]: model["needs"] for model in events(out)[0]["models"]}
+    made = spans(out)
+    begin = next(each["time"] for each in events(out) if each["event"] == "workers" and each["count"] == workers)
+    end = max(ended for _, ended in made.values())
+    idle = 0.0
+    times = np.arange(begin, end, 0.005)
+    for time_ in times:
+        running = sum(first <= time_ < last for first, last in made.values())
+        ready = sum(
+            time_ < first and all(made[other][1] <= time_ for other in needs[key]) for key, (first, _) in made.items()
+        )
+        idle += min(workers - running, ready)
+    return idle / (workers * len(times))
+
+
+def test_every_gpu_is_busy_and_nothing_begins_before_what_it_needs(nodes: Any, pauses: None, tmp_path: Path) -> None:
+    graph = plan_of(tmp_path)
+    run_all(graph, on_nodes(nodes), log=tmp_path)
+    assert len(graph.summaries) == 18
+    assert not any(summary.failed for summary in graph.summaries.values())
+    made = spans(tmp_path)
+    for key, spec in graph.specs().items():
+        for other in spec.needs:
+            assert made[graph.context.key(other)][1] <= made[key][0]
+    assert idle_share(tmp_path, workers=6) < 0.05
+    gpus = {event["device"] for event in events(tmp_path) if event["event"] == "begin"}
+    assert {name.rpartition(" ")[2] for name in gpus} == {"0", "1"}
+    assert not list(tmp_path.glob(".probe-*"))
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelGraph, Path]:
+    """The plan made in a process of this machine."""
+    out = tmp_path_factory.mktemp("local")
+    graph = plan_of(out, seeds=1)
+    run_all(graph, Resources("cpu", processes=1), log=out)
+    return graph, out
+
+
+def require_same_predictions(one: Path, other: Path) -> None:
+    files = sorted(file.relative_to(one) for file in one.glob("*/predicted.parquet"))
+    assert files
+    for file in files:
+        pd.testing.assert_frame_equal(pd.read_parquet(one / file), pd.read_parquet(other / file), check_exact=True)
+
+
+def test_a_cluster_gives_the_digits_of_this_machine_and_makes_nothing_twice(
+    nodes: Any, local: tuple[ModelGraph, Path], tmp_path: Path
+) -> None:
+    graph = plan_of(tmp_path, seeds=1)
+    run_all(graph, on_nodes(nodes), log=tmp_path)
+    assert len(graph.summaries) == len(local[0].summaries) == 6
+    require_same_predictions(local[1], tmp_path)
+    again = plan_of(tmp_path, seeds=1)
+    run_all(again, Resources("cpu", cluster=Cluster("127.0.0.1:1")), log=tmp_path)  # nothing is left: no Ray is asked
+    assert again.found == set(again.specs())
+
+
+def after(out: Path, done: int, act: Callable[[], None]) -> Callable[[ModelSpec, Any], None]:
+    """Return an `ended` that acts once so many models are made."""
+    count = 0
+
+    def ended(spec: ModelSpec, summary: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == done:
+            act()
+
+    return ended
+
+
+def test_a_node_that_is_killed_loses_nothing_finished_and_one_that_comes_later_is_used(
+    nodes: Any, pauses: None, tmp_path: Path
+) -> None:
+    said = Messages()
+    doomed = nodes.add_node(**NODE)
+    graph = plan_of(tmp_path, said)
+
+    def kill_and_add() -> None:
+        nodes.remove_node(doomed, allow_graceful=False)
+        nodes.add_node(**NODE)
+
+    run_all(graph, on_nodes(nodes), log=tmp_path, ended=after(tmp_path, 4, kill_and_add))
+    assert not any(summary.failed for summary in graph.summaries.values())
+    lost = [event for event in events(tmp_path) if event["event"] == "put_back"]
+    assert lost
+    assert all("lost or does not answer" in event["reason"] for event in lost)
+    assert len([text for text in said.texts if "is put back" in text]) == len(lost)
+    counts = {key: len(list(graph.folder_of(spec).glob("run-*.json"))) for key, spec in graph.specs().items()}
+    assert set(counts.values()) == {1}
+    places = {event["count"] for event in events(tmp_path) if event["event"] == "workers"}
+    assert max(places) == 8  # three nodes and the doomed one
+
+
+def drive(nodes: Any, out: Path, *more: str) -> subprocess.Popen[str]:
+    words = [sys.executable, str(ROOT / "tests" / "support" / "cluster_driver.py"), nodes.address, str(out), *more]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 90.0) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def finished_in(out: Path) -> dict[str, float]:
+    return {file.parent.name: file.stat().st_mtime for file in out.glob("*/done.json")}
+
+
+def test_a_driver_that_was_killed_goes_on_and_makes_nothing_twice(nodes: Any, tmp_path: Path) -> None:
+    out = tmp_path / "a b#c?d%20"  # paths are taken as they are
+    out.mkdir()
+    first = drive(nodes, out)
+    wait_until(lambda: len(finished_in(out)) >= 3)
+    first.kill()
+    first.wait()
+    status = read_status(out)
+    assert status is not None
+    assert status.at_work is False
+    before = finished_in(out)
+    second = drive(nodes, out)
+    told, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, told
+    assert "made 18" in told
+    after_ = finished_in(out)
+    assert {name: after_[name] for name in before} == before
+    assert sum(event["event"] == "end" and event["before"] for event in events(out)) >= len(before)
+
+
+def run_listed(nodes: Any, jobs: list[tuple[str, str]], said: Messages, **options: Any) -> dict[str, str]:
+    from orchestrator.execution.ray_pool import ClusterRun, run_on_ray
+
+    run = ClusterRun(Cluster(nodes.address), "cpu", **options)
+    return dict(run_on_ray(fake_models.ends_badly, Listed(jobs), run, said, failed=lambda reason: reason))
+
+
+def test_a_worker_that_is_killed_costs_its_job_alone(nodes: Any, tmp_path: Path) -> None:
+    said = Messages()
+    kinds = ("always", "once", "preempted", "raises", "fine")
+    found = run_listed(nodes, [(kind, f"{kind} {tmp_path}") for kind in kinds], said)
+    assert found["always"] == "its process was killed 3 times (out of memory, most likely)"
+    assert found["once"] == found["preempted"] == found["fine"] == "done"
+    assert "no space left" in found["raises"]
+    assert any(text.startswith("preempted is put back") and "taken away" in text for text in said.texts)
+    assert any(text.startswith("once is put back") and "was killed" in text for text in said.texts)
+
+
+def test_a_folder_that_a_node_does_not_share_is_told_with_its_name(nodes: Any, tmp_path: Path) -> None:
+    from orchestrator.execution.ray_nodes import Nodes, require_shared, shared_folder
+    from orchestrator.ray_session import Share, ray_session
+
+    with ray_session(nodes.address), Nodes() as there, shared_folder(tmp_path) as token:
+        fitting = there.fitting(Share())
+        require_shared(tmp_path, token, fitting)
+        with pytest.raises(UserError, match=f"node {fitting[0].name} cannot take part: its .* is another one"):
+            require_shared(tmp_path, "other", fitting)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_no_node_can_give_is_refused(nodes: Any) -> None:
+    from orchestrator.execution.ray_pool import ClusterRun, run_on_ray
+
+    run = ClusterRun(Cluster(nodes.address, cpus=64), "cpu")
+    with pytest.raises(UserError, match="no machine has both"):
+        list(run_on_ray(fake_models.ends_badly, Listed([("one", "fine .")]), run, silent, failed=str))
+
+
+def test_without_its_head_the_driver_ends_and_says_how_to_continue(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster as Nodes
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)]))
+        cluster = Nodes(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        driver = drive(cluster, tmp_path, "6")
+        try:
+            wait_until(lambda: len(finished_in(tmp_path)) >= 1)
+            cluster.head_node.kill_gcs_server()
+            told, _ = driver.communicate(timeout=60)
+        finally:
+            driver.kill()
+            cluster.shutdown()
+    assert driver.returncode == 2, told
+    assert "the head of the Ray cluster has not answered" in told
+    assert finished_in(tmp_path)

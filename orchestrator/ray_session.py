@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import worker
 
 from orchestrator.ray_environment import asked_address, check_address, cure, temporary_folder
 from trainables.errors import UserError
@@ -98,13 +99,15 @@ def _started(address: str | None, cores: int | None, gpus: int | None) -> Iterat
 
 @contextmanager
 def _restored() -> Iterator[None]:
-    """Undo afterwards what Ray changes of this process: variables of its own, and the level of its log."""
+    """Undo afterwards what Ray changes of this process: variables of its own, its log, what it prints of its nodes."""
     logger = logging.getLogger("ray")
-    level, before = logger.level, dict(os.environ)
+    level, before, shows = logger.level, dict(os.environ), worker._worker_logs_enabled
+    worker._worker_logs_enabled = False  # a page of every process that is killed, between a command's own lines
     try:
         yield
     finally:
         logger.setLevel(level)
+        worker._worker_logs_enabled = shows
         for name in {*before, *os.environ}:
             if name.startswith("RAY_") or name == "PYTHONBREAKPOINT":
                 if name in before:

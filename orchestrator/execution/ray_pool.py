@@ -282,7 +282,7 @@ class _Fleet:
                 self._ended.append((name, self.failed(f"its node was lost {_MOST_LOSSES} times")))
             return
         self._kills[name] += 1
-        why = "out of memory" if "memory" in str(error) else "out of memory, most likely"
+        why = "out of memory" if "low on memory" in str(error) else "out of memory, most likely"
         if self._kills[name] >= _MOST_KILLS:
             self._ended.append((name, self.failed(f"its process was killed {_MOST_KILLS} times ({why})")))
             return

@@ -1,4 +1,4 @@
-"""A driver in a process of its own, to be killed: python cluster_driver.py ADDRESS OUT [SECONDS_UNTIL_LOST]."""
+"""A driver in a process of its own, to be killed: python cluster_driver.py ADDRESS OUT [SECONDS_UNTIL_LOST EPOCHS]."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ def main() -> None:
         from orchestrator.execution import ray_nodes
 
         ray_nodes._SECONDS_UNTIL_LOST = float(sys.argv[3])
-    graph = plan_of(out, Said())
+    graph = plan_of(out, Said(), epochs=int(sys.argv[4]) if len(sys.argv) > 4 else 2)
     try:
         run_all(graph, Resources("cpu", cluster=Cluster(address)), log=out)
     except UserError as error:

@@ -213,3 +213,29 @@ def test_training_leaves_a_log_whose_order_respects_needs(tmp_path: Path) -> Non
     again = read_log(run.folder)
     assert again is not None
     assert all(model.before for model in again.models.values())
+
+
+def test_on_a_cluster_what_could_begin_waits_for_a_node_a_gpu_or_a_core_and_says_that_it_was_put_back(
+    tmp_path: Path,
+) -> None:
+    log = ExecutionLog(tmp_path)
+    log.session(MODELS, 0, (), on_ray=True)
+
+    def waits() -> str:
+        status = read_status(tmp_path)
+        assert status is not None
+        return next(model.why for model in status.models if model.name == "teacher 0")
+
+    assert waits() == "waits for a node"
+    log.workers(1, gpus=True)
+    assert waits() == "waits for a free GPU"
+    log.begin("t0", "cuda:0 on node-1, GPU 3")
+    log.put_back("t0", "node node-1 is lost or does not answer")
+    assert waits() == "waits for a free GPU; it was put back: node node-1 is lost or does not answer"
+    log.workers(1, gpus=False)
+    assert waits().startswith("waits for a free core of the cluster")
+    log.begin("t0", "cuda:0 on node-2, GPU 1")
+    status = read_status(tmp_path)
+    assert status is not None
+    assert next(model for model in status.models if model.name == "teacher 0").device == "cuda:0 on node-2, GPU 1"
+    assert status.gpu_seconds > 0

@@ -2,15 +2,18 @@
 
 import json
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from small_data import tiny_dataset, tiny_run
 
+from trainables import preemption
 from trainables.data.folds import make_split
 from trainables.errors import UserError
 from trainables.graphs.batch import collate
@@ -238,3 +241,38 @@ def test_isolated_atoms_follow_the_named_policy(tmp_path: Path) -> None:
         fit(config, TrainingData(dataset.task, split, store), tmp_path / "run")
     model = build_model("0.3.0", dataset.task)
     assert np.isfinite(predict(model, store, rows)).all()
+
+
+@pytest.mark.parametrize(
+    ("after", "changes"), [(1, {}), (4, {"augment__strain": "symmetry"}), (6, {"data__refit": True})]
+)
+def test_a_run_that_is_asked_to_stop_leaves_its_step_and_goes_on_with_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, changes: dict[str, object]
+) -> None:
+    config, split, store, dataset = tiny_run(tmp_path, optim__epochs=3, optim__batch_size=4, **changes)
+    skinned = open_or_build(dataset.structures, Cutoffs(skin=0.1), tmp_path / "graphs", workers=1)
+    data = TrainingData(dataset.task, split, store, skinned=skinned if config.augment.active else None)
+    whole = fit(config, data, tmp_path / "whole")
+    monkeypatch.setattr(preemption, "_asked", threading.Event())
+    steps, inner = 0, loop_module.take_step
+
+    def asks(*args: Any, **kwargs: Any) -> float:
+        nonlocal steps
+        steps += 1
+        if steps == after:
+            preemption.ask_to_stop()
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(loop_module, "take_step", asks)
+    with pytest.raises(preemption.Preempted):
+        fit(config, data, tmp_path / "stopped")
+    assert steps == after
+    preemption.forget()
+    again = fit(config, data, tmp_path / "stopped")
+    n_batches = math.ceil(len(split.train) / config.optim.batch_size)
+    assert n_batches > 1
+    assert numbers(again) == numbers(whole)
+    taken_twice = steps - after - (len(whole.history) * n_batches - after)
+    assert taken_twice == 0 or config.data.refit  # a refit has more rows, so that its epochs have other steps
+    first, second = (load_model(tmp_path / folder / "model")[0].state_dict() for folder in ("whole", "stopped"))
+    assert all(torch.equal(first[name], second[name]) for name in first)

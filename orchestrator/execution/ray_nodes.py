@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -105,9 +106,16 @@ def _given(node: dict[str, dict[str, float]], name: str) -> float:
     return float(node["Resources"].get(name, 0.0))
 
 
-def on_this_node() -> NodeAffinitySchedulingStrategy:
-    """Return the strategy that puts an actor on the driver's machine."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+@contextmanager
+def actor_here(kind: type) -> Iterator[Any]:
+    """Keep an actor of this class on the driver's machine, which takes no core."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote()
+    try:
+        yield actor
+    finally:
+        with suppress(Exception):
+            ray.kill(actor)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ in their folders, on storage that all machines share.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from orchestrator.execution.pool import Begun, Handed, Job, Result, Source
-from orchestrator.execution.ray_nodes import Nodes, on_this_node, require_shared, shared_folder
+from orchestrator.execution.ray_nodes import Nodes, actor_here, require_shared, shared_folder
 from orchestrator.execution.ray_stores import Fetch, StoreKeeper
 from orchestrator.execution.ray_worker import EventSink, Worker, WorkerPlace, WorkerTask
 from orchestrator.execution.resources import Cluster
@@ -96,7 +96,9 @@ def run_on_ray(
     """
     with (
         ray_session(None if ray.is_initialized() else run.cluster.address) as capacity,
-        _services(progress) as (events, keeper),
+        actor_here(EventSink) as events,
+        actor_here(StoreKeeper) as keeper,
+        replaying(lambda: ray.get(events.take.remote(), timeout=10), progress),
         shared_folder(run.folder) as token,
         Nodes() as nodes,
     ):
@@ -110,21 +112,6 @@ def run_on_ray(
             yield from fleet.run()
         finally:
             fleet.dismiss_all()
-
-
-@contextmanager
-def _services(progress: Progress) -> Iterator[tuple[Any, Any]]:
-    """Actors on this machine that workers talk to: (progress, stores)."""
-    options = {"num_cpus": 0, "scheduling_strategy": on_this_node()}
-    events = ray.remote(EventSink).options(**options).remote()
-    keeper = ray.remote(StoreKeeper).options(**options).remote()
-    try:
-        with replaying(lambda: ray.get(events.take.remote(), timeout=10), progress):
-            yield events, keeper
-    finally:
-        for actor in (events, keeper):
-            with suppress(Exception):
-                ray.kill(actor)
 
 
 def _share(capacity: Capacity, run: ClusterRun, nodes: Nodes, progress: Progress) -> tuple[Share, bool]:

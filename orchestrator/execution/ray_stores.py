@@ -16,6 +16,7 @@ from orchestrator.execution.job import Job
 from trainables.data.cache import cache_home
 from trainables.errors import UserError
 from trainables.graphs.store import is_whole
+from trainables.training.trial import TrialData
 
 _PART_BYTES = 32 * 1024**2
 
@@ -109,4 +110,13 @@ def localised(job: Job, fetch: Fetch) -> Job:
         skinned=None if job.skinned is None else fetch(job.skinned),
         views=tuple((way, None if path is None else fetch(path)) for way, path in job.views),
         auxiliary=tuple(replace(rows, store=fetch(rows.store)) for rows in job.auxiliary),
+    )
+
+
+def localised_trials(data: TrialData, fetch: Fetch) -> TrialData:
+    """Return what trials share with its stores where they are on this node."""
+    return replace(
+        data,
+        stores={key: fetch(store) for key, store in data.stores.items()},
+        auxiliary=tuple((task, part, fetch(store)) for task, part, store in data.auxiliary),
     )

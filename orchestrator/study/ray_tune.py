@@ -14,13 +14,15 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopp
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from orchestrator.execution.ray_stores import fetch_from, localised_trials
 from orchestrator.ray_session import Share, is_alive
 from orchestrator.study.driver import StudyDriver
 from orchestrator.study.journal import Trial
 from trainables.errors import CannotWrite, UserError
 from trainables.files import write_text
-from trainables.ray_trainable import FOLDER, TRIAL
+from trainables.ray_trainable import FOLDER, TRIAL, FineTune
 from trainables.training.result import StepResult
+from trainables.training.trial import TrialData
 
 _FIELDS = tuple(StepResult.__dataclass_fields__)
 _SECONDS_BETWEEN_LOOKS = 5.0  # at whether Ray has any machine left
@@ -108,6 +110,18 @@ def _fit(
         tuner.fit()
     finally:
         logger.setLevel(level)
+
+
+class FineTuneOnNode(FineTune):
+    """FineTune on a cluster whose nodes may not see the driver's graphs: those that one lacks are copied to it once."""
+
+    def setup(self, config: dict[str, Any], data: TrialData, keeper: Any = None) -> None:
+        """Begin, or go on where the trial's folder ends.
+
+        Args:
+            keeper: actor of StoreKeeper on the driver's machine.
+        """
+        super().setup(config, localised_trials(data, fetch_from(keeper)))
 
 
 class _Here:

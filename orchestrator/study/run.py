@@ -51,6 +51,7 @@ class _Study:
     context: TaskContext
     show: Callable[[RenderableType], None] | None
     deadline: float
+    keeper: Any = None  # of graphs, for nodes of a cluster
 
     @property
     def journal(self) -> Journal:
@@ -96,11 +97,12 @@ def search(
     with only_process(out):
         if options.resume:
             require_same_study(out, manifest, progress)
-        with _ray(options) as (capacity, share):
+        with _ray(options) as (capacity, share), _keeper(options, out.absolute(), share) as keeper:
             at_once = min(options.place.max_concurrent or capacity, capacity)
             require_disk_space(out, at_once)
             begin(out, manifest, options)
             study = _prepared(context, space, out, options, manifest, show, deadline)
+            study.keeper = keeper
             try:
                 finished = (
                     _probe(study, share, at_once) and _search(study, share, at_once) and _check(study, share, at_once)
@@ -176,6 +178,21 @@ def _ray(options: SearchOptions) -> Iterator[tuple[int, Any]]:
         gpus = 0.0 if options.resources.device == "cpu" else options.place.gpus
         share = share_for(capacity, options.place.cpus, gpus)
         yield capacity.at_once(share), share
+
+
+@contextmanager
+def _keeper(options: SearchOptions, out: Path, share: Any) -> Iterator[Any]:
+    """On a cluster whose nodes share the study's folder, an actor that hands out graphs; None on this machine alone."""
+    if options.model_resources.cluster is None:
+        yield None
+        return
+    from orchestrator.execution.ray_nodes import Nodes, actor_here, require_shared, shared_folder
+    from orchestrator.execution.ray_stores import StoreKeeper
+
+    with shared_folder(out) as token, Nodes() as nodes:
+        require_shared(out, token, nodes.fitting(share))
+    with actor_here(StoreKeeper) as keeper:
+        yield keeper
 
 
 def _probe(study: _Study, share: Any, at_once: int) -> bool:
@@ -263,7 +280,7 @@ def _phase(
 ) -> bool:
     from ray import tune
 
-    from orchestrator.study.ray_tune import run_phase
+    from orchestrator.study.ray_tune import FineTuneOnNode, run_phase
     from trainables.ray_trainable import FineTune
 
     searching = name != "check"
@@ -288,7 +305,10 @@ def _phase(
             callbacks=callbacks,
             deadline=study.deadline,
         )
-        trainable = tune.with_parameters(FineTune, data=study.data)
+        if study.keeper is None:
+            trainable = tune.with_parameters(FineTune, data=study.data)
+        else:
+            trainable = tune.with_parameters(FineTuneOnNode, data=study.data, keeper=study.keeper)
         run_phase(
             driver, trainable, share, study.folder, max_concurrent=at_once, callbacks=study.options.loggers(), name=name
         )

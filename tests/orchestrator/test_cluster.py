@@ -21,6 +21,9 @@ from orchestrator.execution.resources import Cluster, Resources
 from orchestrator.execution.scheduler import ModelGraph, run_all
 from orchestrator.execution.status import read_status
 from orchestrator.inputs.recipe import ModelSpec
+from orchestrator.inputs.source import Source
+from orchestrator.study.options import SearchOptions, TrialResources
+from orchestrator.study.run import search
 from trainables.errors import UserError
 from trainables.progress import silent
 
@@ -271,3 +274,15 @@ def test_without_its_head_the_driver_ends_and_says_how_to_continue(tmp_path: Pat
     assert driver.returncode == 2, told
     assert "the head of the Ray cluster has not answered" in told
     assert finished_in(tmp_path)
+
+
+def test_a_search_on_a_cluster_makes_its_teachers_there_too(nodes: Any, tmp_path: Path) -> None:
+    options = SearchOptions("distil", trials=2, top=0, place=TrialResources(nodes.address), resources=Resources("cpu"))
+    distil = {"weight": 0.5, "inner_folds": 2, "seeds": 1}
+    settings = {"optim.epochs": 1, "distil": distil}
+    analysis = search(Source("sample", limit=40), tmp_path / "study", options, settings=settings)
+    assert len(analysis.searched) == 2
+    assert (tmp_path / "study" / "best.yaml").is_file()
+    begun = [event for event in events(tmp_path / "study" / "teachers") if event["event"] == "begin"]
+    assert len(begun) == 2
+    assert all("GPU" not in event["device"] and " on " in event["device"] for event in begun)

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.execution.estimate import FleetEstimate
 from orchestrator.report.format import readable
 
 
@@ -30,13 +31,40 @@ class PlannedExperiment:
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """What will be done, by experiment and as a whole."""
+    """What will be done, by experiment and as a whole.
+
+    Attributes:
+        processes, seconds: on this machine.
+        fleet: what it would take on `gpus` GPUs, where that was asked.
+        speed_source: where the speed of a GPU was measured; empty where it was given.
+    """
 
     experiments: list[PlannedExperiment]
     n_runs: int
     n_finished: int
     processes: int
     seconds: float
+    fleet: FleetEstimate | None = None
+    gpus: int = 0
+    speed_source: str = ""
+
+    @property
+    def fleet_sentences(self) -> list[str]:
+        """Return what the plan would take on GPUs, in sentences."""
+        fleet = self.fleet
+        if fleet is None:
+            return []
+        gpus = f"{self.gpus:,} GPU{'s' * (self.gpus > 1)}"
+        source = "as given"
+        if self.speed_source:
+            source = f"{self.speed_source}; give a GPU's own with `structures_per_second`"
+        hours = self.gpus * fleet.seconds / 3600
+        return [
+            f"On {gpus}: about {readable(fleet.seconds)} of training, {hours:,.3g} GPU hours; the GPUs train "
+            f"{fleet.busy:.0%} of that time.",
+            f"The longest chain of models takes {readable(fleet.longest)}: no number of GPUs is faster.",
+            f"Reckoned with {fleet.speed:,.0f} structures/s for each of {fleet.workers:,} models at once ({source}).",
+        ]
 
     def __str__(self) -> str:
         done = f", {self.n_finished} of them finished already" if self.n_finished else ""
@@ -46,7 +74,7 @@ class Planned:
 
 def plan_shown(planned: Planned) -> RenderableType:
     """Return the plan of an ablation, and how long it takes."""
-    return Group(plan_table(planned.experiments), Text(str(planned)))
+    return Group(plan_table(planned.experiments), *map(Text, (str(planned), *planned.fleet_sentences)))
 
 
 def plan_table(experiments: list[PlannedExperiment]) -> Table:

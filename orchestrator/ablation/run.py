@@ -17,7 +17,7 @@ from orchestrator.evaluation.predictions import Predictions
 from orchestrator.evaluation.published import published_scores
 from orchestrator.evaluation.scores import TaskSummary, errors
 from orchestrator.execution.combine import combined
-from orchestrator.execution.estimate import seconds_of, structures_of, structures_per_second
+from orchestrator.execution.estimate import estimate_of, seconds_of, structures_of, structures_per_second
 from orchestrator.execution.folders import only_process
 from orchestrator.execution.job import finished
 from orchestrator.execution.resources import Resources
@@ -47,6 +47,8 @@ class AblationOptions:
         equal_steps: joint training is taken from the target's own epochs.
         command: what repeats this, for the report.
         plan_only: stop once the plan is shown.
+        gpus: the plan says what it would take on so many.
+        speed: structures a second of one model, for the plan; by default it is measured here.
     """
 
     experiments: tuple[str, ...]
@@ -58,6 +60,8 @@ class AblationOptions:
     resources: Resources = field(default_factory=Resources)
     command: str = ""
     plan_only: bool = False
+    gpus: int | None = None
+    speed: float | None = None
 
 
 def ablate(
@@ -149,11 +153,16 @@ def plan_ablation(rungs: Sequence[Rung], runs: ModelGraph, options: AblationOpti
     every = runs.specs()
     done = {key for key, spec in every.items() if finished(runs.folder_of(spec)) is not None}
     where = options.resources.plan(runs.width(every.keys() - done))
-    seconds = 0.0
-    if len(done) < len(every):
-        speed = structures_per_second(context, next(iter(every.values())), where)
-        seconds = seconds_of(context, every, where, done, speed)
-    return Planned(experiments, len(every), len(done), where.processes, seconds)
+    if len(done) == len(every):
+        return Planned(experiments, len(every), len(done), where.processes, 0.0)
+    here = structures_per_second(context, next(iter(every.values())), where)
+    fleet = None
+    if options.gpus is not None:
+        workers = options.gpus * options.resources.per_gpu
+        fleet = estimate_of(context, every, workers, done, options.speed or here)
+    seconds = seconds_of(context, every, where, done, here)
+    source = "" if options.speed else f"measured here, on {device_name(where.devices[0])}"
+    return Planned(experiments, len(every), len(done), where.processes, seconds, fleet, options.gpus or 0, source)
 
 
 def _keys(runs: ModelGraph, recipes: Iterable[FoldRecipe]) -> set[str]:

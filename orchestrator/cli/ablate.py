@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.inputs.source import Source, check_folder, default_folder, parse_folds
 from orchestrator.report.progress import display
+from trainables.errors import UserError
 
 _LADDER = "Experiments"
 
@@ -88,6 +90,18 @@ def ablate(
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Show what would be run, then stop.", rich_help_panel=_LADDER)
     ] = False,
+    gpus: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --plan: estimate the time on this many GPUs.", rich_help_panel=_LADDER),
+    ] = None,
+    structures_per_second: Annotated[
+        float | None,
+        typer.Option(
+            help="With --gpus: speed of one model on one of them, as scores.json of a run there gives it. "
+            "Default: measured on this machine.",
+            rich_help_panel=_LADDER,
+        ),
+    ] = None,
     device: Device = "auto",
     processes: Processes = None,
     per_gpu: PerGpu = 1,
@@ -105,6 +119,7 @@ def ablate(
     from orchestrator.ablation.ladder import parse_experiments, parse_starts
     from orchestrator.cli.asked import check_asked, check_ladder
 
+    _check_plan(plan_only, gpus, structures_per_second)
     source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
     names, starts = parse_experiments(experiments, with_auxiliary=bool(aux)), parse_starts(start or [])
     chosen = chosen_settings(config, settings, task)
@@ -116,7 +131,7 @@ def ablate(
         device, processes, per_gpu, compiled, tf32, ray=ray, address=address, cpus_per_model=cpus_per_model
     )
     begin(f"ablate {task}: {', '.join(names)}, in {folder}")
-    from orchestrator.ablation.plan import Planned, plan_shown
+    from orchestrator.ablation.plan import Planned, plan_shown, plan_table
     from orchestrator.ablation.report import summary_table
     from orchestrator.ablation.run import AblationOptions
     from orchestrator.ablation.run import ablate as run_ablation
@@ -128,7 +143,17 @@ def ablate(
             source,
             folder,
             AblationOptions(
-                names, wanted, seeds, starts, budget == "equal-steps", published, where, command, plan_only
+                names,
+                wanted,
+                seeds,
+                starts,
+                budget == "equal-steps",
+                published,
+                where,
+                command,
+                plan_only,
+                gpus,
+                structures_per_second,
             ),
             settings=chosen,
             auxiliary=aux or [],
@@ -136,12 +161,37 @@ def ablate(
             show_plan=plans.append if plan_only else lambda planned: shown.message(plan_shown(planned)),
         )
     for planned in plans:
-        out_console.print(plan_shown(planned))
+        out_console.print(plan_table(planned.experiments))
+        for sentence in (str(planned), *planned.fleet_sentences):
+            say(as_options(sentence))
     if analysis is None:
-        say_next(("run it", command.replace(" --plan", "")))
+        say_next(("run it", shlex.join(["crystaltune", *_without_plan(sys.argv[1:])])))
         return
     out_console.print(summary_table(analysis))
     for sentence in analysis.sentences:
         say(as_options(f"- {sentence}"))
     say(f"Everything is in {folder} (ablation.html, ablation.md, ablation.json).")
     say_next(*after_training(source, folder, config, settings or [])[:1])
+
+
+def _check_plan(plan_only: bool, gpus: int | None, structures_per_second: float | None) -> None:
+    """Refuse numbers that nothing would use."""
+    if gpus is not None and not plan_only:
+        raise UserError(
+            f"--gpus {gpus} is for the estimate of --plan: add it; a run uses the GPUs that are there, and those of a "
+            "cluster with --address"
+        )
+    if structures_per_second is not None and gpus is None:
+        raise UserError(f"--structures-per-second {structures_per_second:g} is for the estimate of --gpus: add it")
+    if structures_per_second is not None and not structures_per_second > 0:
+        raise UserError(f"--structures-per-second {structures_per_second:g}: must be a number above 0")
+
+
+def _without_plan(words: Sequence[str]) -> list[str]:
+    """Return the words of a command without those of its plan."""
+    left, skip = [], False
+    for word in words:
+        if not skip and word.partition("=")[0] not in ("--plan", "--gpus", "--structures-per-second"):
+            left.append(word)
+        skip = not skip and word in ("--gpus", "--structures-per-second")
+    return left

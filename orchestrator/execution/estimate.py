@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -79,16 +80,66 @@ def structures_per_second(context: TaskContext, run: ModelSpec, where: Allocatio
         torch.set_num_threads(before)
 
 
-def seconds_of(
-    context: TaskContext, specs: Mapping[str, ModelSpec], where: Allocation, finished: Container[str], speed: float
-) -> float:
-    """Estimate the time of all models (by key) that are not finished, as they will be scheduled.
+@dataclass(frozen=True)
+class FleetEstimate:
+    """What a plan would take on so many workers.
+
+    Attributes:
+        workers: models at the same time.
+        speed: structures a second of one worker.
+        seconds: until all is made.
+        longest: seconds of the longest chain of models that need each other: no number of workers is faster.
+        work: seconds of all models together.
+    """
+
+    workers: int
+    speed: float
+    seconds: float
+    longest: float
+    work: float
+
+    @property
+    def busy(self) -> float:
+        """Return the share of the workers' time in which they train."""
+        return self.work / (self.workers * self.seconds) if self.seconds else 0.0
+
+
+def fleet_estimate(
+    needs: Mapping[str, list[str]], seconds: Mapping[str, float], workers: int, speed: float
+) -> FleetEstimate:
+    """Estimate the time of models that need each other, scheduled as they will be.
 
     Args:
-        speed: structures a second of one process.
+        needs: keys of the models that each needs.
+        seconds: of each model.
+    """
+    if not seconds:
+        return FleetEstimate(workers, speed, 0.0, 0.0, 0.0)
+    ends = [max(end for _, end in schedule(needs, seconds, count).values()) for count in (workers, len(seconds))]
+    return FleetEstimate(workers, speed, ends[0], ends[1], sum(seconds.values()))
+
+
+def estimate_of(
+    context: TaskContext, specs: Mapping[str, ModelSpec], workers: int, finished: Container[str], speed: float
+) -> FleetEstimate:
+    """Estimate the time of all models (by key) that are not finished, training alone.
+
+    Args:
+        speed: structures a second of one worker.
     """
     left = {key: spec for key, spec in specs.items() if key not in finished}
     needs = {key: [k for other in spec.needs if (k := context.key(other)) in left] for key, spec in left.items()}
     each = {key: structures_of(context, spec) * cost_factor(context, spec) / speed for key, spec in left.items()}
-    ends = [end for _, end in schedule(needs, each, where.processes).values()]
-    return max(ends) + _START_SECONDS if ends else 0.0
+    return fleet_estimate(needs, each, workers, speed)
+
+
+def seconds_of(
+    context: TaskContext, specs: Mapping[str, ModelSpec], where: Allocation, finished: Container[str], speed: float
+) -> float:
+    """Estimate the time of all models (by key) that are not finished on this machine, as they will be scheduled.
+
+    Args:
+        speed: structures a second of one process.
+    """
+    seconds = estimate_of(context, specs, where.processes, finished, speed).seconds
+    return seconds + _START_SECONDS if seconds else 0.0

@@ -154,6 +154,8 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("search", "jdft2d", "--space", "optim", "--address", "nowhere"), "HOST:PORT or auto was expected"),
     (("train", "sample", "--address", "nowhere"), "--address nowhere: HOST:PORT or auto was expected"),
     (("ablate", "sample", "--address", "127.0.0.1:1"), "no Ray answers there"),
+    (("ablate", "sample", "--gpus", "8"), "--gpus 8 is for the estimate of --plan"),
+    (("ablate", "sample", "--plan", "--structures-per-second", "9"), "is for the estimate of --gpus"),
     (("train", "sample", "--cpus-per-model", "2"), "is for models on Ray: add --ray or --address"),
     (("train", "sample", "--ray", "--cpus-per-model", "0"), "--cpus-per-model 0.0: must be a number above 0"),
     (("search", "jdft2d"), "--space"),

@@ -104,6 +104,7 @@ def run_on_ray(
     ):
         share, gpus = _share(capacity, run, nodes, progress)
         require_shared(run.folder, token, nodes.fitting(share))
+        progress.message(_described(nodes, share, run.at_once))
         task = WorkerTask(run.device, max(1, int(share.cpus)), run.folder, token, events, keeper)
         fleet = _Fleet(work, source, share, task, nodes, run.at_once, progress)
         fleet.failed, fleet.localise, fleet.begun = failed, localise, begun
@@ -124,6 +125,17 @@ def _share(capacity: Capacity, run: ClusterRun, nodes: Nodes, progress: Progress
         return share_for(capacity, share.cpus, share.gpus), share.gpus > 0
     _wait_for_a_node(share, nodes, progress)
     return share, True
+
+
+def _described(nodes: Nodes, share: Share, at_once: int | None) -> str:
+    """Return what there is, in words."""
+    fitting, count = len(nodes.fitting(share)), nodes.capacity.at_once(share)
+    count = min(at_once or count, count)
+    gpus = f" and {share.gpus:g} GPUs" if share.gpus else ""
+    return (
+        f"Ray has {fitting} node{'s' * (fitting != 1)} for models: {count} at once, "
+        f"with {share.cpus:g} CPU{'s' * (share.cpus != 1)}{gpus} each"
+    )
 
 
 def _wait_for_a_node(share: Share, nodes: Nodes, progress: Progress) -> None:

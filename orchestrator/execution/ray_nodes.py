@@ -17,6 +17,7 @@ from orchestrator.execution.ray_worker import WorkerPlace, probe_name, storage_p
 from orchestrator.ray_session import Capacity, Share
 from trainables.errors import UserError
 from trainables.files import write_text
+from trainables.progress import Progress
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 _SECONDS_FRESH = 12.0  # since the last answer: the head may be gone
@@ -94,12 +95,36 @@ class Nodes:
 
     def require_head(self) -> None:
         """Raise a UserError where the head has not answered for long."""
+        if reason := self.lost_head:
+            raise UserError(f"{reason}. Start the cluster again and rerun the command to continue")
+
+    @property
+    def lost_head(self) -> str:
+        """Return that the head has not answered for long, or an empty string."""
         silent = time.monotonic() - self._seen
-        if silent > _SECONDS_UNTIL_LOST:
-            raise UserError(
-                f"the head of the Ray cluster has not answered for {silent:.0f} s: it is gone, or the network to it; "
-                "what is finished is kept. Start the cluster again and rerun the command to continue"
-            )
+        if silent <= _SECONDS_UNTIL_LOST:
+            return ""
+        return (
+            f"the head of the Ray cluster has not answered for {silent:.0f} s: it is gone, or the network to it; what "
+            "is finished is kept"
+        )
+
+    @contextmanager
+    def telling_of_a_lost_head(self, progress: Progress, cure: str) -> Iterator[None]:
+        """Say what has happened before Ray ends this process, for work that waits inside Ray itself."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(_SECONDS_BETWEEN_LOOKS):
+                if reason := self.lost_head:
+                    progress.message(f"{reason}. This process ends now; {cure}")
+                    return
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
 
 def _given(node: dict[str, dict[str, float]], name: str) -> float:

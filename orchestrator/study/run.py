@@ -97,7 +97,7 @@ def search(
     with only_process(out):
         if options.resume:
             require_same_study(out, manifest, progress)
-        with _ray(options) as (capacity, share), _keeper(options, out.absolute(), share) as keeper:
+        with _ray(options) as (capacity, share), _keeper(options, out.absolute(), share, progress) as keeper:
             at_once = min(options.place.max_concurrent or capacity, capacity)
             require_disk_space(out, at_once)
             begin(out, manifest, options)
@@ -181,7 +181,7 @@ def _ray(options: SearchOptions) -> Iterator[tuple[int, Any]]:
 
 
 @contextmanager
-def _keeper(options: SearchOptions, out: Path, share: Any) -> Iterator[Any]:
+def _keeper(options: SearchOptions, out: Path, share: Any, progress: Progress) -> Iterator[Any]:
     """On a cluster whose nodes share the study's folder, an actor that hands out graphs; None on this machine alone."""
     if options.model_resources.cluster is None:
         yield None
@@ -189,10 +189,12 @@ def _keeper(options: SearchOptions, out: Path, share: Any) -> Iterator[Any]:
     from orchestrator.execution.ray_nodes import Nodes, actor_here, require_shared, shared_folder
     from orchestrator.execution.ray_stores import StoreKeeper
 
-    with shared_folder(out) as token, Nodes() as nodes:
-        require_shared(out, token, nodes.fitting(share))
-    with actor_here(StoreKeeper) as keeper:
-        yield keeper
+    cure = "start the cluster again and continue with `resume=True`"
+    with Nodes() as nodes, actor_here(StoreKeeper) as keeper:
+        with shared_folder(out) as token:
+            require_shared(out, token, nodes.fitting(share))
+        with nodes.telling_of_a_lost_head(progress, cure):
+            yield keeper
 
 
 def _probe(study: _Study, share: Any, at_once: int) -> bool:

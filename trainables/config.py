@@ -20,8 +20,6 @@ from trainables.data.tasks import Task, full_name
 from trainables.errors import UserError
 from trainables.files import write_text
 from trainables.hints import closest, hint, section_hint
-from trainables.mappings import differences as differences
-from trainables.mappings import flattened as flattened
 from trainables.levers import (
     FULL_WIDTH,
     AugmentConfig,
@@ -248,9 +246,7 @@ def parse_variations(texts: Iterable[str]) -> dict[str, list[Any]]:
     for text in texts:
         key, equals, values = (part.strip() for part in text.partition("="))
         if not equals or not key or not values:
-            raise UserError(
-                f"`vary={text}`: KEY=VALUE,VALUE was expected, for example `vary=model.start=0.3.0,r2scan`"
-            )
+            raise UserError(f"`vary={text}`: KEY=VALUE,VALUE was expected, for example `vary=model.start=0.3.0,r2scan`")
         if key in varied:
             raise UserError(f"`vary={key}` is given twice: name all its values at once, separated by commas")
         try:

@@ -247,7 +247,7 @@ class EnsembleConfig(Section):
 
     @model_serializer(mode="wrap")
     def _without_empty_vary(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Runs in which nothing is varied keep the fingerprints and files that they had before members could differ."""
+        """Leave it out, so that other runs keep the fingerprints and files they had before members could differ."""
         content: dict[str, Any] = serialize(self)
         if not self.vary:
             content.pop("vary", None)

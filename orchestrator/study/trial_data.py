@@ -113,7 +113,8 @@ def _validate_levers(space: Space, base: RunConfig) -> None:
         raise UserError(f"space {space.name} predicts with a model of its own: set distil.weight=0")
     if base.ensemble.size > 1:
         raise UserError(
-            "a trial is one model: set ensemble.members=1, without ensemble.vary, and train the ensemble with the best.yaml"
+            "a trial is one model: set ensemble.members=1, leave out ensemble.vary, and train the ensemble with the "
+            "best.yaml"
         )
 
 

@@ -19,10 +19,11 @@ from orchestrator.report.format import four_digits, readable
 from orchestrator.report.terminal import title_of
 from orchestrator.train import figures
 from orchestrator.train.rows import PredictedRows
-from trainables.config import RunConfig, differences
+from trainables.config import RunConfig
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
 from trainables.files import read_json, write_text
+from trainables.mappings import differences
 
 Content = TypeVar("Content")
 REPORT = "report.html"

@@ -65,6 +65,7 @@ OTHER_VALUES: dict[str, Any] = {
     "tta.corrected": True,
     "ensemble.members": 3,
     "ensemble.combine": "median",
+    "ensemble.vary": {"optim.lr": [1e-3, 5e-4]},
     "distil.weight": 0.5,
     "distil.teachers": "in_sample",
     "distil.inner_folds": 4,

@@ -214,7 +214,7 @@ def _spearman(rows: PredictedRows) -> float | None:
     ranks = [pd.Series(values[known]).rank().to_numpy() for values in (rows.std, rows.absolute_error)]
     if known.sum() < 2 or min(rank.std() for rank in ranks) == 0:
         return None
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(np.stack(ranks))[0, 1])
 
 
 def _compared(run: Path, config: RunConfig, scores: Scores, folds: Sequence[_Fold]) -> Iterable[Contender]:

@@ -94,7 +94,7 @@ def train(
     Args:
         data: a Matbench task's name, the path of a table, or a DataFrame with a column `structure`.
         settings: keys of RunConfig, nested or dotted, such as {"optim.lr": 3e-4}, over `config` and the task's preset.
-        config: a RunConfig, its content, or the path of a YAML file.
+        config: a RunConfig, its content, the path of a YAML file, or a search's folder.
         folds: of the five: 0, [0, 1] or "0-4".
         auxiliary: tasks to train on jointly first, as NAME or NAME=FILE.
         published: a CSV of published test predictions to score beside the run's.
@@ -117,7 +117,7 @@ def train(
     """
     reject_unknown_keywords(train, options, TrainKeywords)
     source = source_of(data, options)
-    folder = _folder(out, "", source, "run.json")
+    folder = folder_of(out, "", source, "run.json")
     chosen_folds = folds_of(folds)
     with shown(progress) as bars:
         chosen = chosen_settings(config, settings, source.task, bars)
@@ -128,7 +128,7 @@ def train(
             source,
             folder,
             settings=chosen,
-            options=TrainOptions(chosen_folds, _resources(options), None if published is None else Path(published)),
+            options=TrainOptions(chosen_folds, resources_of(options), None if published is None else Path(published)),
             auxiliary=names_of(auxiliary),
             progress=bars,
         )
@@ -216,7 +216,7 @@ def search(
     """
     reject_unknown_keywords(search, options, SearchKeywords)
     source = source_of(data, options)
-    folder = _folder(out, "search-", source, "study.json", suffix=f"-{path_of(space, 'space').stem}")
+    folder = folder_of(out, "search-", source, "study.json", suffix=f"-{path_of(space, 'space').stem}")
     names = ("fold", "seed", "sampler", "scheduler", "grace", "factor", "validations_per_epoch")
     asked = SearchOptions(
         str(space),
@@ -224,7 +224,7 @@ def search(
         budget=_budget(options.get("time_budget", math.inf)),
         resume=resume,
         place=TrialResources(**picked(options, "address", "cpus", "gpus", "max_concurrent")),
-        resources=_resources(options),
+        resources=resources_of(options),
         objectives=names_of(options.get("objectives", "mae")),
         **picked(options, *names, "probes", "top", "check_seeds"),
     )
@@ -284,13 +284,13 @@ def ablate(
     """
     reject_unknown_keywords(ablate, options, AblateKeywords)
     source = source_of(data, options)
-    folder = _folder(out, "ablation-", source, "ablation.json")
+    folder = folder_of(out, "ablation-", source, "ablation.json")
     names = parse_experiments(
         None if experiments is None else ",".join(names_of(experiments)), with_auxiliary=bool(auxiliary)
     )
     if not isinstance(seeds, int) or seeds < 1:
         raise UserError(f"`seeds={seeds}`: must be a whole number of at least 1")
-    chosen_folds, chosen_starts, resources = folds_of(folds), parse_starts(names_of(starts)), _resources(options)
+    chosen_folds, chosen_starts, resources = folds_of(folds), parse_starts(names_of(starts)), resources_of(options)
     with shown(progress) as bars:
         chosen = chosen_settings(config, settings, source.task, bars)
         from orchestrator.ablation.run import AblationOptions
@@ -374,7 +374,15 @@ def prepare_trials(
         )
 
 
-def _folder(out: str | os.PathLike[str] | None, prefix: str, source: Source, marker: str, suffix: str = "") -> Path:
+def folder_of(out: str | os.PathLike[str] | None, prefix: str, source: Source, marker: str, suffix: str = "") -> Path:
+    """Return the folder of a command's results, after checking that they may go there.
+
+    Args:
+        marker: as check_folder.
+
+    Raises:
+        UserError: it holds something else.
+    """
     default = default_folder(prefix, source.task)
     folder = default.with_name(default.name + suffix) if out is None else path_of(out, "out")
     check_folder(folder, marker=marker)
@@ -385,5 +393,6 @@ def _budget(given: float | str) -> float:
     return budget_seconds(given) if isinstance(given, str) else given
 
 
-def _resources(options: Mapping[str, Any]) -> Resources:
+def resources_of(options: Mapping[str, Any]) -> Resources:
+    """Return where models are trained, from the keywords that say it."""
     return Resources(**picked(options, "device", "processes", "per_gpu", "compiled", "tf32"))

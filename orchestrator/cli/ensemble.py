@@ -129,8 +129,11 @@ def ensemble(
             progress=shown,
         )
     if found.student is not None:
-        show_scores(found.student, folder / STUDENT)
+        say("The ensemble:")
     show_scores(found.scores, folder)
+    if found.student is not None:
+        say("The student:")
+        show_scores(found.student, folder / STUDENT)
     if found.members is not None:
         out_console.print(members_table(found.members))
         out_console.print(compared_table(found.members))

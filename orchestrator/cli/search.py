@@ -176,9 +176,12 @@ def search(
     say(f"Everything is in {folder} (report.html, best.yaml, trials.parquet).")
     if analysis.best is not None:
         words = [*task_words(source), "--config", str(folder / "best.yaml")]
-        out = ["--out", str(folder.with_name(f"{folder.name}-best"))]  # the task's own folder may hold another run
+        elsewhere = [
+            "--out",
+            str(folder.with_name(f"{folder.name}-best")),
+        ]  # the task's own folder may hold another run
         say_next(
-            ("score the best configuration on the test rows", shlex.join(["crystaltune", "train", *words, *out])),
+            ("score the best configuration on the test rows", shlex.join(["crystaltune", "train", *words, *elsewhere])),
             ("an ensemble and a student of it", shlex.join(["crystaltune", "ensemble", *words, "--distil"])),
         )
 

@@ -211,10 +211,10 @@ def _spread(rows: PredictedRows) -> tuple[ErrorBin, ...]:
 
 def _spearman(rows: PredictedRows) -> float | None:
     known = _with_spread(rows)
-    ranks = [pd.Series(values[known]).rank().to_numpy() for values in (rows.std, rows.absolute_error)]
-    if known.sum() < 2 or min(rank.std() for rank in ranks) == 0:
+    std, error = (pd.Series(values[known]).rank() for values in (rows.std, rows.absolute_error))
+    if known.sum() < 2 or std.nunique() < 2 or error.nunique() < 2:
         return None
-    return float(np.corrcoef(np.stack(ranks))[0, 1])
+    return float(std.corr(error))
 
 
 def _compared(run: Path, config: RunConfig, scores: Scores, folds: Sequence[_Fold]) -> Iterable[Contender]:

@@ -158,7 +158,7 @@ def compared_table(summary: EnsembleSummary) -> RichTable:
         cells = [_cell(contender.mae, fold, d) for fold in folds]
         cells += [number_text(contender.mean, d), readable(contender.seconds), str(contender.predictions_per_crystal)]
         table.add_row(contender.name, *cells)
-    table.caption = "single member: the mean over members; per crystal: predictions for each crystal"
+    table.caption = "single member: mean over members; per crystal: predictions"
     return table
 
 

@@ -245,6 +245,9 @@ class EnsembleConfig(Section):
             )
         return self
 
+    def __hash__(self) -> int:
+        return hash((self.members, self.combine, *self.vary))  # of the keys alone: a value may be a list
+
     @model_serializer(mode="wrap")
     def _without_empty_vary(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave it out, so that other runs keep the fingerprints and files they had before members could differ."""

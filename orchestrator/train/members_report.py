@@ -149,27 +149,27 @@ def _spread(summary: EnsembleSummary, unit: str) -> Table:
 
 def compared_table(summary: EnsembleSummary) -> RichTable:
     """Return one member, the ensemble and the student for the terminal, in 80 columns."""
-    folds, d = _folds(summary), _decimals(summary)
-    table = _rich_table("Test MAE by fold, and training")
+    folds = _folds(summary)
+    table = _rich_table("Test MAE by fold and its mean, and training")
     table.add_column("", no_wrap=True)
-    for column in (*(str(fold) for fold in folds), "MAE", "training", "per crystal"):
-        table.add_column(column, justify="right", no_wrap=column != "per crystal")
+    for column in (*(str(fold) for fold in folds), "MAE", "time"):
+        table.add_column(column, justify="right", no_wrap=True)
     for contender in summary.compared:
-        cells = [_cell(contender.mae, fold, d) for fold in folds]
-        cells += [number_text(contender.mean, d), readable(contender.seconds), str(contender.predictions_per_crystal)]
-        table.add_row(contender.name, *cells)
-    table.caption = "single member: mean over members; per crystal: predictions"
+        found = [f"{contender.mae[fold]:.4g}" if fold in contender.mae else "" for fold in folds]
+        table.add_row(contender.name, *found, f"{contender.mean:.4g}", readable(contender.seconds))
+    table.caption = "single member: the mean over members"
     return table
 
 
 def members_table(summary: EnsembleSummary) -> RichTable:
     """Return the members for the terminal, in 80 columns: errors and weights are means over folds."""
-    folds, d = sorted(summary.members[0].folds), _decimals(summary)
-    table = _rich_table("Members")
-    for column in (*summary.varied, "seed", "validation MAE", "test MAE", "weights by fold"):
+    d = _decimals(summary)
+    table = _rich_table("Members: means over folds")
+    for column in (*summary.varied, "seed", "validation MAE", "test MAE", "weight"):
         table.add_column(column, justify="left" if column in summary.varied else "right")
     for member in summary.members[:_MOST_SHOWN]:
-        table.add_row(*_member_cells(member, d), " ".join(_weights(member, folds)))
+        weight = _mean([scores.weight for scores in member.folds.values()], 2)
+        table.add_row(*_member_cells(member, d), weight)
     if len(summary.members) > _MOST_SHOWN:
         table.caption = f"and {len(summary.members) - _MOST_SHOWN} more in report.html"
     return table

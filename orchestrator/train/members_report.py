@@ -150,7 +150,7 @@ def _spread(summary: EnsembleSummary, unit: str) -> Table:
 def compared_table(summary: EnsembleSummary) -> RichTable:
     """Return one member, the ensemble and the student for the terminal, in 80 columns."""
     folds = _folds(summary)
-    table = _rich_table("Test MAE by fold and its mean, and training")
+    table = _rich_table("Test MAE by fold, and training")
     table.add_column("", no_wrap=True)
     for column in (*(str(fold) for fold in folds), "MAE", "time"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -31,30 +31,27 @@ class PlannedRuns:
 
     Attributes:
         graph: the models of all runs.
-        recipes: of each run, one a fold, in the order of `plans`.
-        names: what messages call a model, by its key.
+        recipes: of each run, one a fold, in the order of the plans.
     """
 
-    plans: tuple[RunPlan, ...]
     graph: ModelGraph
     recipes: tuple[tuple[FoldRecipe, ...], ...]
-    names: dict[str, str]
 
 
 def plan_runs(context: TaskContext, plans: Sequence[RunPlan], folds: Sequence[int]) -> PlannedRuns:
     """Return the models of several runs; one that two of them need lies in the folder of the first."""
     recipes = tuple(tuple(fold_recipe(plan.config.changed({"fold": fold})) for fold in folds) for plan in plans)
     folders: dict[str, Path] = {}
-    names: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for plan, own in zip(plans, recipes, strict=True):
         for recipe in own:
             for spec in _models(context, recipe):
                 key = context.key(spec)
                 folders.setdefault(key, model_folder(plan.out, recipe, spec, key))
-                names.setdefault(key, _name(plan, spec))
+                labels.setdefault(key, _label(plan, recipe, spec))
     every = [recipe for own in recipes for recipe in own]
-    graph = ModelGraph(context, every, lambda spec: folders[context.key(spec)])
-    return PlannedRuns(tuple(plans), graph, recipes, names)
+    graph = ModelGraph(context, every, lambda spec: folders[context.key(spec)], labels=labels)
+    return PlannedRuns(graph, recipes)
 
 
 def _models(context: TaskContext, recipe: FoldRecipe) -> list[ModelSpec]:
@@ -63,10 +60,8 @@ def _models(context: TaskContext, recipe: FoldRecipe) -> list[ModelSpec]:
     return [spec for level in levels for spec in level]
 
 
-def _name(plan: RunPlan, spec: ModelSpec) -> str:
-    """Return fold, seed and what is varied; and the run where the model is not only a teacher of it."""
+def _label(plan: RunPlan, recipe: FoldRecipe, spec: ModelSpec) -> str:
+    """Return what a model has of the varied settings, or the run that it is of: its name in messages has no more."""
     settings = flattened(spec.config.model_dump(mode="json"))
-    varied = "".join(f" {key}={settings.get(key)}" for key in plan.config.ensemble.vary)
-    part = f" without part {spec.inner}" if spec.n_inner else ""
-    run = f", {plan.name}" if plan.name and not part else ""
-    return f"fold {spec.config.fold} seed {spec.config.seed}{varied}{part}{run}"
+    varied = [f"{key}={settings.get(key)}" for key in plan.config.ensemble.vary]
+    return " ".join([*varied, *([plan.name] if plan.name and spec in recipe.members else [])])

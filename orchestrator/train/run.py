@@ -22,7 +22,7 @@ from orchestrator.inputs.datasets import graph_store
 from orchestrator.inputs.recipe import FoldRecipe, ModelSpec
 from orchestrator.inputs.source import Source
 from orchestrator.train.folder import claim_folder
-from orchestrator.train.plan import PlannedRuns, RunPlan, plan_runs
+from orchestrator.train.plan import RunPlan, plan_runs
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import CannotWrite, UserError
 from trainables.files import write_json, write_parquet
@@ -97,7 +97,7 @@ def make_runs(
             held.enter_context(only_process(plan.out))
             claim_folder(plan.out, context, plan.config, rows)
         planned = plan_runs(context, plans, options.folds)
-        run_all(planned.graph, options.resources, ended=partial(_tell, planned), log=plans[0].out)
+        run_all(planned.graph, options.resources, ended=partial(_tell, planned.graph), log=plans[0].out)
         failed = [_write_folds(planned.graph, recipes) for recipes in planned.recipes]
         scores = [_scored(context, plan, options, wrong) for plan, wrong in zip(plans, failed, strict=True)]
         for plan, found in zip(plans, scores, strict=True):
@@ -149,9 +149,11 @@ def _write_folds(graph: ModelGraph, recipes: Sequence[FoldRecipe]) -> dict[int, 
     return failed
 
 
-def _tell(planned: PlannedRuns, spec: ModelSpec, summary: RunSummary) -> None:
-    context, key = planned.graph.context, planned.graph.context.key(spec)
-    name = f"{planned.names[key]}{' (trained before)' * (key in planned.graph.found)}"
+def _tell(graph: ModelGraph, spec: ModelSpec, summary: RunSummary) -> None:
+    context, key = graph.context, graph.context.key(spec)
+    label, part = graph.labels.get(key, ""), f" without part {spec.inner}" if spec.n_inner else ""
+    before = " (trained before)" * (key in graph.found)
+    name = f"fold {spec.config.fold} seed {spec.config.seed}{f' {label}' if label else ''}{part}{before}"
     if summary.failed:
         context.progress.message(f"{name} failed: {summary.reason}")
     elif not spec.soup_of:

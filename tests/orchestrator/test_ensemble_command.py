@@ -164,8 +164,9 @@ def test_all_models_are_one_graph_and_each_has_a_folder_of_its_own(tmp_path: Pat
     assert len(set(folders)) == len(folders)
     assert tmp_path / "student" / "fold_1" in folders
     assert planned.graph.width(specs.keys()) == 2 * (4 + 2)  # members and teachers wait for nothing
-    assert "fold 0 seed 1 optim.lr=0.03" in planned.names.values()
-    assert "fold 1 seed 0, student" in planned.names.values()
+    labels = {(spec.config.fold, spec.config.seed): planned.graph.labels[key] for key, spec in specs.items()}
+    assert labels[1, 1] == "optim.lr=0.03"
+    assert sorted(set(planned.graph.labels.values())) == ["", "optim.lr=0.003", "optim.lr=0.03", "student"]
 
 
 @pytest.mark.trains
@@ -191,6 +192,7 @@ def test_both_runs_are_whole_and_the_ensemble_tells_of_its_members(
     status = read_status(out)
     assert status is not None
     assert status.count(ModelState.FINISHED) == len(status.models) == 14
+    assert {"fold0-seed1 optim.lr=0.03", "fold1-seed0 student"} <= {model.name for model in status.models}
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "The members and the ensemble" in page
     assert "The members and the ensemble" not in (out / "student" / "report.html").read_text(encoding="utf-8")
@@ -383,7 +385,7 @@ def test_messages_name_what_varies_and_the_student(table: Path, tmp_path: Path) 
     make_ensemble(source, tmp_path / "out", ASKED, settings=SMALL, options=options, progress=said)
     told = "\n".join(said.lines)
     assert "fold 0 seed 1 optim.lr=0.03: validation MAE" in told
-    assert "fold 0 seed 0, student: validation MAE" in told
+    assert "fold 0 seed 0 student: validation MAE" in told
     assert "fold 0 seed 0 without part 1: validation MAE" in told
 
 

@@ -100,8 +100,7 @@ def ensemble(
 ) -> None:
     """Make an ensemble of a configuration, and a student of it with --distil; write scores, predictions and records.
 
-    --config may name the best.yaml of a search, or its folder. The ensemble is a run like that of `train`; the student
-    is another one in its folder student.
+    --config may name a search's folder. The ensemble is a run as `train` leaves one; so is the student, in DIR/student.
     """
     from orchestrator.cli.asked import after_training, check_ensemble
     from trainables.config import parse_variations

@@ -57,12 +57,15 @@ def sentences(summary: EnsembleSummary) -> list[str]:
 
 def _varied(summary: EnsembleSummary, seeds: str) -> str:
     if not summary.varied:
-        return f"which differ in their seeds ({seeds})"
+        return f"{seeds} of one configuration"
     values = "; ".join(f"{key}: {', '.join(map(_text, values))}" for key, values in summary.varied.items())
     return f"{seeds} of each variant ({values})"
 
 
 def _text(value: Any) -> str:
+    """Return a value of a setting in words."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(_text, value)) or "none"
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from said import Said
 from small_data import rocksalts, tiny_dataset
 
+from orchestrator.cli.status import status as show_status
 from orchestrator.execution import scheduler as execute_module
 from orchestrator.execution.job import Job
 from orchestrator.execution.resources import Resources
@@ -193,6 +194,8 @@ def test_both_runs_are_whole_and_the_ensemble_tells_of_its_members(
     assert status is not None
     assert status.count(ModelState.FINISHED) == len(status.models) == 14
     assert {"fold0-seed1 optim.lr=0.03", "fold1-seed0 student"} <= {model.name for model in status.models}
+    with pytest.raises(UserError, match="its models are told with its ensemble's"):
+        show_status(out / "student")
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "The members and the ensemble" in page
     assert "The members and the ensemble" not in (out / "student" / "report.html").read_text(encoding="utf-8")

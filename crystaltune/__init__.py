@@ -8,6 +8,7 @@
 
     study = ct.search("jdft2d", space="optim", trials=64)
     ct.train("jdft2d", config=study.best_config)
+    ct.ensemble("jdft2d", config=study.best_config, distil=True)
 
 Everything is imported when it is first used, so importing this package takes no time.
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from crystaltune._commands import prepare_trials as prepare_trials
     from crystaltune._commands import search as search
     from crystaltune._commands import train as train
+    from crystaltune._ensemble import ensemble as ensemble
     from crystaltune._run import Run as Run
     from crystaltune._run import open_run as open_run
     from crystaltune._study import Study as Study
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "train": "crystaltune._commands",
     "search": "crystaltune._commands",
+    "ensemble": "crystaltune._ensemble",
     "ablate": "crystaltune._commands",
     "baseline": "crystaltune._commands",
     "load_dataset": "crystaltune._commands",

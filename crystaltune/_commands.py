@@ -67,7 +67,7 @@ def train(
     Args:
         data: a Matbench task's name, the path of a table, or a DataFrame with a column `structure`.
         settings: keys of RunConfig, nested or dotted, such as {"optim.lr": 3e-4}, over `config` and the task's preset.
-        config: a RunConfig, its content, or the path of a YAML file.
+        config: a RunConfig, its content, the path of a YAML file, or a search's folder.
         folds: of the five: 0, [0, 1] or "0-4".
         auxiliary: tasks to train on jointly first, as NAME or NAME=FILE.
         published: a CSV of published test predictions to score beside the run's.
@@ -93,7 +93,7 @@ def train(
     """
     reject_unknown_keywords(train, options, TrainKeywords)
     source = source_of(data, options)
-    folder = _folder(out, "", source, "run.json")
+    folder = folder_of(out, "", source, "run.json")
     chosen_folds = folds_of(folds)
     with shown(progress) as bars:
         chosen = chosen_settings(config, settings, source.task, bars)
@@ -192,7 +192,7 @@ def search(
     """
     reject_unknown_keywords(search, options, SearchKeywords)
     source = source_of(data, options)
-    folder = _folder(out, "search-", source, "study.json", suffix=f"-{path_of(space, 'space').stem}")
+    folder = folder_of(out, "search-", source, "study.json", suffix=f"-{path_of(space, 'space').stem}")
     names = ("fold", "seed", "sampler", "scheduler", "grace", "factor", "validations_per_epoch")
     asked = SearchOptions(
         str(space),
@@ -261,7 +261,7 @@ def ablate(
     """
     reject_unknown_keywords(ablate, options, AblateKeywords)
     source = source_of(data, options)
-    folder = _folder(out, "ablation-", source, "ablation.json")
+    folder = folder_of(out, "ablation-", source, "ablation.json")
     names = parse_experiments(
         None if experiments is None else ",".join(names_of(experiments)), with_auxiliary=bool(auxiliary)
     )
@@ -351,7 +351,15 @@ def prepare_trials(
         )
 
 
-def _folder(out: str | os.PathLike[str] | None, prefix: str, source: Source, marker: str, suffix: str = "") -> Path:
+def folder_of(out: str | os.PathLike[str] | None, prefix: str, source: Source, marker: str, suffix: str = "") -> Path:
+    """Return the folder of a command's results, after checking that they may go there.
+
+    Args:
+        marker: as check_folder.
+
+    Raises:
+        UserError: it holds something else.
+    """
     default = default_folder(prefix, source.task)
     folder = default.with_name(default.name + suffix) if out is None else path_of(out, "out")
     check_folder(folder, marker=marker)

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import pandas as pd
 
-from orchestrator.inputs.source import Source, check_source, known_task, parse_folds
+from orchestrator.inputs.source import Source, check_source, config_file, known_task, parse_folds
 from orchestrator.report.progress import display
 from trainables.config import RunConfig, dotted_names, for_task, load_config, merged
 from trainables.data.tasks import N_FOLDS, TASKS, full_name
@@ -124,7 +124,7 @@ def chosen_settings(
     elif isinstance(config, Mapping):
         content = config
     else:
-        content = load_config(path_of(config, "config"))
+        content = load_config(config_file(path_of(config, "config")))
     chosen, note = for_task(content, task, "`config`" if isinstance(config, RunConfig | Mapping) else str(config))
     if note:
         progress.message(note)

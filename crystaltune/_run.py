@@ -10,6 +10,7 @@ from pymatgen.core import Structure
 
 from crystaltune._rows import path_of, shown
 from orchestrator.evaluation.scores import Scores
+from orchestrator.train.options import STUDENT
 from trainables.config import RunConfig
 from trainables.errors import UserError
 from trainables.files import read_json
@@ -17,7 +18,7 @@ from trainables.progress import Progress
 
 
 class Run:
-    """A run: a folder with methods. `train` returns one; `open_run` opens one that is there."""
+    """A run: a folder with methods. `train` and `ensemble` return one; `open_run` opens one that is there."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Open the folder of a run.
@@ -68,6 +69,12 @@ class Run:
         """Return the Matbench record's results file, or None where there can be none (scores.no_record_because)."""
         path = self.scores.record
         return None if path is None else self.folder / path
+
+    @property
+    def student(self) -> "Run | None":
+        """Return the run of the student that `ensemble` made beside this one, or None."""
+        folder = self.folder / STUDENT
+        return Run(folder) if (folder / "run.json").is_file() else None
 
     def predict(
         self,

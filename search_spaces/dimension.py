@@ -264,10 +264,12 @@ def word(value: Any) -> str:
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """Every dotted key with its value, as JSON holds it."""
+    """Every dotted key with its value, as JSON holds it; keys that are left out while they are empty have none."""
     found = {}
     content = config.model_dump(mode="json")
     for key in dotted_names():
         section, _, name = key.rpartition(".")
-        found[key] = content[section][name] if section else content[name]
+        values = content[section] if section else content
+        if name in values:
+            found[key] = values[name]
     return found

@@ -72,15 +72,31 @@ class RunConfig(Section):
     @property
     def uses_pretrained(self) -> bool:
         """True where any weights but random ones have a part in the result: the tier follows from it."""
+        return any(variant._starts_pretrained for variant in self.variants())
+
+    @property
+    def _starts_pretrained(self) -> bool:
         teachers = self.distil.weight > 0 and self.distil.teacher_start not in (None, "scratch")
         corrected = (self.augment.active and self.augment.labels == "corrected") or (
             self.tta.views > 1 and self.tta.corrected
         )
         return self.model.start != "scratch" or teachers or corrected
 
+    def variants(self) -> list["RunConfig"]:
+        """Return the configurations whose seeds are the members of the ensemble: itself, where nothing is varied."""
+        if not self.ensemble.vary:
+            return [self]
+        return [self.changed(values | {"ensemble": {}}) for values in self.ensemble.variants]
+
     def member(self, index: int) -> "RunConfig":
-        """Return what one member of the ensemble is trained by: no ensemble, and no views, which only predict."""
-        changes: dict[str, Any] = {"seed": self.seed + index, "ensemble": {}, "tta": {}}
+        """Return what one member of the ensemble is trained by: no ensemble, and no views, which only predict.
+
+        Args:
+            index: up to ensemble.size; all seeds of a variant follow each other.
+        """
+        variant, seed = divmod(index, self.ensemble.members)
+        changes: dict[str, Any] = self.ensemble.variants[variant] | {"seed": self.seed + seed}
+        changes |= {"ensemble": {}, "tta": {}}
         if self.ensemble.combine == "soup":  # weights can be averaged where they began as the same ones
             changes["model.init_seed"] = self.seed if self.model.init_seed is None else self.model.init_seed
         return self.changed(changes)
@@ -127,6 +143,11 @@ def validate_for_task(config: RunConfig, task: Task) -> None:
     Raises:
         UserError: with the reason.
     """
+    for variant in config.variants():
+        _validate_for_task(variant, task)
+
+
+def _validate_for_task(config: RunConfig, task: Task) -> None:
     corrected = config.augment.active and config.augment.labels == "corrected"
     if corrected or (config.tta.views > 1 and config.tta.corrected):
         require_energies(task)
@@ -215,6 +236,27 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     return changes
 
 
+def parse_variations(texts: Iterable[str]) -> dict[str, list[Any]]:
+    """Read `a.b=value1,value2` texts for ensemble.vary; values are YAML.
+
+    Raises:
+        UserError: a text without `=`, a key given twice, or values that are no YAML.
+    """
+    varied: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, values = (part.strip() for part in text.partition("="))
+        if not equals or not key or not values:
+            raise UserError(f"`vary={text}`: KEY=VALUE,VALUE was expected, for example `vary=model.start=0.3.0,r2scan`")
+        if key in varied:
+            raise UserError(f"`vary={key}` is given twice: name all its values at once, separated by commas")
+        try:
+            found = read_value(f"[{values}]")
+        except UserError as error:
+            raise UserError(f"`vary={text}`: {error}") from None
+        varied[key] = found[0] if len(found) == 1 and isinstance(found[0], list) else found
+    return varied
+
+
 def merged(base: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings laid over each other; dotted keys reach into sections."""
     content: dict[str, Any] = copy.deepcopy(dict(base))
@@ -245,21 +287,6 @@ def dotted_names(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterat
             yield from dotted_names(kind, f"{prefix}{name}.")
         else:
             yield prefix + name
-
-
-def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested mappings by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the values, before and now, of the dotted keys in which two nested mappings differ; None where absent."""
-    first, second = flattened(before), flattened(now)
-    values = {key: (first.get(key), second.get(key)) for key in first | second}
-    return {key: (one, other) for key, (one, other) in values.items() if one != other}
 
 
 def _explain(problem: dict[str, Any]) -> str:
@@ -336,7 +363,7 @@ def _problems(config: "RunConfig") -> Iterator[str]:
             "ensemble.combine=soup requires members with the same start; model.start=scratch gives every seed its own: "
             "set model.init_seed"
         )
-    if config.data.refit and config.ensemble.members > 1 and config.ensemble.combine in ("greedy", "stacked"):
+    if config.data.refit and config.ensemble.size > 1 and config.ensemble.combine in ("greedy", "stacked"):
         yield (
             f"ensemble.combine={config.ensemble.combine} chooses weights on the inner validation rows, which "
             "data.refit=true trains on: use mean or median, or set data.refit=false"
@@ -351,3 +378,7 @@ def _problems(config: "RunConfig") -> Iterator[str]:
         yield f"multitask.tasks contains the target itself ({config.task}): name other tasks"
     if len(set(config.multitask.tasks)) < len(config.multitask.tasks):
         yield "multitask.tasks names a task twice"
+    try:
+        config.variants()  # each is checked as a whole
+    except UserError as error:
+        yield f"ensemble.vary: {str(error).removeprefix('settings: ')}"

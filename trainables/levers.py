@@ -3,15 +3,42 @@
 The defaults are the plain run; every lever is off until it is asked for.
 """
 
+from collections.abc import Mapping
+from itertools import product
+from math import prod
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
+
+from trainables.mappings import flattened
 
 Start = Literal["0.3.0", "r2scan", "0.2.0", "scratch"]
 Freezable = Literal["embedding", "basis", "block_1", "block_2", "block_3", "block_4", "head", "reference"]
 Combine = Literal["mean", "median", "greedy", "stacked"]
 FULL_WIDTH = 64
+MOST_MEMBERS = 64
+
+# What members of an ensemble have in common, by key or section, and why.
+_SAME_ROWS = "members are combined by what they predict for the same rows, which none was trained on"
+_SHARED = {
+    "task": _SAME_ROWS,
+    "fold": _SAME_ROWS,
+    "data": _SAME_ROWS,
+    "multitask.tasks": "all members are trained on the same tasks",
+    "seed": "ensemble.members is the number of seeds",
+    "ensemble": "it says how members are combined",
+    "tta": "all members predict in the same way",
+}
 
 
 class Section(BaseModel):
@@ -173,12 +200,75 @@ class TtaConfig(PerturbConfig):
 
 
 class EnsembleConfig(Section):
-    """Several seeds of the same run, combined; weights are chosen on the shared inner validation rows."""
+    """Several seeds of one run, or of several that differ in some settings, combined.
 
-    members: int = Field(1, ge=1, le=64, description="Number of members, with the seeds seed, seed + 1, ...")
+    Weights are chosen on the inner validation rows, which all members share.
+    """
+
+    members: int = Field(
+        1, ge=1, le=MOST_MEMBERS, description="Number of seeds (seed, seed + 1, ...) of each varied configuration."
+    )
     combine: Literal[Combine, "soup"] = Field(
         "mean", description="How members are combined; soup averages their weights into one model."
     )
+    vary: dict[str, tuple[Any, ...]] = Field(
+        {},
+        description="Settings in which members differ, each with its values, for example model.start: [0.3.0, r2scan]; "
+        "every combination has all seeds.",
+    )
+
+    @field_validator("vary", mode="before")
+    @classmethod
+    def _by_dotted_key(cls, value: Any) -> Any:
+        """Sections may be nested; the order of keys, and so that of the members, does not depend on how they came."""
+        return dict(sorted(flattened(value).items())) if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _members_differ(self) -> "EnsembleConfig":
+        for key, values in self.vary.items():
+            reason = next((why for start, why in _SHARED.items() if f"{key}.".startswith(f"{start}.")), None)
+            if reason is not None:
+                raise ValueError(f"ensemble.vary: {key} cannot be varied: {reason}")
+            if len(values) < 2 or any(value in values[:place] for place, value in enumerate(values)):
+                raise ValueError(
+                    f"ensemble.vary: {key} has {_values(values)}; at least two different values were expected"
+                )
+        if self.size > MOST_MEMBERS:
+            raise ValueError(
+                f"ensemble.vary and ensemble.members={self.members} make {self.size} members; at most {MOST_MEMBERS} "
+                "are allowed"
+            )
+        if self.vary and self.combine == "soup":
+            raise ValueError(
+                "ensemble.combine=soup averages the weights of models of one configuration: leave out ensemble.vary, "
+                "or use greedy, stacked, mean or median"
+            )
+        return self
+
+    def __hash__(self) -> int:
+        return hash((self.members, self.combine, *self.vary))  # of the keys alone: a value may be a list
+
+    @model_serializer(mode="wrap")
+    def _without_empty_vary(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave it out, so that other runs keep the fingerprints and files they had before members could differ."""
+        content: dict[str, Any] = serialize(self)
+        if not self.vary:
+            content.pop("vary", None)
+        return content
+
+    @property
+    def variants(self) -> list[dict[str, Any]]:
+        """Return the values of the varied settings, by dotted key, of each configuration; one without any if none."""
+        return [dict(zip(self.vary, values, strict=True)) for values in product(*self.vary.values())]
+
+    @property
+    def size(self) -> int:
+        """Return the number of members: every variant has as many seeds."""
+        return self.members * prod(map(len, self.vary.values()))
+
+
+def _values(values: tuple[Any, ...]) -> str:
+    return f"the value{'s' * (len(values) != 1)} {', '.join(map(str, values))}" if values else "no value"
 
 
 class DistilConfig(Section):

@@ -9,8 +9,9 @@ from orchestrator.ablation.ladder import build_ladder
 from orchestrator.inputs.source import Source, auxiliary_sources, check_source, known_task
 from orchestrator.ray_environment import check_address
 from orchestrator.study.options import SearchOptions, require_folder
+from orchestrator.train.options import EnsembleOptions
 from search_spaces.presets import preset
-from trainables.config import merged, parse_config, validate_for_task
+from trainables.config import RunConfig, merged, parse_config, validate_for_task
 from trainables.data.tasks import Quantity, Task, custom_task
 from trainables.errors import UserError
 
@@ -20,12 +21,15 @@ def check_asked(
     settings: Mapping[str, Any],
     auxiliary: Sequence[str] = (),
     published: Path | None = None,
-) -> None:
+) -> RunConfig:
     """Tell every mistake in what was asked that names, keys and the heads of files show.
 
     Args:
         settings: keys of RunConfig, nested or dotted, over the task's preset.
         auxiliary: NAME or NAME=FILE.
+
+    Returns:
+        The task's preset with the settings over it, as far as it is known before the rows are read.
 
     Raises:
         UserError: with what came, what was expected, and what to do.
@@ -37,6 +41,31 @@ def check_asked(
     auxiliary_sources(auxiliary)
     if published is not None and not published.is_file():
         raise UserError(f"--published {published}: there is no such file")
+    return config
+
+
+def check_ensemble(
+    source: Source,
+    options: EnsembleOptions,
+    settings: Mapping[str, Any],
+    auxiliary: Sequence[str] = (),
+    published: Path | None = None,
+) -> str:
+    """Tell every mistake in what was asked of an ensemble, as check_asked.
+
+    Returns:
+        What will be made, in words.
+
+    Raises:
+        UserError: with what came, what was expected, and what to do.
+    """
+    base = check_asked(source, settings, auxiliary, published)
+    configs = options.configurations(base)
+    for config in configs:
+        validate_for_task(config, expected_task(source))
+    members = configs[0].ensemble
+    made = f"{members.size} member{'s' * (members.size != 1)}, combined by {members.combine}"
+    return f"{made}{', and a student' * (len(configs) > 1)}"
 
 
 def check_ladder(

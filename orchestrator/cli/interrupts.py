@@ -17,7 +17,7 @@ from types import FrameType
 
 INTERRUPTED = 130  # exit code of a command that was stopped by Ctrl-C
 _exit_code = INTERRUPTED
-_CONTINUED = ("train", "ablate", "quickstart", "prepare")  # by the same command
+_CONTINUED = ("train", "ensemble", "ablate", "quickstart", "prepare")  # by the same command
 
 
 def _same_command() -> Sequence[str] | None:

@@ -5,17 +5,17 @@ What a command needs is imported when it runs: torch takes seconds, and a mistak
 
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from orchestrator.cli.ablate import ablate
 from orchestrator.cli.asked import after_training
 from orchestrator.cli.doctor import doctor
+from orchestrator.cli.ensemble import ensemble
 from orchestrator.cli.errors import as_options, end, end_interrupted, explained
 from orchestrator.cli.interrupts import INTERRUPTED, handle_interrupts, interruptible
 from orchestrator.cli.options import (
@@ -45,14 +45,12 @@ from orchestrator.cli.options import (
     say,
     say_next,
 )
+from orchestrator.cli.results import show_scores
 from orchestrator.cli.search import report, search, spaces
 from orchestrator.cli.status import status
 from orchestrator.inputs.source import Source, check_folder, check_source, default_folder, parse_folds
 from orchestrator.report.progress import display
 from trainables.errors import UserError
-
-if TYPE_CHECKING:
-    from orchestrator.evaluation.scores import Scores
 
 _SHOWN = 10  # predictions in the terminal
 app = typer.Typer(
@@ -168,7 +166,8 @@ def train(
             auxiliary=aux or [],
             progress=shown,
         )
-    _show(scores, folder, source, config, settings or [])
+    show_scores(scores, folder)
+    say_next(*after_training(source, folder, config, settings or []))
 
 
 @app.command()
@@ -265,34 +264,17 @@ def quickstart(
 
     with interruptible(), display(as_options) as shown:
         scores = run_training(source, out, settings=chosen, progress=shown)
-    _show(scores, out, None)
+    show_scores(scores, out)
+    say_next(*after_training(None, out))
 
 
 app.command()(ablate)
 app.command()(search)
+app.command()(ensemble)
 app.command()(report)
 app.command()(spaces)
 app.command()(status)
 app.command()(doctor)
-
-
-def _show(
-    scores: "Scores",
-    folder: Path,
-    source: Source | None,
-    config: Path | None = None,
-    settings: Sequence[str] = (),
-) -> None:
-    from orchestrator.record.matbench import MatbenchRecord
-    from orchestrator.report.terminal import score_table
-
-    out_console.print(score_table(scores))
-    if scores.record:
-        say(MatbenchRecord(folder / scores.record, scores.record_validated_by).sentence)
-    elif scores.official_rows is not None:  # whoever trains on a table of their own expects none
-        say(f"No Matbench record: {scores.no_record_because}")
-    say(f"Everything is in {folder} (report.html, scores.json, predictions.parquet).")
-    say_next(*after_training(source, folder, config, settings))
 
 
 def main() -> None:

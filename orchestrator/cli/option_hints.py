@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from trainables.config import dotted_names
 from trainables.hints import meant, squashed
 
-_TRAINING = ("train", "ablate", "search")
+_RUNS = ("train", "ablate", "ensemble")
+_TRAINING = ("train", "ablate", "search", "ensemble")
 _READING = (*_TRAINING, "prepare", "baseline")
 # Which commands take an option that is named here; a test compares this with the commands themselves.
 TAKEN_BY: Mapping[str, tuple[str, ...]] = {
@@ -13,11 +14,13 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "--config": _TRAINING,
     "--aux": _TRAINING,
     "--device": (*_TRAINING, "predict"),
-    "--processes": ("train", "ablate"),
+    "--processes": _RUNS,
     "--max-concurrent": ("search",),
     "--gpus-per-trial": ("search",),
     "--cpus-per-trial": ("search",),
-    "--per-gpu": ("train", "ablate"),
+    "--per-gpu": _RUNS,
+    "--ray": _RUNS,
+    "--cpus-per-model": _RUNS,
     "--compile": _TRAINING,
     "--tf32": _TRAINING,
     "--out": (*_TRAINING, "predict", "quickstart", "doctor"),
@@ -26,17 +29,19 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "--unit": (*_TRAINING, "baseline"),
     "--energy": (*_TRAINING, "baseline"),
     "--limit": (*_READING, "quickstart"),
-    "--folds": ("train", "ablate", "baseline"),
+    "--folds": (*_RUNS, "baseline"),
     "--fold": ("search",),
     "--seed": ("search",),
-    "--seeds": ("ablate",),
+    "--seeds": ("ablate", "ensemble"),
+    "--views": ("ensemble",),
+    "--distil": ("ensemble",),
     "--trials": ("search",),
     "--time-budget": ("search",),
     "--scheduler": ("search",),
     "--check-seeds": ("search",),
     "--resume": ("search",),
     "--start": ("ablate", "prepare"),
-    "--published": ("train", "ablate", "baseline"),
+    "--published": (*_RUNS, "baseline"),
 }
 _RESUMES = "leave it out: the same command resumes what its folder holds"
 _FILE_IS_AN_ARGUMENT = "the file follows the run's folder: crystaltune predict DIR FILE"
@@ -118,6 +123,11 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(("isenergy", "formationenergy"), ("--energy",)),
     **dict.fromkeys(("allowtf32",), ("--tf32",)),
+    **dict.fromkeys(
+        ("members", "nmembers", "nmodels", "ensemblesize"), ("--seeds VALUE", "--set ensemble.members=VALUE")
+    ),
+    **dict.fromkeys(("distill", "student", "distillation"), ("--distil", "--set distil.weight=0.5")),
+    **dict.fromkeys(("views", "tta", "nviews"), ("--views VALUE", "--set tta.views=VALUE")),
 }
 
 

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from orchestrator.execution.resources import Cluster, Resources
+from orchestrator.inputs.source import config_file
 from orchestrator.ray_environment import check_address
 from orchestrator.report.progress import console
 from trainables.choices import Compile
@@ -142,7 +143,8 @@ def chosen_settings(config: Path | None, settings: Sequence[str] | None, task: s
     """Return the settings of a file, and those of the command over it; what they were made for is told."""
     from trainables.config import for_task, load_config, merged, parse_assignments
 
-    content, note = for_task(load_config(config), task, str(config)) if config else ({}, None)
+    file = config_file(config) if config else None
+    content, note = for_task(load_config(file), task, str(file)) if file else ({}, None)
     if note:
         console.print(note, soft_wrap=not console.is_terminal)
     changes = parse_assignments(settings or [])

@@ -175,9 +175,15 @@ def search(
         say(as_options(f"- {sentence}"))
     say(f"Everything is in {folder} (report.html, best.yaml, trials.parquet).")
     if analysis.best is not None:
-        words = ["crystaltune", "train", *task_words(source), "--config", str(folder / "best.yaml")]
-        words += ["--out", str(folder.with_name(f"{folder.name}-best"))]  # the task's own folder may hold another run
-        say_next(("score the best configuration on the test rows", shlex.join(words)))
+        words = [*task_words(source), "--config", str(folder / "best.yaml")]
+        elsewhere = [
+            "--out",
+            str(folder.with_name(f"{folder.name}-best")),
+        ]  # the task's own folder may hold another run
+        say_next(
+            ("score the best configuration on the test rows", shlex.join(["crystaltune", "train", *words, *elsewhere])),
+            ("an ensemble and a student of it", shlex.join(["crystaltune", "ensemble", *words, "--distil"])),
+        )
 
 
 def _continuation(folder: Path) -> list[str]:

@@ -20,6 +20,7 @@ from orchestrator.execution.status import ExecutionStatus, ModelState, ModelStat
 from orchestrator.report.format import readable
 from orchestrator.study.options import MANIFEST
 from orchestrator.study.status import StudyStatus, read_study_status
+from orchestrator.train.options import STUDENT
 from trainables.errors import UserError
 
 _SECONDS_BETWEEN_LOOKS = 2.0
@@ -62,6 +63,8 @@ def _read(folder: Path) -> dict[str, ExecutionStatus | StudyStatus]:
         if (teachers := read_status(folder / "teachers")) is not None:
             found["teachers"] = teachers
         found["search"] = read_study_status(folder)
+    if not found and folder.name == STUDENT and (folder.parent / "run.json").is_file():
+        raise UserError(f"{folder} is a student's: its models are told with its ensemble's, in {folder.parent}")
     if not found:
         raise UserError(f"{folder} contains no run, ablation or search that has begun (execution.jsonl is missing)")
     return found

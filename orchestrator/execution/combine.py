@@ -61,9 +61,13 @@ def _out_of_fold(graph: ModelGraph, recipe: FoldRecipe, found: list[Predictions]
     """Return the members' predictions of their shared validation rows.
 
     Of students these are rows that some of their teachers were trained on: their weights are a little optimistic.
+    Rows that only some members predict from their composition (their cutoffs differ) are left out: the composition's
+    model was fitted to them, and would flatter those members.
     """
     split, _ = graph.context.split(recipe.members[0])
-    known = [predictions.of("val").for_ids(split.val.ids).prediction for predictions in found]
+    known = [predictions.of("val").for_ids(split.val.ids) for predictions in found]
     formulas = graph.context.dataset.structures.reduced_formulas
     group = [formulas[row] for row in split.val.rows]
-    return OutOfFold(np.stack(known), split.val.targets, group)
+    rows = OutOfFold(np.stack([each.prediction for each in known]), split.val.targets, group)
+    n_fallback = np.sum([each.fallback for each in known], axis=0)  # (n,)
+    return rows.keep(np.isin(n_fallback, (0, len(known))))

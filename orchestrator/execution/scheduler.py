@@ -34,6 +34,7 @@ class ModelGraph:
         folder_of: a model's folder.
         summaries: by key, what a model's run reported.
         found: keys of the models that were finished before.
+        labels: by key, what tells a model from others of its fold and seed, where there is anything to tell.
     """
 
     context: TaskContext
@@ -41,6 +42,7 @@ class ModelGraph:
     folder_of: Callable[[ModelSpec], Path]
     summaries: dict[str, RunSummary] = field(default_factory=dict)
     found: set[str] = field(default_factory=set)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def levels(self) -> list[list[ModelSpec]]:
         """Return every model once, in levels: a level needs nothing but the levels before it."""
@@ -130,7 +132,7 @@ class _Execution:
         self._folder, self._log = folder, None if folder is None else ExecutionLog(folder)
         self._views = graph.views_of()
         self._specs = graph.specs()
-        self._names = _display_names(self._specs)
+        self._names = _display_names(self._specs, graph.labels)
         self._running: dict[str, str] = {}  # by shown name, key
         self._queue = self._unfinished()
 
@@ -282,11 +284,11 @@ class _OneOf:
         return self.execution.take()
 
 
-def _display_names(specs: Mapping[str, ModelSpec]) -> dict[str, str]:
+def _display_names(specs: Mapping[str, ModelSpec], labels: Mapping[str, str]) -> dict[str, str]:
     """Return a name for each model, by key, that is as short as it can be and still the model's own."""
     taken: dict[str, str] = {}
     for key, spec in specs.items():
-        short = spec.name_with(key).removesuffix(f"-{key}")
+        short = " ".join([spec.name_with(key).removesuffix(f"-{key}"), *filter(None, [labels.get(key)])])
         taken[next(name for name in (short, f"{short}-{key[:4]}", f"{short}-{key}") if name not in taken)] = key
     return {key: name for name, key in taken.items()}
 

@@ -71,7 +71,7 @@ class FoldRecipe:
 
 def fold_recipe(config: RunConfig) -> FoldRecipe:
     """Return the models of a configuration on its fold."""
-    members = tuple(_member(config, index) for index in range(config.ensemble.members))
+    members = tuple(_member(config, index) for index in range(config.ensemble.size))
     if config.ensemble.combine == "soup" and len(members) > 1:
         members = (ModelSpec(config.member(0), soup_of=members),)
     return FoldRecipe(config, members)

@@ -277,6 +277,20 @@ def check_folder(out: Path, *, marker: str) -> None:
         )
 
 
+def config_file(path: Path) -> Path:
+    """Return the file of settings that a path names: of a search's folder its best configuration.
+
+    Raises:
+        UserError: the folder of a search that has none yet.
+    """
+    best = path / "best.yaml"
+    if best.is_file():
+        return best
+    if (path / "study.json").is_file():
+        raise UserError(f"{path} has no best.yaml yet: no trial of this search is complete")
+    return path
+
+
 def _was_begun(out: Path, marker: str) -> bool:
     """Return True where a command of ours began there and was stopped before it wrote its marker."""
     try:

@@ -13,6 +13,8 @@ from orchestrator.predict.files import predictions_path, write_predictions
 from trainables.data.dataset import Dataset, read_structures
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
+from trainables.graphs.store import GraphStore
+from trainables.levers import Start, TtaConfig
 from trainables.model.chgnet import cutoffs_of
 from trainables.progress import Progress, silent
 from trainables.training.augment import skin_of
@@ -58,16 +60,16 @@ def predict_structures(folds: Sequence[LoadedFold], dataset: Dataset, progress: 
     Returns:
         Columns id, prediction, std (over folds; 0 with one fold) and fallback (bool), in the dataset's order.
     """
-    start, views = folds[0].config.model.start, folds[0].config.tta
-    store, skinned = graph_store(dataset, start, progress), None
-    if views.views > 1:
-        skinned = graph_store(dataset, start, progress, skin=skin_of(views, cutoffs_of(start)))
+    views = folds[0].config.tta
+    starts = dict.fromkeys(member.config.model.start for fold in folds for member in fold.members)
+    graphs = {start: _graphs(dataset, start, views, progress) for start in starts}
     rows, n_members = np.arange(len(dataset)), sum(len(fold.members) for fold in folds)
     values, fallback = np.empty((len(folds), len(rows))), np.zeros(len(rows), dtype=bool)
     with progress.stage("predict", n_members * len(rows), "crystals") as bar:
         for index, fold in enumerate(folds):
             members = []
             for member in fold.members:
+                store, skinned = graphs[member.config.model.start]
                 predicted, stood_in = member.predict(store, rows, views, skinned)
                 members.append(predicted.value)
                 fallback |= stood_in
@@ -78,6 +80,16 @@ def predict_structures(folds: Sequence[LoadedFold], dataset: Dataset, progress: 
             f"{int(fallback.sum())} rows have isolated atoms or no graph: the composition model is used for them"
         )
     return pd.DataFrame({"id": dataset.ids, "prediction": values.mean(0), "std": values.std(0), "fallback": fallback})
+
+
+def _graphs(
+    dataset: Dataset, start: Start, views: TtaConfig, progress: Progress
+) -> tuple[GraphStore, GraphStore | None]:
+    """Return the graphs for these weights, and those with a skin where there are several views."""
+    store = graph_store(dataset, start, progress)
+    if views.views == 1:
+        return store, None
+    return store, graph_store(dataset, start, progress, skin=skin_of(views, cutoffs_of(start)))
 
 
 def trained_folds(run: Path) -> list[Path]:

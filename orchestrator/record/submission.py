@@ -14,10 +14,10 @@ from orchestrator.record.matbench import (
     why_no_record,
     write_record,
 )
-from trainables.config import flattened
 from trainables.data.tasks import TASKS, Task
 from trainables.errors import UserError
 from trainables.files import read_json
+from trainables.mappings import flattened
 
 NAME = "crystaltune_chgnet"
 # Mean absolute deviation of each task's targets, in the task's unit: matbench 0.6's own metadata (tests compare them).

@@ -16,9 +16,10 @@ from orchestrator.study.journal import Journal
 from orchestrator.study.options import JOURNAL, MANIFEST, SearchOptions
 from orchestrator.study.pruner import pruner_of
 from search_spaces.space import Space
-from trainables.config import RunConfig, differences
+from trainables.config import RunConfig
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
+from trainables.mappings import differences
 from trainables.progress import Progress
 
 

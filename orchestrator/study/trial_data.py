@@ -112,8 +112,11 @@ def _validate_levers(space: Space, base: RunConfig) -> None:
         raise UserError("distil.features > 0: trials share their teachers' labels, not their features; set it to 0")
     if space.runs == "prediction" and base.distil.weight > 0:
         raise UserError(f"space {space.name} predicts with a model of its own: set distil.weight=0")
-    if base.ensemble.members > 1:
-        raise UserError("a trial is one model: set ensemble.members=1, and train the ensemble with the best.yaml")
+    if base.ensemble.size > 1:
+        raise UserError(
+            "a trial is one model: set ensemble.members=1, leave out ensemble.vary, and train the ensemble with the "
+            "best.yaml"
+        )
 
 
 def _teachers(context: TaskContext, space: Space, base: RunConfig, folder: Path, resources: Resources) -> Path:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,17 +9,16 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from orchestrator.report.document import Picture
-from orchestrator.train.rows import ElementError, PredictedRows
+from orchestrator.train.rows import ElementError, ErrorBin, PredictedRows, error_bins
 from trainables.crystals import SYMBOLS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+    from orchestrator.train.members import CurvePoint
+
 _MOST_POINTS = 1_500  # above, points are counted in cells
 _CELLS = 60
-_BINS = 8  # of sites and of spreads
-_FEWEST = 4  # rows that a bin needs on average
-
 _NOBLE = (2, 10, 18, 36, 54, 86, 118)  # atomic numbers with which periods end
 
 
@@ -119,6 +117,30 @@ def learning_curves(histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]
     return [Picture(caption, figure)]
 
 
+def members_curve(curve: "Sequence[CurvePoint]", unit: str) -> Picture:
+    """Draw the test error of the plain mean of some members against their number."""
+    import plotly.graph_objects as go
+
+    n_members, mae = [point.n_members for point in curve], [point.mae for point in curve]
+    spread = {
+        "type": "data",
+        "array": [point.max - point.mae for point in curve],
+        "arrayminus": [point.mae - point.min for point in curve],
+        "color": "var(--blue)",
+    }
+    line = {"color": "var(--blue)"}
+    figure = go.Figure()
+    figure.add_scatter(x=n_members, y=mae, mode="lines+markers", error_y=spread, line=line)
+    figure.update_xaxes(title="members", dtick=max(1, len(curve) // 8))
+    figure.update_yaxes(title=f"test MAE{unit}")
+    figure.update_layout(showlegend=False)
+    caption = (
+        "Test MAE of the plain mean of some of the members, however the ensemble combines them: mean, least and "
+        "largest over subsets of each size. It shows what one more member brings; nothing was chosen by it."
+    )
+    return Picture(caption, figure)
+
+
 def periodic_table(errors: Sequence[ElementError], unit: str) -> Picture:
     """Draw the mean absolute error of the rows that hold an element, in a periodic table."""
     most = max(element.mae for element in errors) or 1.0
@@ -166,29 +188,15 @@ def _place(number: int) -> tuple[int, int]:
     return period, column
 
 
-@dataclass(frozen=True)
-class _Bin:
-    """Rows between two values (both among them): their number and mean absolute error."""
-
-    low: float
-    high: float
-    rows: int
-    mae: float
-
-    @property
-    def label(self) -> str:
-        return f"{self.low:.4g}" if self.low == self.high else f"{self.low:.3g} to {self.high:.3g}"
-
-
 def error_trends(rows: PredictedRows, unit: str) -> list[Picture]:
     """Draw the error against the number of sites, and against the predicted spread."""
     pictures = []
     if _varies(rows.n_sites):
-        figure = _bars(_bins(rows.n_sites, rows.absolute_error), "sites in the cell", f"MAE{unit}")
+        figure = _bars(error_bins(rows.n_sites, rows.absolute_error), "sites in the cell", f"MAE{unit}")
         caption = "Mean absolute error against the number of sites, in bins of about equal size."
         pictures.append(Picture(caption, figure))
     if _varies(rows.std):
-        figure = _bars(_bins(rows.std, rows.absolute_error), f"std of the prediction{unit}", f"MAE{unit}")
+        figure = _bars(error_bins(rows.std, rows.absolute_error), f"std of the prediction{unit}", f"MAE{unit}")
         caption = "Mean absolute error against the std of the prediction (over ensemble members or views). An "
         pictures.append(Picture(f"{caption}informative std rises with the error.", figure))
     return pictures
@@ -199,23 +207,7 @@ def _varies(values: NDArray[np.float64]) -> bool:
     return len(np.unique(values[np.isfinite(values)])) > 1
 
 
-def _bins(values: NDArray[np.float64], errors: NDArray[np.float64]) -> list[_Bin]:
-    """Return the rows with a finite value in bins of about equal size, in ascending order."""
-    known = np.isfinite(values)
-    values, errors = values[known], errors[known]
-    if not len(values):
-        return []
-    n_bins = max(1, min(_BINS, len(values) // _FEWEST))
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)))
-    place = np.searchsorted(edges[1:-1], values, side="left")  # a value on an edge belongs to the lower bin
-    return [
-        _Bin(float(values[inside].min()), float(values[inside].max()), int(inside.sum()), float(errors[inside].mean()))
-        for number in np.unique(place)
-        for inside in [place == number]
-    ]
-
-
-def _bars(bins: Sequence[_Bin], x: str, y: str) -> "Figure":
+def _bars(bins: Sequence[ErrorBin], x: str, y: str) -> "Figure":
     import plotly.graph_objects as go
 
     figure = go.Figure()

@@ -8,23 +8,24 @@ import pandas as pd
 
 from orchestrator.execution.fold import PREDICTIONS, read_fold
 from orchestrator.inputs.context import TaskContext
-from orchestrator.inputs.recipe import ModelSpec, fold_recipe
+from orchestrator.inputs.recipe import FoldRecipe, ModelSpec
 from orchestrator.provenance import RunManifest, versions
-from trainables.config import RunConfig, differences, merged
+from trainables.config import RunConfig, merged
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
+from trainables.mappings import differences
 
 MANIFEST = "run.json"
 
 
-def manifest_of(context: TaskContext, rows: Mapping[str, Any]) -> RunManifest:
-    """Return the manifest of a run of this context.
+def manifest_of(context: TaskContext, config: RunConfig, rows: Mapping[str, Any]) -> RunManifest:
+    """Return the manifest of a run of this configuration.
 
     Args:
         rows: as RunManifest.rows.
     """
-    config, digest = context.config.changed({"fold": 0}), context.digest(context.config)
+    config, digest = config.changed({"fold": 0}), context.digest(config)
     return RunManifest(
         fingerprint=config.fingerprint(digest),
         data=digest,
@@ -42,7 +43,7 @@ def read_manifest(out: Path) -> RunManifest | None:
         return None
 
 
-def claim_folder(out: Path, context: TaskContext, rows: Mapping[str, Any]) -> None:
+def claim_folder(out: Path, context: TaskContext, config: RunConfig, rows: Mapping[str, Any]) -> None:
     """Write what this run is into run.json, or compare it with what is there.
 
     Args:
@@ -51,9 +52,9 @@ def claim_folder(out: Path, context: TaskContext, rows: Mapping[str, Any]) -> No
     Raises:
         UserError: the folder holds a different run.
     """
-    wanted, held = manifest_of(context, rows), read_manifest(out)
+    wanted, held = manifest_of(context, config, rows), read_manifest(out)
     if held is None:
-        _require_same_folds(out, context)
+        _require_same_folds(out, context, config)
         if (out / MANIFEST).exists():
             context.progress.message(f"{out / MANIFEST} was damaged and has been rewritten")
     elif held.fingerprint == wanted.fingerprint:
@@ -63,7 +64,7 @@ def claim_folder(out: Path, context: TaskContext, rows: Mapping[str, Any]) -> No
     write_json(out / MANIFEST, wanted.model_dump(mode="json"))  # where nothing was made of another one, too
 
 
-def _require_same_folds(out: Path, context: TaskContext) -> None:
+def _require_same_folds(out: Path, context: TaskContext, config: RunConfig) -> None:
     """Compare finished folds themselves with what is wanted, where no run.json says what they are.
 
     Raises:
@@ -74,7 +75,7 @@ def _require_same_folds(out: Path, context: TaskContext) -> None:
         manifest = read_fold(folder)
         if manifest is None:
             continue
-        wanted = context.config.changed({"fold": fold}).model_dump(mode="json")
+        wanted = config.changed({"fold": fold}).model_dump(mode="json")
         rows = set(pd.read_parquet(folder / PREDICTIONS, columns=["id"])["id"])
         changed = _changed_settings(manifest.config, wanted)
         if not changed and rows != set(context.test(fold).ids):
@@ -106,8 +107,7 @@ def _changed_settings(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> lis
     return [f"{key} was {was}, is {now}" for key, (was, now) in changed.items()]
 
 
-def model_folder(out: Path, config: RunConfig, spec: ModelSpec, key: str) -> Path:
+def model_folder(out: Path, recipe: FoldRecipe, spec: ModelSpec, key: str) -> Path:
     """Return where a model lies: a fold's only member in the fold's folder, all others in one of their own there."""
-    fold = out / f"fold_{spec.config.fold}"
-    members = fold_recipe(config.changed({"fold": spec.config.fold})).members
-    return fold if members == (spec,) else fold / spec.name_with(key)
+    fold = out / f"fold_{recipe.config.fold}"
+    return fold if recipe.members == (spec,) else fold / spec.name_with(key)

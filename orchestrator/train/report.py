@@ -18,11 +18,14 @@ from orchestrator.report.document import Document, Section, Table
 from orchestrator.report.format import four_digits, readable
 from orchestrator.report.terminal import title_of
 from orchestrator.train import figures
+from orchestrator.train.members import ENSEMBLE, EnsembleSummary, read_members
+from orchestrator.train.members_report import members_section
 from orchestrator.train.rows import PredictedRows
-from trainables.config import RunConfig, differences
+from trainables.config import RunConfig
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
-from trainables.files import read_json, write_text
+from trainables.files import read_json, write_json, write_text
+from trainables.mappings import differences
 
 Content = TypeVar("Content")
 REPORT = "report.html"
@@ -32,12 +35,15 @@ _FEWEST_ROWS = 4  # that hold an element, for it to be named
 
 
 def write_report(run: Path) -> Path:
-    """Write report.html of a run from what its folder holds.
+    """Write report.html of a run from what its folder holds, and ensemble.json where it has several members.
 
     Raises:
         UserError: no fold is finished, or a file is missing or damaged.
     """
-    write_text(run / REPORT, document(read_results(run)).html())
+    results = read_results(run)
+    write_text(run / REPORT, document(results).html())
+    if results.members is not None:
+        write_json(run / ENSEMBLE, results.members.model_dump(mode="json"))
     return run / REPORT
 
 
@@ -47,6 +53,7 @@ class Results:
 
     Attributes:
         models: what each model's run reported, by fold.
+        members: what the members are worth; None where each fold has one.
     """
 
     folder: Path
@@ -55,6 +62,7 @@ class Results:
     manifest: RunManifest
     rows: PredictedRows
     models: dict[int, list[RunSummary]]
+    members: EnsembleSummary | None = None
 
     @property
     def unit(self) -> str:
@@ -79,7 +87,15 @@ def read_results(run: Path) -> Results:
     if scores.own is None:
         raise UserError(f"{run} has no scores to report: train at least one fold")
     models = {fold: _models(run / f"fold_{fold}") for fold in scores.folds}
-    return Results(run, scores, scores.own, manifest, rows, models)
+    return Results(run, scores, scores.own, manifest, rows, models, _known_members(run))
+
+
+def _known_members(run: Path) -> EnsembleSummary | None:
+    """Return what the members are worth; None where a file of theirs is missing, without which the run is whole."""
+    try:
+        return read_members(run)
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _read(run: Path, name: str, read: Callable[[Path], Content]) -> Content:
@@ -117,6 +133,7 @@ def document(results: Results) -> Document:
     """Return the report of a run."""
     sections = [
         _summary(results),
+        *([] if results.members is None else [members_section(results.members, results.unit)]),
         Section("Predictions against targets", pictures=figures.parity_and_errors(results.rows, results.unit)),
         _curves(results),
         _by_element(results),

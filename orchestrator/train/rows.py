@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from trainables.crystals import chemical_system
 from trainables.data.dataset import Dataset
 from trainables.files import write_parquet
 
 ROWS = "rows.parquet"
+_BINS = 8  # of sites and of spreads
+_FEWEST = 4  # rows that a bin needs on average
 
 
 def write_rows(out: Path, dataset: Dataset, ids: Sequence[str]) -> None:
@@ -120,3 +123,45 @@ class PredictedRows:
                 errors.setdefault(symbol, []).append(float(error))
         means = [ElementError(symbol, float(np.mean(found)), len(found)) for symbol, found in errors.items()]
         return sorted(means, key=lambda element: (-element.mae, element.symbol))
+
+
+class ErrorBin(BaseModel):
+    """Rows between two values (both among them): their number and mean absolute error."""
+
+    model_config = ConfigDict(frozen=True)
+
+    low: float
+    high: float
+    rows: int
+    mae: float
+
+    @property
+    def label(self) -> str:
+        """Return the values between which the rows are."""
+        return f"{self.low:.4g}" if self.low == self.high else f"{self.low:.3g} to {self.high:.3g}"
+
+
+def error_bins(values: NDArray[np.float64], errors: NDArray[np.float64]) -> list[ErrorBin]:
+    """Return the rows with a finite value in bins of about equal size, in ascending order.
+
+    Args:
+        values: (n,) by which rows are sorted into bins.
+        errors: (n,) absolute errors.
+    """
+    known = np.isfinite(values)
+    values, errors = values[known], errors[known]
+    if not len(values):
+        return []
+    n_bins = max(1, min(_BINS, len(values) // _FEWEST))
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, n_bins + 1)))
+    place = np.searchsorted(edges[1:-1], values, side="left")  # a value on an edge belongs to the lower bin
+    return [
+        ErrorBin(
+            low=float(values[inside].min()),
+            high=float(values[inside].max()),
+            rows=int(inside.sum()),
+            mae=float(errors[inside].mean()),
+        )
+        for number in np.unique(place)
+        for inside in [place == number]
+    ]

@@ -1,7 +1,9 @@
 """The main job: from a task's name to scores of its folds and, where it may be, a Matbench record."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from orchestrator.execution.scheduler import ModelGraph, run_all
 from orchestrator.execution.summary import RunSummary
 from orchestrator.inputs.context import TaskContext, caveats, open_context, trained_also_on
 from orchestrator.inputs.datasets import graph_store
-from orchestrator.inputs.recipe import ModelSpec, fold_recipe
+from orchestrator.inputs.recipe import FoldRecipe, ModelSpec
 from orchestrator.inputs.source import Source
-from orchestrator.train.folder import claim_folder, model_folder
+from orchestrator.train.folder import claim_folder
+from orchestrator.train.plan import RunPlan, plan_runs
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import CannotWrite, UserError
 from trainables.files import write_json, write_parquet
@@ -64,18 +67,57 @@ def train(
     context = open_context(
         source, settings or {}, auxiliary, published=options.published, folds=options.folds, progress=progress
     )
-    with only_process(out):
-        claim_folder(out, context, source.keywords() | ({"auxiliary": list(auxiliary)} if auxiliary else {}))
-        failed = _train_folds(context, options, out)
-        scores = _score(context, options, out, failed)
-        write_json(out / SCORES, scores.content())
-        scores = _with_record(scores, out)
-        write_json(out / SCORES, scores.content())
-        _write_report(context, out, scores)
-    if failed:
-        reasons = "; ".join(f"fold {fold}: {reason}" for fold, reason in failed.items())
-        raise UserError(f"{len(failed)} of {len(options.folds)} folds failed ({reasons}); the rest is kept in {out}")
+    (scores,) = make_runs(context, [RunPlan(context.config, out)], options, rows_told(source, auxiliary))
     return scores
+
+
+def rows_told(source: Source, auxiliary: Sequence[str]) -> dict[str, Any]:
+    """Return the keywords that name the rows of a run, as RunManifest.rows."""
+    return source.keywords() | ({"auxiliary": list(auxiliary)} if auxiliary else {})
+
+
+def make_runs(
+    context: TaskContext, plans: Sequence[RunPlan], options: TrainOptions, rows: Mapping[str, Any]
+) -> list[Scores]:
+    """Train and score several runs together, each in its own folder, resuming what the folders hold.
+
+    The session is logged in the first one's.
+
+    Args:
+        rows: as RunManifest.rows.
+
+    Returns:
+        The content of each run's scores.json.
+
+    Raises:
+        UserError: a folder with another run, or folds that failed (what is done is kept, and scored).
+    """
+    with ExitStack() as held:
+        for plan in plans:
+            held.enter_context(only_process(plan.out))
+            claim_folder(plan.out, context, plan.config, rows)
+        planned = plan_runs(context, plans, options.folds)
+        run_all(planned.graph, options.resources, ended=partial(_tell, planned.graph), log=plans[0].out)
+        failed = [_write_folds(planned.graph, recipes) for recipes in planned.recipes]
+        scores = [_scored(context, plan, options, wrong) for plan, wrong in zip(plans, failed, strict=True)]
+        for plan, found in zip(plans, scores, strict=True):
+            _write_report(context, plan.out, found)
+    _require_all(plans, failed, len(options.folds))
+    return scores
+
+
+def _require_all(plans: Sequence[RunPlan], failed: Sequence[Mapping[int, str]], n_folds: int) -> None:
+    """Raise a UserError where folds have failed, with the reason of each."""
+    reasons = [
+        f"{plan.name} fold {fold}: {reason}".lstrip()
+        for plan, wrong in zip(plans, failed, strict=True)
+        for fold, reason in wrong.items()
+    ]
+    if reasons:
+        raise UserError(
+            f"{len(reasons)} of {n_folds * len(plans)} folds failed ({'; '.join(reasons)}); the rest is kept in "
+            f"{plans[0].out}"
+        )
 
 
 def baseline_run(
@@ -95,12 +137,8 @@ def baseline_run(
     return BaselineScores(**summary, baselines=baseline_scores(predictions), published=others)
 
 
-def _train_folds(context: TaskContext, options: TrainOptions, out: Path) -> dict[int, str]:
-    """Make the models of all folds and write what each fold predicts; returns the reasons of those that failed."""
-    config = context.config
-    recipes = [fold_recipe(config.changed({"fold": fold})) for fold in options.folds]
-    graph = ModelGraph(context, recipes, lambda spec: model_folder(out, config, spec, context.key(spec)))
-    run_all(graph, options.resources, ended=lambda spec, summary: _tell(graph, spec, summary), log=out)
+def _write_folds(graph: ModelGraph, recipes: Sequence[FoldRecipe]) -> dict[int, str]:
+    """Write what each fold predicts; returns the reasons of those that failed."""
     failed = {}
     for recipe in recipes:
         reason = next(filter(None, map(graph.failure_of, recipe.members)), "")
@@ -112,21 +150,31 @@ def _train_folds(context: TaskContext, options: TrainOptions, out: Path) -> dict
 
 
 def _tell(graph: ModelGraph, spec: ModelSpec, summary: RunSummary) -> None:
-    progress, before = graph.context.progress, graph.context.key(spec) in graph.found
-    part = f" without part {spec.inner}" if spec.n_inner else ""
-    name = f"fold {spec.config.fold} seed {spec.config.seed}{part}{' (trained before)' * before}"
+    context, key = graph.context, graph.context.key(spec)
+    label, part = graph.labels.get(key, ""), f" without part {spec.inner}" if spec.n_inner else ""
+    before = " (trained before)" * (key in graph.found)
+    name = f"fold {spec.config.fold} seed {spec.config.seed}{f' {label}' if label else ''}{part}{before}"
     if summary.failed:
-        progress.message(f"{name} failed: {summary.reason}")
+        context.progress.message(f"{name} failed: {summary.reason}")
     elif not spec.soup_of:
-        progress.message(
+        context.progress.message(
             f"{name}: validation MAE {summary.best_val_mae:.4g} in epoch {(summary.best_epoch or 0) + 1}, "
             f"{summary.structures_per_s:.0f} structures/s"
         )
 
 
-def _score(context: TaskContext, options: TrainOptions, out: Path, failed: Mapping[int, str]) -> Scores:
+def _scored(context: TaskContext, plan: RunPlan, options: TrainOptions, failed: Mapping[int, str]) -> Scores:
+    """Write scores.json, and the Matbench record where there can be one."""
+    scores = _score(context, plan, options, failed)
+    write_json(plan.out / SCORES, scores.content())
+    scores = _with_record(scores, plan.out)
+    write_json(plan.out / SCORES, scores.content())
+    return scores
+
+
+def _score(context: TaskContext, plan: RunPlan, options: TrainOptions, failed: Mapping[int, str]) -> Scores:
     """Write predictions.parquet and score every fold that is finished, asked for now or before."""
-    dataset, config = context.dataset, context.config
+    dataset, config, out = context.dataset, plan.config, plan.out
     predictions = collect_predictions(dataset, range(N_FOLDS), out, context.progress)
     write_parquet(out / "predictions.parquet", predictions)
     content = TaskSummary.of(dataset, config).model_dump(exclude_unset=True)

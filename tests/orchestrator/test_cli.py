@@ -40,7 +40,7 @@ def crystaltune(*arguments: str, **environment: str) -> subprocess.CompletedProc
 def test_help_names_every_command_without_loading_torch() -> None:
     told = crystaltune("--help")
     assert told.returncode == 0
-    for command in ("tasks", "prepare", "train", "ablate", "predict", "record", "baseline", "quickstart"):
+    for command in ("tasks", "prepare", "train", "ensemble", "ablate", "predict", "record", "baseline", "quickstart"):
         assert command in told.stdout
     assert told.stderr.strip() == "loaded:"
 
@@ -173,6 +173,27 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("train", "jdft2d", "--out", "README.md/run"), "README.md/run cannot be created"),
     (("train", "jdft2d", "--out", "d" * 300), "File name too long"),
     (("predict", "README.md", "missing.csv"), "README.md is a file"),
+    (("ensemble", "jdft2e"), "did you mean matbench_jdft2d?"),
+    (("ensemble", "jdft2d", "--seeds", "0"), "--seeds 0: input should be greater than or equal to 1"),
+    (("ensemble", "jdft2d", "--views", "300"), "tta.views=300: input should be less than or equal to 256"),
+    (("ensemble", "jdft2d", "--vary", "model.start"), "--vary model.start: KEY=VALUE,VALUE was expected"),
+    (("ensemble", "jdft2d", "--vary", "model.strat=0.3.0,r2scan"), "unknown key 'model.strat' (did you mean 'model.st"),
+    (("ensemble", "jdft2d", "--vary", "model.start=0.3.0,r2scn"), "did you mean 'r2scan'"),
+    (("ensemble", "jdft2d", "--vary", "model.start=r2scan"), "at least two different values were expected"),
+    (("ensemble", "jdft2d", "--vary", "optim.lr=1e-3,0.001"), "at least two different values were expected"),
+    (("ensemble", "jdft2d", "--vary", "data.val_share=0.1,0.2"), "data.val_share cannot be varied: members are comb"),
+    (("ensemble", "jdft2d", "--vary", "seed=1,2"), "seed cannot be varied: ensemble.members is the number of seeds"),
+    (("ensemble", "jdft2d", "--vary", "optim.lr=1e-3,[,"), "is not a YAML value"),
+    (("ensemble", "jdft2d", "--vary", "optim.lr=1,2", "--vary", "optim.lr=3,4"), "--vary optim.lr is given twice"),
+    (("ensemble", "jdft2d", "--vary", "optim.lr=1,2", "--combine", "soup"), "leave out ensemble.vary"),
+    (("ensemble", "jdft2d", "--vary", "optim.lr=1,2", "--seeds", "40"), "make 80 members; at most 64 are allowed"),
+    (("ensemble", "jdft2d", "--vary", "distil.seeds=1,2", "--distil"), "cannot be varied with --distil"),
+    (("ensemble", "mp_e_form", "--vary", "model.head=plain,hurdle"), "is an energy"),
+    (("ensemble", "jdft2d", "--combine", "best"), "'best' is not one of 'mean'"),
+    (("ensemble", "jdft2d", "--set", "data.refit=true", "--combine", "greedy"), "data.refit=true trains on"),
+    (("ensemble", "jdft2d", "--config", "tests"), "tests is a folder"),
+    (("ensemble", "jdft2d", "--members", "3"), "use --seeds 3"),
+    (("train", "jdft2d", "--distil"), "--distil is an option of ensemble, not of train"),
 ]
 # One interpreter is told every mistake, one after the other, so that a module that any of them loads is seen.
 ALL = f"""

@@ -39,6 +39,8 @@ from orchestrator.cli.option_hints import TAKEN_BY, option_hint
         ("train jdft2d --trials 20", "--trials is an option of search, not of train"),
         ("train jdft2d --fold 0", "use --folds 0"),
         ("search jdft2d --folds 0", "use --fold 0"),
+        ("train jdft2d --views 4", "use --set tta.views=4"),
+        ("ensemble jdft2d --n-models 4", "use --seeds 4"),
         ("train jdft2d --resume", "the same command resumes"),
         ("train jdft2d --override optim.lr=3", "use --set optim.lr=3"),
     ],

@@ -16,9 +16,9 @@ from small_data import tiny_dataset
 from orchestrator.evaluation.scores import score_folds
 from orchestrator.inputs.source import Source
 from orchestrator.train import report as report_module
-from orchestrator.train.figures import _bins, _place
+from orchestrator.train.figures import _place
 from orchestrator.train.report import document, read_results, write_report
-from orchestrator.train.rows import PredictedRows
+from orchestrator.train.rows import PredictedRows, error_bins
 from orchestrator.train.run import TrainOptions, train
 from trainables.crystals import SYMBOLS
 from trainables.errors import UserError
@@ -97,7 +97,7 @@ def test_bins_hold_every_known_row_once_and_in_order(n_rows: int) -> None:
     values = np.random.default_rng(n_rows).integers(1, 40, n_rows).astype(float)
     values[::7] = np.nan
     errors = np.arange(n_rows, dtype=float)
-    bins = _bins(values, errors)
+    bins = error_bins(values, errors)
     known = np.isfinite(values)
     assert sum(each.rows for each in bins) == known.sum()
     assert sum(each.mae * each.rows for each in bins) == pytest.approx(errors[known].sum())

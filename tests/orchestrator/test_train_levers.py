@@ -115,10 +115,9 @@ def test_no_two_models_of_a_fold_share_a_folder(tmp_path: Path) -> None:
         {"distil.weight": 0.5, "distil.teachers": "in_sample"},
     ):
         config = RunConfig(task="tiny").changed(changes)
-        every = [
-            each for wave in topological_levels(fold_recipe(config).members, context.digest(config)) for each in wave
-        ]
-        folders = [model_folder(tmp_path, config, each, context.key(each)) for each in every]
+        recipe = fold_recipe(config)
+        every = [each for wave in topological_levels(recipe.members, context.digest(config)) for each in wave]
+        folders = [model_folder(tmp_path, recipe, each, context.key(each)) for each in every]
         assert len(set(folders)) == len(every) > 3
 
 

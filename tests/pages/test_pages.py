@@ -1,6 +1,7 @@
 """What a browser makes of the report pages, on a telephone and on a screen, by day and by night, and on paper."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from chromium import Chromium, installed
 from ladder_data import ABOUT as LADDER
 from ladder_data import full_ladder
+from members_data import members_summary
 from run_report_data import run_results
 from study_report_data import checked, distributions, manifest, with_crashes
 
@@ -31,6 +33,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "study": document(analysis, folder).html(),
         "ablation": ablation_document(full_ladder(), LADDER).html(),
         "run": run_document(run_results()).html(),
+        "ensemble": run_document(replace(run_results(), members=members_summary())).html(),
     }
     for name, text in written.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
@@ -47,7 +50,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     opened.close()
 
 
-@pytest.mark.parametrize("name", ["study", "ablation", "run"])
+@pytest.mark.parametrize("name", ["study", "ablation", "run", "ensemble"])
 @pytest.mark.parametrize("width", [400, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_fits_its_window_and_can_be_read(
@@ -70,7 +73,7 @@ def test_a_page_fits_its_window_and_can_be_read(
     assert browser.value("performance.getEntriesByType('resource').length") == 0  # nothing is fetched
 
 
-@pytest.mark.parametrize("name", ["study", "ablation", "run"])
+@pytest.mark.parametrize("name", ["study", "ablation", "run", "ensemble"])
 def test_paper_stays_white(browser: Chromium, pages: dict[str, Path], name: str) -> None:
     browser.show(pages[name], 700, "dark", media="print")
     found: dict[str, Any] = browser.value(MEASURE)

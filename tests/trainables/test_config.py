@@ -9,7 +9,15 @@ import yaml
 from pydantic import BaseModel
 
 from trainables import config as config_module
-from trainables.config import RunConfig, dotted_names, for_task, load_config, merged, parse_assignments, parse_config
+from trainables.config import (
+    RunConfig,
+    dotted_names,
+    for_task,
+    load_config,
+    merged,
+    parse_assignments,
+    parse_config,
+)
 from trainables.errors import UserError
 
 OTHER_VALUES: dict[str, Any] = {
@@ -65,6 +73,7 @@ OTHER_VALUES: dict[str, Any] = {
     "tta.corrected": True,
     "ensemble.members": 3,
     "ensemble.combine": "median",
+    "ensemble.vary": {"optim.lr": [1e-3, 5e-4]},
     "distil.weight": 0.5,
     "distil.teachers": "in_sample",
     "distil.inner_folds": 4,

@@ -197,7 +197,7 @@ def cost_of(trial: Trial, manifest: StudyManifest) -> float:
         return trial.values[1]
     if manifest.predicts_only:
         config = best_config(manifest, trial, manifest.seed)
-        return float(config.tta.views * config.ensemble.members)
+        return float(config.tta.views * config.ensemble.size)
     return float(trial.structures)
 
 

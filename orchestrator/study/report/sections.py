@@ -24,9 +24,10 @@ from orchestrator.study.report.figures import (
 )
 from orchestrator.study.report.importances import NOTES
 from orchestrator.study.report.verdict import BASELINE, Checked, name_of, paired_margin
-from trainables.config import RunConfig, differences
+from trainables.config import RunConfig
 from trainables.data.tasks import SAMPLE_TASK, TASKS
 from trainables.errors import listed
+from trainables.mappings import differences
 
 
 def title_line(manifest: StudyManifest) -> str:

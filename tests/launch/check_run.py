@@ -1,6 +1,6 @@
 """Look at what a run on a cluster has left, for the scripts of this folder: scores, and where its models were made.
 
-    python check_run.py RUN [--hosts A,B] [--put-back]
+python check_run.py RUN [--hosts A,B] [--put-back]
 """
 
 import argparse

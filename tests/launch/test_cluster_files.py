@@ -218,7 +218,8 @@ def fake_slurm(folder: Path, command: str) -> dict[str, str]:
         "scontrol": "echo node1",
         "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
         # Like the original, it dies of SIGTERM at once, and has the command as its child.
-        "ray": 'case $1 in symmetric-run) echo "$*" >> "$HOME/asked"; while [ "$1" != -- ]; do shift; done; shift; "$@";;'
+        "ray": 'case $1 in symmetric-run) echo "$*" >> "$HOME/asked"; '
+        'while [ "$1" != -- ]; do shift; done; shift; "$@";;'
         ' *) mkdir -p "$HOME/.ray"; echo secret > "$HOME/.ray/auth_token";; esac',
     }
     binaries = folder / ".venv" / "bin"

@@ -48,7 +48,7 @@ def test_it_is_as_ruff_has_it() -> None:
 def test_of_this_project_it_imports_only_what_users_import() -> None:
     lines = [line.split() for cell in stored().cells if cell.cell_type == "code" for line in cell.source.splitlines()]
     modules = {words[1].split(".")[0] for words in lines if words[:1] in (["import"], ["from"])}
-    assert modules == {"pathlib", "importlib", "crystaltune", "sys", "google", "html", "IPython"}
+    assert modules == {"pathlib", "importlib", "crystaltune", "sys", "google", "html", "IPython", "contextlib"}
 
 
 @pytest.mark.trains

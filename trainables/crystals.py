@@ -33,9 +33,9 @@ class Crystal(NamedTuple):
             AttributeError: a site holds more than one species.
         """
         return cls(
-            np.array(structure.lattice.matrix, dtype=np.float64),
+            np.array(structure.lattice.matrix, dtype=np.float64, order="C"),
             np.array([site.specie.Z for site in structure], dtype=np.uint8),
-            np.array(structure.frac_coords, dtype=np.float64).reshape(-1, 3),
+            np.array(structure.frac_coords, dtype=np.float64, order="C").reshape(-1, 3),
         )
 
     def to_structure(self) -> Structure:

@@ -95,3 +95,17 @@ def test_the_digest_sees_every_array(table: CrystalTable) -> None:
     ]
     assert len({variant.digest for variant in variants}) == len(variants)
     assert CrystalTable.pack(table).digest == table.digest
+
+
+def test_a_lattice_in_columns_is_taken_over_in_rows_as_compiled_code_wants_it() -> None:
+    from pymatgen.core import Lattice, Structure
+
+    from trainables.data.structures import read_crystal
+
+    matrix = np.asfortranarray([[4.0, 0.1, 0.0], [0.0, 4.2, 0.2], [0.3, 0.0, 4.4]])
+    structure = Structure(Lattice(matrix), ["Na", "Cl"], np.asfortranarray([[0.0, 0.0, 0.0], [0.5, 0.5, 0.4]]))
+    structure.lattice._matrix = matrix  # as a strain leaves it
+    crystal = read_crystal(structure, None)
+    assert crystal.lattice.flags.c_contiguous
+    assert crystal.frac.flags.c_contiguous
+    assert np.array_equal(crystal.lattice, matrix)

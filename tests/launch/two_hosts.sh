@@ -86,6 +86,8 @@ for host in "$head" "$worker"; do
     ip -n "$host" route add default via "$network.$((3 - number))"
 done
 printf '127.0.0.1 localhost\n%s.1 %s\n%s.2 %s\n' "$network" "$head" "$network" "$worker" >"$temp/hosts"
+# The home folder of the password file, because ssh looks for it there and not in HOME.
+awk -F: -v OFS=: -v user="$user" -v home="$own/home" '$1 == user { $6 = home } { print }' /etc/passwd >"$temp/passwd"
 
 ssh-keygen -q -t ed25519 -N '' -f "$temp/me/key"
 cp "$temp/me/key.pub" "$temp/authorized"
@@ -107,6 +109,7 @@ mount -t tmpfs own "$temp/own"
 mkdir "$temp/own/home" "$temp/own/tmp"
 cp "$temp/bashrc" "$temp/own/home/.bashrc"
 mount --bind "$temp/hosts" /etc/hosts
+mount --bind "$temp/passwd" /etc/passwd
 mount -t tmpfs run /run
 mkdir -m 755 /run/sshd
 [ -z "$empty" ] || mount -t tmpfs empty "$empty"
@@ -120,13 +123,13 @@ UsePAM no
 PasswordAuthentication no
 PermitRootLogin prohibit-password
 MaxStartups 50
-SetEnv HOME=$temp/own/home
 CONFIG
 exec "$sshd" -D -e -f "$temp/own/sshd_config"
 HOST
 start_host() { # name, folder that is empty on it
     ip netns exec "$1" unshare --uts --mount bash "$temp/host.sh" "$1" "$temp" "$sshd" "$2" \
         >"$temp/$1.log" 2>&1 </dev/null &
+    disown # bash would tell that it was killed
 }
 empty=
 case $variant in --own-cache) empty=$cache ;; --unshared-out) empty=$shared ;; esac
@@ -179,7 +182,7 @@ for _ in $(seq 60); do
     sleep 1
 done
 [ "$nodes" -ge 2 ] || {
-    nsenter -t "$(ip netns pids "$head" | head -n 1)" -m tail -n 40 "$own/tmp/ray/session_latest/logs/monitor.log" >&2 || true
+    nsenter -t "$(ip netns pids "$head" | head -n 1)" -m bash -c "tail -n 15 $own/tmp/ray/session_latest/logs/monitor.{out,err}" >&2 || true
     end "the second host has not joined"
 }
 

@@ -177,7 +177,8 @@ me ray up -y --no-config-cache "$temp/cluster.yaml" >"$temp/up.log" 2>&1 </dev/n
     { cat "$temp/up.log" >&2 && end "ray up failed"; }
 say "waiting for the second host"
 for _ in $(seq 60); do
-    nodes=$(on 1 ray status 2>/dev/null | sed -n '/^Active:/,/^Pending:/p' | grep -c '^ 1 ' || true)
+    nodes=$({ on 1 ray status 2>/dev/null || true; } |
+        awk '/^[A-Z]/ { active = /^Active/ } active && /^ [0-9]/ { n += $1 } END { print n + 0 }')
     [ "$nodes" -lt 2 ] || break
     sleep 1
 done

@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # What the scripts of this folder share; they source it.
 
 : "${PYTHON:=python}" # an environment with crystaltune and ray[default]
@@ -48,7 +49,7 @@ choose_words() {
     if [ $# -gt 0 ]; then
         words=("$@")
     else
-        words=(train jdft2d --limit 60 --folds 0,1 --set optim.epochs=2 --set ensemble.members=2)
+        words=(train jdft2d --limit 60 --folds "0,1" --set optim.epochs=2 --set ensemble.members=2)
     fi
 }
 

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import subprocess
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def test_slurm_stops_in_order_and_passes_the_command_on() -> None:
     body = script[script.rindex("#SBATCH") :]
     assert body.index("export RAY_AUTH_MODE=token") < body.index("ray symmetric-run")
     assert 'chmod 600 "$HOME/.ray/auth_token"' in body
-    assert '-- python launch/submit.py "$@" &' in body
+    assert 'exec python launch/submit.py "$@"' in body
     assert len("/tmp/ct4294967294/ray") <= 40  # orchestrator.ray_environment has the longest that Ray's sockets allow
 
 
@@ -217,10 +218,9 @@ def fake_slurm(folder: Path, command: str) -> dict[str, str]:
     programs = {
         "scontrol": "echo node1",
         "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
-        # Like the original, it dies of SIGTERM at once, and has the command as its child.
-        "ray": 'case $1 in symmetric-run) echo "$*" >> "$HOME/asked"; '
-        'while [ "$1" != -- ]; do shift; done; shift; "$@";;'
-        ' *) mkdir -p "$HOME/.ray"; echo secret > "$HOME/.ray/auth_token";; esac',
+        "ray": 'if [ "$1" = symmetric-run ]; then echo "$*" >"$HOME/asked"; '
+        'while [ "$1" != -- ]; do shift; done; shift; "$@"; exit; fi\n'
+        'mkdir -p "$HOME/.ray"; echo secret >"$HOME/.ray/auth_token"',
     }
     binaries = folder / ".venv" / "bin"
     binaries.mkdir(parents=True)
@@ -232,7 +232,7 @@ def fake_slurm(folder: Path, command: str) -> dict[str, str]:
     (folder / "launch" / "submit.py").write_text(command)
     return os.environ | {
         "HOME": str(folder),
-        "SLURM_JOB_ID": "4242",
+        "SLURM_JOB_ID": str(os.getpid() + 10_000_000),  # no job's folder is that of another test
         "SLURM_JOB_NODELIST": "node1",
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_CPUS_PER_TASK": "2",
@@ -246,9 +246,29 @@ def test_the_slurm_script_runs_the_command_and_ends_with_its_code(tmp_path: Path
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (7, "['train', 'two words']\n"), done.stderr
     asked = (tmp_path / "asked").read_text()
-    assert asked.startswith("symmetric-run --address node1:24242 --min-nodes 1 --num-cpus=2 --num-gpus=0 -- python ")
+    port = 20000 + int(env["SLURM_JOB_ID"]) % 10000
+    assert asked.startswith(f"symmetric-run --address node1:{port} --min-nodes 1 --num-cpus=2 --num-gpus=0 -- bash ")
     assert stat.S_IMODE((tmp_path / ".ray" / "auth_token").stat().st_mode) == 0o600
-    assert not Path("/tmp/ct4242").exists()
+    assert not Path(f"/tmp/ct{env['SLURM_JOB_ID']}").exists()
+
+
+def test_at_the_end_of_its_time_the_slurm_script_lets_the_command_stop_in_order(tmp_path: Path) -> None:
+    env = fake_slurm(
+        tmp_path,
+        "import signal, sys, time\n"
+        "def stop(*_):\n    time.sleep(0.5)\n    print('stopped in order')\n    sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "open('ready', 'w').close()\n"
+        "time.sleep(60)\n",
+    )
+    words = ["bash", str(LAUNCH / "slurm.sbatch"), "train"]
+    with subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as job:
+        end = time.monotonic() + 30
+        while not (tmp_path / "ready").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        job.terminate()  # as --signal=B:TERM: the script alone
+        assert job.communicate(timeout=30)[0] == "stopped in order\n"
+    assert job.returncode == 143
 
 
 def test_kuberay_s_job_has_the_documented_form() -> None:

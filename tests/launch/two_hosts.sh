@@ -136,8 +136,9 @@ case $variant in --own-cache) empty=$cache ;; --unshared-out) empty=$shared ;; e
 start_host "$head" ""
 start_host "$worker" "$empty"
 
-# This user's own computer is in the head's network, with a home folder of its own.
-me() { ip netns exec "$head" env -u RAY_ADDRESS -u RAY_AUTH_MODE HOME="$temp/me" RAY_TMPDIR="$temp/me" "$@"; }
+# The computer of whoever calls Ray is in the head's network, with a home folder of its own. The dumb terminal keeps
+# progress bars out of the output.
+me() { ip netns exec "$head" env -u RAY_ADDRESS -u RAY_AUTH_MODE TERM=dumb HOME="$temp/me" RAY_TMPDIR="$temp/me" "$@"; }
 # A shell on a host, as Ray's are.
 on() {
     local number=$1

@@ -9,7 +9,8 @@ set -euo pipefail
 # shellcheck source=tests/launch/common.sh
 . "$(dirname "$0")/common.sh"
 
-kill_worker= killer=
+kill_worker=''
+killer=''
 if [ "${1:-}" = --kill-worker ]; then
     kill_worker=yes
     shift

@@ -9,7 +9,8 @@ set -euo pipefail
 # shellcheck source=tests/launch/common.sh
 . "$(dirname "$0")/common.sh"
 
-kill_worker=
+kill_worker=''
+killer=''
 if [ "${1:-}" = --kill-worker ]; then
     kill_worker=yes
     shift
@@ -36,6 +37,7 @@ take_down() {
     local code=$? pids
     trap - EXIT INT TERM
     say "taking down"
+    [ -z "$killer" ] || kill "$killer" 2>/dev/null || true
     for _ in 1 2 3 4 5; do
         mapfile -t pids < <(ours)
         [ ${#pids[@]} -gt 0 ] || break
@@ -76,6 +78,11 @@ echo -n 0000 >"$temp/wrong"
 if RAY_AUTH_TOKEN_PATH=$temp/wrong ray job list --address "$address" >"$temp/wrong.log" 2>&1; then
     end "a wrong token was accepted"
 fi
+code=0
+(cd "$temp" && env -u RAY_AUTH_TOKEN_PATH RAY_AUTH_MODE=disabled PYTHONPATH="$clone" timeout 120 \
+    crystaltune "${words[@]}" --out "$temp/refused" --address "127.0.0.1:$port" >"$temp/refused.log" 2>&1) || code=$?
+tail -n 3 "$temp/refused.log"
+[ "$code" -eq 2 ] || end "a driver without the token ended with $code and not with 2"
 
 # Kills the worker that makes a model, once the model has begun to train.
 kill_one() {
@@ -85,11 +92,12 @@ kill_one() {
     done
     raylet=$(pgrep -f "raylet/raylet .*$temp/")
     worker=$(pgrep -P "$raylet" -f 'ray::Worker.run' | head -n 1)
+    say "killing worker $worker, which works in $(readlink "/proc/$worker/cwd")"
     kill -9 "$worker"
-    say "worker $worker killed"
 }
 if [ -n "$kill_worker" ]; then
     kill_one &
+    killer=$!
 fi
 
 say "ray job submit: ${words[*]}"
@@ -100,6 +108,6 @@ code=0
 say "exit code $code"
 [ "$code" -eq 0 ] || end "the job ended with $code"
 
-crystaltune status "$out"
+PYTHONPATH=$clone crystaltune status "$out"
 python "$(dirname "$0")/check_run.py" "$out" ${kill_worker:+--put-back}
 say "passed"

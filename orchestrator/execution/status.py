@@ -71,7 +71,8 @@ def read_status(folder: Path, now: float | None = None) -> ExecutionStatus | Non
     session = read_log(folder)
     if session is None:
         return None
-    moment = time.time() if now is None else now
+    # Another machine's clock may be ahead of this one, and the log's times are rounded.
+    moment = max(time.time() if now is None else now, session.last_event)
     at_work = False if session.closed else is_alive(session.pid, session.host)
     models = tuple(_status(model, session, at_work, moment) for model in session.models.values())
     gpu_seconds = sum(
@@ -81,7 +82,7 @@ def read_status(folder: Path, now: float | None = None) -> ExecutionStatus | Non
     )
     worker = f"process {session.pid} on {session.host}"
     left = _seconds_left(list(session.models.values()), session.processes, moment)
-    return ExecutionStatus(models, at_work, worker, max(0.0, moment - session.last_event), left, gpu_seconds)
+    return ExecutionStatus(models, at_work, worker, moment - session.last_event, left, gpu_seconds)
 
 
 def _status(model: LoggedModel, session: LoggedSession, at_work: bool | None, now: float) -> ModelStatus:

@@ -33,10 +33,11 @@ ours() {
     done
 }
 
+exec 3>&1 # where a function is interrupted, its output may go elsewhere
 take_down() {
     local code=$? pids
     trap - EXIT INT TERM
-    say "taking down"
+    say "taking down" >&3
     [ -z "$killer" ] || kill "$killer" 2>/dev/null || true
     for _ in 1 2 3 4 5; do
         mapfile -t pids < <(ours)

@@ -37,10 +37,11 @@ network=10.213.77
 cluster=crystaltune-$tag
 user=$(id -un)
 
+exec 3>&1 # where a function is interrupted, its output may go elsewhere
 take_down() {
     local code=$? host pids folder
     trap - EXIT INT TERM
-    say "taking down"
+    say "taking down" >&3
     for host in "$head" "$worker"; do
         for _ in 1 2 3 4 5; do
             mapfile -t pids < <(ip netns pids "$host" 2>/dev/null)

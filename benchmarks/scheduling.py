@@ -56,16 +56,17 @@ def predict_nothing(job: Job, device: str, progress: Progress) -> RunSummary:
 
 
 def plan_of(models: int, folder: Path) -> ModelGraph:
-    """Return a plan of about so many models: five folds of ensembles of students with 9 out-of-fold teachers."""
+    """Return a plan of about so many models: folds of ensembles of students with 9 out-of-fold teachers."""
     context = open_context(Source("sample", limit=100), {})
-    each = 5 * (STUDENTS + 9)
+    each = STUDENTS + 9
+    folds = max(1, min(5, round(models / each)))
     configs = [
         context.config.changed(
             {"optim.lr": 1e-3 / (k + 1), "ensemble.members": STUDENTS, "distil": {"weight": 0.5, "seeds": 3}}
         )
-        for k in range(max(1, round(models / each)))
+        for k in range(max(1, round(models / (folds * each))))
     ]
-    recipes = [fold_recipe(config.changed({"fold": fold})) for config in configs for fold in range(5)]
+    recipes = [fold_recipe(config.changed({"fold": fold})) for config in configs for fold in range(folds)]
     return ModelGraph(context, recipes, lambda spec: folder / spec.name_with(context.key(spec)))
 
 

@@ -25,8 +25,16 @@ def asked_address(address: str | None) -> tuple[str, str | None]:
     return f"the environment variable RAY_ADDRESS={address}", None if address == "local" else address
 
 
-def cure(address: str | None) -> str:
-    """Return what to do about an address at which nothing answers, by who gave it."""
+def cure(address: str | None, *, answers: bool = False) -> str:
+    """Return what to do about an address that cannot be joined, by who gave it.
+
+    Args:
+        answers: something listens there. A token that is missing or wrong looks like any other failure to Ray.
+    """
+    if answers:
+        has = os.environ.get("RAY_AUTH_MODE") == "token"
+        token = "its token must be in ~/.ray/auth_token" if has else "set RAY_AUTH_MODE=token if it asks for a token"
+        return f"{token}; its Ray and Python must have this machine's versions"
     if address is None:
         return "unset RAY_ADDRESS to start Ray on this machine, or set it to a running cluster"
     return "start a cluster there (ray start --head), or leave out `address` to start Ray on this machine"

@@ -89,7 +89,7 @@ def _started(address: str | None, cores: int | None, gpus: int | None) -> Iterat
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         if address:
-            raise UserError(f"{told}: Ray cannot be joined there ({reason}); {cure(given)}") from None
+            raise UserError(f"{told}: Ray cannot be joined there ({reason}); {cure(given, answers=True)}") from None
         raise UserError(f"Ray cannot be started: {reason}") from None
     try:
         yield _capacity()

@@ -20,6 +20,7 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "--cpus-per-trial": ("search",),
     "--per-gpu": _RUNS,
     "--ray": _RUNS,
+    "--address": _TRAINING,
     "--cpus-per-model": _RUNS,
     "--compile": _TRAINING,
     "--tf32": _TRAINING,

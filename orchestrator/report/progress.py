@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from importlib.util import find_spec
 from multiprocessing.queues import Queue
 from typing import Any, Protocol
 
@@ -236,9 +237,11 @@ def display(spell: Callable[[str], str] = str) -> "BarDisplay | LineDisplay":
     Args:
         spell: how messages name parameters (see trainables.errors); by default as they are.
     """
-    if console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal):
-        return BarDisplay(spell)
-    return LineDisplay(spell)
+    if console.is_jupyter:
+        moves = find_spec("ipywidgets") is not None  # without, rich warns again at every frame
+    else:
+        moves = console.is_terminal and not console.is_dumb_terminal
+    return BarDisplay(spell) if moves else LineDisplay(spell)
 
 
 class EventQueue(Protocol):

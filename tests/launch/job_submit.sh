@@ -16,6 +16,9 @@ if [ "${1:-}" = --kill-worker ]; then
     shift
 fi
 choose_words "$@"
+if [ -n "$kill_worker" ] && [ $# -eq 0 ]; then
+    words+=(--set optim.epochs=40) # long enough to be killed in the middle
+fi
 use_python
 python -c 'import ray.job_submission, ray.dashboard.modules.job.sdk, aiohttp, opencensus' 2>/dev/null ||
     end "ray job needs ray[default]: pip install 'ray[default]=='\$(ray --version | cut -d' ' -f3)"
@@ -88,7 +91,7 @@ tail -n 3 "$temp/refused.log"
 # Kills the worker that makes a model, once the model has begun to train.
 kill_one() {
     local raylet worker
-    until grep -qs '"begin"' "$out/execution.jsonl" && compgen -G "$out"/fold_*/checkpoint* >/dev/null; do
+    until [ -n "$(find "$out" -path '*/checkpoints*/*' 2>/dev/null | head -n 1)" ]; do
         sleep 0.2
     done
     raylet=$(pgrep -f "raylet/raylet .*$temp/")

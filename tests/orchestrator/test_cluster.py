@@ -24,6 +24,10 @@ from orchestrator.inputs.recipe import ModelSpec
 from orchestrator.inputs.source import Source
 from orchestrator.study.options import SearchOptions, TrialResources
 from orchestrator.study.run import search
+from orchestrator.train.ensemble import make_ensemble
+from orchestrator.train.members import Member, read_members
+from orchestrator.train.options import EnsembleOptions
+from orchestrator.train.run import TrainOptions
 from trainables.errors import UserError
 from trainables.progress import silent
 
@@ -190,7 +194,7 @@ def test_a_driver_that_was_killed_goes_on_and_makes_nothing_twice(nodes: Any, tm
     second = drive(nodes, out)
     told, _ = second.communicate(timeout=120)
     assert second.returncode == 0, told
-    assert "made 18" in told
+    assert "made 12" in told
     after_ = finished_in(out)
     assert {name: after_[name] for name in before} == before
     assert sum(event["event"] == "end" and event["before"] for event in events(out)) >= len(before)
@@ -263,6 +267,32 @@ def test_a_search_on_a_cluster_makes_its_teachers_there_too(nodes: Any, tmp_path
     begun = [event for event in events(tmp_path / "study" / "teachers") if event["event"] == "begin"]
     assert len(begun) == 2
     assert all("GPU" not in event["device"] and " on " in event["device"] for event in begun)
+
+
+def members_of(run: Path) -> tuple[Member, ...]:
+    summary = read_members(run)
+    assert summary is not None
+    return summary.members
+
+
+def test_an_ensemble_and_its_student_are_made_there_with_the_digits_of_this_machine(nodes: Any, tmp_path: Path) -> None:
+    asked = EnsembleOptions(seeds=2, vary={"optim.lr": [3e-3, 3e-2]}, distil=True)
+    settings = {"model.start": "scratch", "model.width": 8, "optim.epochs": 1}
+    settings |= {"distil.inner_folds": 2, "distil.seeds": 1}
+
+    def made(name: str, resources: Resources) -> Path:
+        options = TrainOptions((0,), resources)
+        make_ensemble(Source("sample", limit=40), tmp_path / name, asked, settings=settings, options=options)
+        return tmp_path / name
+
+    there = made("there", Resources("cpu", processes=2, cluster=Cluster(nodes.address)))
+    here = made("here", Resources("cpu", processes=1))
+    for file in ("predictions.parquet", "student/predictions.parquet"):
+        pd.testing.assert_frame_equal(pd.read_parquet(there / file), pd.read_parquet(here / file), check_exact=True)
+    assert members_of(there) == members_of(here)
+    begun = [event["device"] for event in events(there) if event["event"] == "begin"]
+    assert len(begun) == 7  # four members, two teachers, a student
+    assert all(" on " in device for device in begun)
 
 
 # The last one: a driver of its own that joins afterwards may take the killed node, of the same address, for its own.

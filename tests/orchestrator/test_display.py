@@ -95,6 +95,13 @@ def test_bars_are_for_terminals_that_can_move_their_cursor(monkeypatch: pytest.M
     assert isinstance(display(), LineDisplay)
 
 
+@pytest.mark.parametrize(("widgets", "kind"), [(None, LineDisplay), (object(), BarDisplay)])
+def test_a_notebook_without_widgets_gets_lines(widgets: object, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display_module, "console", Console(file=io.StringIO(), force_jupyter=True))
+    monkeypatch.setattr(display_module, "find_spec", lambda name: widgets)
+    assert isinstance(display(), kind)
+
+
 def trial(number: int, state: str, mae: float) -> Trial:
     changes = {"optim.lr": 3e-4, "optim.layer_decay": 0.8, "optim.weight_decay": 0.01, "optim.batch_size": 16}
     record = Trial(number, changes, {}, state=TrialState(state))

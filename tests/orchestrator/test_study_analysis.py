@@ -54,6 +54,17 @@ def test_one_seed_each_says_nothing_of_noise() -> None:
     assert not margin.beyond_noise
 
 
+def test_seeds_that_change_nothing_say_nothing_of_noise(tmp_path: Path) -> None:
+    """A first epoch of one whole batch from pretrained weights: every seed gives the same number."""
+    verdict = analysed(checked(tmp_path, {"0": (44.0, 44.0, 44.0), "3": (43.0, 43.0, 43.0)})).verdict
+    assert verdict is not None
+    assert verdict.margin is not None
+    assert (verdict.margin.difference, verdict.margin.noise, verdict.margin.low) == (1.0, 0.0, None)
+    assert not verdict.beyond_noise
+    assert "margin 1.00 meV/atom, the same with every seed, which says nothing about the seed noise" in verdict.sentence
+    assert verdict.sentence.endswith("Treat it as a tie with E0.")
+
+
 def test_the_winner_has_the_lowest_mean_of_its_checks_not_of_the_search(tmp_path: Path) -> None:
     maes = FULL | {"7": (43.4, 43.9, 43.2), "3": (43.0, 43.2, 42.8)}
     analysis = analysed(checked(tmp_path, maes))

@@ -27,9 +27,9 @@ def main() -> None:
         from orchestrator.execution import ray_nodes
 
         ray_nodes._SECONDS_UNTIL_LOST = float(sys.argv[3])
-    graph = plan_of(out, Said(), epochs=int(sys.argv[4]) if len(sys.argv) > 4 else 2)
+    graph = plan_of(out, Said(), seeds=2, epochs=int(sys.argv[4]) if len(sys.argv) > 4 else 2)
     try:
-        run_all(graph, Resources("cpu", cluster=Cluster(address)), log=out)
+        run_all(graph, Resources("cpu", processes=2, cluster=Cluster(address)), log=out)
     except UserError as error:
         print(f"error: {error}", flush=True)
         sys.exit(2)

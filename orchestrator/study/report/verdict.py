@@ -13,6 +13,7 @@ from orchestrator.report.format import four_digits, number_text
 from orchestrator.study.journal import Trial, TrialState
 
 BASELINE = 0  # the number of the trial that is E0
+_ROUNDING = 1e-6  # of a difference: a smaller noise is none
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Margin:
     Attributes:
         noise: sample standard deviation over seeds of the difference.
         se: standard error of the mean difference.
-        low, high: 95 % t-interval of the difference. It is None, as noise and se are, of a single seed.
+        low, high: 95 % t-interval of the difference. It is None, as noise and se are, of a single seed. Where all seeds
+            give the same difference, they change nothing, and no noise was measured: there is no interval either.
     """
 
     difference: float
@@ -118,6 +120,8 @@ def paired_margin(one: Checked, other: Checked) -> Margin | None:
     if len(differences) < 2:
         return Margin(differences[0]) if differences else None
     mean, noise = statistics.fmean(differences), statistics.stdev(differences)
+    if noise <= _ROUNDING * abs(mean):
+        return Margin(mean, noise)
     se = noise / math.sqrt(len(differences))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1)) * se
     return Margin(mean, noise, se, mean - half, mean + half)
@@ -209,8 +213,9 @@ def _checked_sentence(
 
 def _margin_text(margin: Margin, decimals: int, measure: str) -> str:
     if margin.low is None or margin.high is None or margin.noise is None:
+        seeds = "with one seed each" if margin.noise is None else "the same with every seed"
         difference = f"{number_text(margin.difference, decimals)}{measure}"
-        return f"{difference}, with one seed each, which says nothing about the seed noise"
+        return f"{difference}, {seeds}, which says nothing about the seed noise"
     words = "is" if margin.beyond_noise else "is not"
     interval = f"{number_text(margin.low, decimals)} to {number_text(margin.high, decimals)}"
     noise = number_text(margin.noise, decimals)

@@ -1,8 +1,10 @@
 """One model in a worker process: from a split to predictions on disk."""
 
+import errno
 import hashlib
 import traceback
 from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from trainables.config import RunConfig
 from trainables.data.composition import CompositionModel
 from trainables.data.folds import FoldSplit, Part
 from trainables.data.tasks import Task
-from trainables.errors import UserError
+from trainables.errors import CannotWrite, UserError
 from trainables.files import read_json, sha256_of_file, write_array, write_json, write_parquet, write_text
 from trainables.graphs.store import GraphStore
 from trainables.levers import TtaConfig
@@ -42,6 +44,7 @@ from trainables.training.tta import Predicted, predict_views
 
 DONE = "done.json"
 FEATURES = "features.npy"
+_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO, errno.ENOTCONN}
 COMPOSITION = "composition.json"  # coefficients by atomic number, in the target's unit
 
 
@@ -98,22 +101,31 @@ def run_job(job: Job, device: str, progress: Progress) -> RunSummary:
     Raises:
         Preempted: the process was asked to stop; a checkpoint is left.
     """
-    with wait_for_folder(job.folder):
-        try:
+    try:
+        with wait_for_folder(job.folder):
             summary = _make(job, device, progress)
             if not summary.failed:
                 _predict_all(job, device, progress)
                 summary = summary.with_fields(sha256=_hashes(job, summary.sha256))
                 write_json(job.folder / DONE, summary.content())
-        except Preempted:  # no result: the run is to be done elsewhere
-            raise
-        except UserError as error:
-            summary = RunSummary.failure(str(error))
-        except Exception as error:
-            write_text(job.folder / "error.txt", traceback.format_exc())
-            reason = f"{type(error).__name__}: {error} (see error.txt in its folder)"
-            summary = RunSummary.failure(" ".join(reason.split()))
-    return summary
+            return summary
+    except Preempted:  # no result: the run is to be done elsewhere
+        raise
+    except Exception as error:
+        return _failure(job.folder, error)
+
+
+def _failure(folder: Path, error: Exception) -> RunSummary:
+    """Return the failure of a run, with its traceback in a file where nobody expected it."""
+    if isinstance(error, UserError):
+        return RunSummary.failure(str(error), cannot_write=isinstance(error, CannotWrite))
+    if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+        reason = f"{error.filename or folder} cannot be written ({error.strerror})"
+        return RunSummary.failure(f"{reason}: free space there and run the command again", cannot_write=True)
+    with suppress(OSError):
+        write_text(folder / "error.txt", traceback.format_exc())
+    reason = f"{type(error).__name__}: {error} (see error.txt in its folder)"
+    return RunSummary.failure(" ".join(reason.split()))
 
 
 def _make(job: Job, device: str, progress: Progress) -> RunSummary:

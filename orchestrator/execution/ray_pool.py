@@ -18,7 +18,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 from orchestrator.execution.pool import Begun, Handed, Job, Result, Source
 from orchestrator.execution.ray_nodes import Nodes, actor_here, require_shared, shared_folder
 from orchestrator.execution.ray_stores import Fetch, StoreKeeper
-from orchestrator.execution.ray_worker import EventSink, Worker, WorkerPlace, WorkerTask
+from orchestrator.execution.ray_worker import EventSink, NodeProblem, Worker, WorkerPlace, WorkerTask
 from orchestrator.execution.resources import Cluster
 from orchestrator.provenance import versions
 from orchestrator.ray_session import Capacity, Share, ray_session, share_for
@@ -244,10 +244,7 @@ class _Fleet:
             return
         hired.place, self._failed_starts = place, 0
         if place.problem:
-            self._parked.append(hired)
-            self._tell_once(f"node {place.node} is not used: {place.problem}")
-            if not (self._running or self._idle or self._coming):
-                raise UserError(f"no node can take part: {place.node}: {place.problem}")
+            self._park(hired, place.problem)
             return
         for note in filter(None, (place.note, _other_versions(place))):
             self._tell_once(f"node {place.node}: {note}")
@@ -266,8 +263,25 @@ class _Fleet:
                 self._dismiss(hired)
                 self._put_back(name, f"its node {self._name(hired)} is being taken away")
                 return
+            if isinstance(result, NodeProblem):
+                self._put_back(name, f"node {self._name(hired)} cannot make it ({result.reason})")
+                self._park(hired, result.reason)
+                return
             self._ended.append((name, result))
         self._make_idle(hired)
+
+    def _park(self, hired: _Hired, problem: str) -> None:
+        """Use a node no longer.
+
+        Raises:
+            UserError: there is no other.
+        """
+        self._parked.append(hired)
+        node = self._name(hired)
+        self._tell_once(f"node {node} is not used: {problem}")
+        others = self._running or self._idle or self._coming
+        if not others and self._nodes.capacity.at_once(self._share) <= len(self._parked):
+            raise UserError(f"no node can take part: {node}: {problem}")
 
     def _lost(self, hired: _Hired, name: str, error: Exception) -> None:
         """Put the job of a worker that is gone back, or let it fail where that has happened too often."""

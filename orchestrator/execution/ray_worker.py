@@ -18,6 +18,7 @@ from orchestrator.execution.gpu_check import unused_gpu
 from orchestrator.execution.ray_stores import Fetch, fetch_from
 from orchestrator.provenance import versions
 from orchestrator.report.progress import QueueProgress
+from trainables.errors import UserError
 from trainables.files import write_text
 from trainables.preemption import Preempted, ask_to_stop
 from trainables.processes import keep_freed_memory
@@ -79,6 +80,13 @@ class WorkerPlace:
         return f"{self.device} on {self.node}{gpus}"
 
 
+@dataclass(frozen=True)
+class NodeProblem:
+    """Why a node cannot do a job that any other could: its result in place of the job's."""
+
+    reason: str
+
+
 class EventSink:
     """An actor that holds workers' events until the driver takes them."""
 
@@ -137,10 +145,9 @@ class Worker:
         device, problem, note = _device(task.device, bool(gpus))
         if device == "cpu":
             keep_freed_memory()
-        if task.folder is not None and not problem:
-            name = probe_name(ray.get_runtime_context().get_worker_id())
-            problem = storage_problem(task.folder, task.token, name)
+        problem = problem or _storage_problem(task)
         events = task.events
+        self._task = task
         self._buffer = EventBuffer(lambda sent: events.put.remote(sent))
         self._device, self._fetch = device, fetch_from(task.keeper)
         with suppress(ValueError):  # not the main thread
@@ -149,10 +156,20 @@ class Worker:
         return WorkerPlace(platform.node(), node, os.getpid(), device, gpus, versions(), problem, note)
 
     def run(self, work: Work, job: Any, name: str, localise: Localise | None) -> Any:
-        """Do a job and return its result; None where the node is about to be taken away, with a checkpoint left."""
+        """Do a job and return its result.
+
+        Returns:
+            None where the node is about to be taken away, with a checkpoint left; a NodeProblem where the node has lost
+            the shared storage, or cannot hold what the job reads.
+        """
+        if problem := _storage_problem(self._task):
+            return NodeProblem(problem)
         try:
             if localise is not None:
                 job = localise(job, self._fetch)
+        except (OSError, UserError) as error:
+            return NodeProblem(" ".join(str(error).split()))
+        try:
             return work(job, self._device, QueueProgress(self._buffer, name))
         except Preempted:
             return None
@@ -176,6 +193,12 @@ def _device(wanted: str, has_gpu: bool) -> tuple[str, str, str]:
     return "cpu", "", f"{reason}. Running on its CPU." if reason else ""
 
 
+def _storage_problem(task: WorkerTask) -> str:
+    if task.folder is None:
+        return ""
+    return storage_problem(task.folder, task.token, probe_name(ray.get_runtime_context().get_worker_id()))
+
+
 def storage_problem(folder: Path, token: str, name: str) -> str:
     """Return why this node does not share a folder with the driver, or an empty string.
 
@@ -184,10 +207,15 @@ def storage_problem(folder: Path, token: str, name: str) -> str:
     """
     try:
         seen = (folder / probe_name("driver")).read_text(encoding="utf-8")
-        write_text(folder / name, token)
     except OSError as error:
         return f"it does not share {folder} ({error.strerror or error})"
-    return "" if seen == token else f"its {folder} is another one than the driver's"
+    if seen != token:
+        return f"its {folder} is another one than the driver's"
+    try:
+        write_text(folder / name, token)
+    except OSError as error:
+        return f"it cannot write to {folder} ({error.strerror or error})"
+    return ""
 
 
 def probe_name(writer: str) -> str:

@@ -102,7 +102,8 @@ def run_all(
 ) -> None:
     """Make every model that is needed, each as soon as those that it needs are there, the longest path first.
 
-    Failures are kept as such and stop only what needs them.
+    Failures are kept as such and stop only what needs them; but where one's files could not be written, nothing more is
+    begun.
 
     Args:
         bar: advances by `work`, by key, as models end.
@@ -134,6 +135,7 @@ class _Execution:
         self._specs = graph.specs()
         self._names = _display_names(self._specs, graph.labels)
         self._running: dict[str, str] = {}  # by shown name, key
+        self._given_up = ""  # why nothing more is begun
         self._queue = self._unfinished()
 
     def _unfinished(self) -> TaskQueue:
@@ -251,11 +253,20 @@ class _Execution:
     def _end(self, name: str, summary: RunSummary) -> None:
         key = self._running.pop(name)
         self._note(key, summary)
-        if not summary.failed:
+        if summary.failed:
+            self._drop(key, f"a model that it needs failed: {summary.reason}")
+        else:
             self._queue.done(key)
-            return
+        if summary.cannot_write:
+            self._given_up = f"not begun, as another's files could not be written: {summary.reason}"
+        while self._given_up and (ready := self._queue.take()) is not None:
+            self._note(ready, RunSummary.failure(self._given_up))
+            self._drop(ready, self._given_up)
+
+    def _drop(self, key: str, reason: str) -> None:
+        """Let all fail that need a model."""
         for other in self._queue.drop(key):
-            self._note(other, RunSummary.failure(f"a model that it needs failed: {summary.reason}"))
+            self._note(other, RunSummary.failure(reason))
 
     def _note(self, key: str, summary: RunSummary, *, before: bool = False) -> None:
         self._graph.summaries[key] = summary

@@ -17,6 +17,7 @@ class RunSummary(BaseModel):
         best_val_mae: of the kept epoch, in the task's unit; None where nothing validated it.
         history: a line an epoch of the training that chose the model, and of its refit.
         before: the same of joint training.
+        cannot_write: it failed because its files could not be written, as any other would.
         halved_batches: memory ran out once, and less was computed at a time from there on.
         sha256: of the run's other files, by name; runs of older versions have none.
     """
@@ -38,6 +39,7 @@ class RunSummary(BaseModel):
     threads: int | None = None
     tf32: bool | None = None
     halved_batches: bool = False
+    cannot_write: bool = False
     sha256: dict[str, str] = {}
 
     @model_validator(mode="after")
@@ -49,9 +51,9 @@ class RunSummary(BaseModel):
         return self
 
     @classmethod
-    def failure(cls, reason: str) -> "RunSummary":
+    def failure(cls, reason: str, *, cannot_write: bool = False) -> "RunSummary":
         """Return the summary of a run that failed."""
-        return cls(status="failed", reason=reason)
+        return cls(status="failed", reason=reason, cannot_write=cannot_write)
 
     @property
     def failed(self) -> bool:

@@ -200,17 +200,17 @@ def test_a_driver_that_was_killed_goes_on_and_makes_nothing_twice(nodes: Any, tm
     assert sum(event["event"] == "end" and event["before"] for event in events(out)) >= len(before)
 
 
-def run_listed(nodes: Any, jobs: list[tuple[str, str]], said: Messages, **options: Any) -> dict[str, str]:
+def run_source(nodes: Any, jobs: Listed[str], said: Messages, **options: Any) -> dict[str, str]:
     from orchestrator.execution.ray_pool import ClusterRun, run_on_ray
 
     run = ClusterRun(Cluster(nodes.address), "cpu", **options)
-    return dict(run_on_ray(fake_models.ends_badly, Listed(jobs), run, said, failed=lambda reason: reason))
+    return dict(run_on_ray(fake_models.ends_badly, jobs, run, said, failed=lambda reason: reason))
 
 
 def test_a_worker_that_is_killed_costs_its_job_alone(nodes: Any, tmp_path: Path) -> None:
     said = Messages()
     kinds = ("always", "once", "preempted", "raises", "fine")
-    found = run_listed(nodes, [(kind, f"{kind} {tmp_path}") for kind in kinds], said)
+    found = run_source(nodes, Listed([(kind, f"{kind} {tmp_path}") for kind in kinds]), said)
     assert found["always"] == "its process was killed 3 times (out of memory, most likely)"
     assert found["once"] == found["preempted"] == found["fine"] == "done"
     assert "no space left" in found["raises"]
@@ -228,6 +228,14 @@ def test_a_folder_that_a_node_does_not_share_is_told_with_its_name(nodes: Any, t
         with pytest.raises(UserError, match=f"node {fitting[0].name} cannot take part: its .* is another one"):
             require_shared(tmp_path, "other", fitting)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_lost_on_the_way_ends_the_session_and_fails_no_job(nodes: Any, tmp_path: Path) -> None:
+    said, jobs = Messages(), Listed([(name, f"{name} {tmp_path}") for name in ("first", "unmounts", "third")])
+    with pytest.raises(UserError, match=f"no node can take part: .* it does not share {tmp_path}"):
+        run_source(nodes, jobs, said, at_once=1, folder=tmp_path)
+    assert jobs.n_ready == 1
+    assert any(text.startswith("third is put back: node ") for text in said.texts)
 
 
 def test_what_no_node_can_give_is_refused(nodes: Any) -> None:

@@ -1,5 +1,6 @@
 """The main job on small tables: files it leaves, resume, refusals, leaks."""
 
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from small_data import tiny_dataset
 
+from orchestrator.execution import job as job_module
 from orchestrator.execution import scheduler as execute_module
 from orchestrator.execution.folders import only_process
 from orchestrator.execution.job import Job
@@ -213,6 +215,27 @@ def test_failed_fold_is_named_and_the_others_are_kept(
     assert set(scores["folds"]) == {"0"}
     assert scores["folds"]["0"]["mae"] == one_fold.scores["folds"]["0"]["mae"]
     assert "nan" in scores["failed"]["1"]
+
+
+def test_where_nothing_can_be_written_no_further_model_is_begun(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = job_module.write_json
+
+    def full(path: Path, content: Any) -> None:
+        if path.name == job_module.DONE:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        inner(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job_module, "write_json", full)
+        with pytest.raises(
+            UserError, match=r"fold 0: .*done.json cannot be written \(No space left on device\)"
+        ) as told:
+            run(table, tmp_path / "out")
+    assert "fold 1: not begun, as another's files could not be written" in str(told.value)
+    assert [file.parent.name for file in (tmp_path / "out").glob("fold_*/fit.json")] == ["fold_0"]
+    assert set(run(table, tmp_path / "out")["folds"]) == {"0", "1"}
 
 
 def test_rows_without_a_graph_end_in_a_counted_fallback(table: Path, tmp_path: Path) -> None:

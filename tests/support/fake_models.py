@@ -38,7 +38,7 @@ def count_run(folder: Path) -> None:
 
 
 def ends_badly(job: str, device: str, progress: Progress) -> str:
-    """A job that ends its process: always, once, or by asking it to stop."""
+    """A job that ends its process, always, once or by asking it to stop, or that takes the results' folder away."""
     kind, _, folder = job.partition(" ")
     tried = Path(folder) / kind
     first = not tried.exists()
@@ -50,6 +50,9 @@ def ends_badly(job: str, device: str, progress: Progress) -> str:
         time.sleep(0.1)
         assert asked_to_stop()
         raise Preempted
+    if kind == "unmounts":
+        for file in Path(folder).glob(".probe-*"):
+            file.unlink()
     if kind == "raises":
         raise OSError("no space left")
     return "done"

@@ -29,6 +29,8 @@ PACKAGES = {"trainables", "search_spaces", "orchestrator", "crystaltune"}
 SMALL = ("sample", "--limit", "60", "--set", "optim.epochs=2")
 QUICKSTART = ("quickstart", *SMALL[1:], "--out", "q")
 SEARCH = ("search", *SMALL, "--space", "optim", "--trials", "3", "--check-top", "0", "--out", "s")
+DISTIL = ("--seeds", "2", "--distil", "--set", "distil.inner_folds=2", "--set", "distil.seeds=1")
+ENSEMBLE = ("ensemble", *SMALL[:3], "--config", "s", *DISTIL, "--folds", "0", "--ray", "--out", "e")
 
 
 def main() -> None:
@@ -126,11 +128,14 @@ class Installation:
         self.holds("q/report.html", "q/scores.json", "q/predictions.parquet", "q/fold_0/model.safetensors")
         self.screen(*SEARCH)
         self.holds("s/best.yaml", "s/report.html", "s/journal.jsonl", "s/trials.parquet")
+        self.screen(*ENSEMBLE)  # on a Ray of its own, whose workers have to find the packages
+        self.holds("e/ensemble.json", "e/report.html", "e/student/scores.json", "e/student/fold_0/model.safetensors")
+        assert "5 models: 5 finished" in self.screen("status", "e")
         refusal = self.screen("record", "q", code=2, columns=1000)
         assert "synthetic_sample is a synthetic sample, not a Matbench task" in refusal, refusal
         assert len(refusal.splitlines()) == 1, refusal
         left = {path.name for path in self.work.iterdir()}
-        assert left == {"q", "s"}, left
+        assert left == {"q", "s", "e"}, left
         self.check_record()
 
     def check_face(self) -> None:

@@ -266,6 +266,14 @@ def test_sigterm_as_of_a_batch_system_is_answered_as_ctrl_c_is(shell: Shell) -> 
         assert "resource_tracker" not in text
 
 
+def test_models_on_ray_have_bars_and_end_with_ctrl_c(shell: Shell) -> None:
+    with shell.open("train", *LONG, "--folds", "0,1", "--ray", "--out", "ray") as terminal:
+        terminal.expect("fold1-seed0 train")
+        terminal.expect("structures/s")
+        text = stopped(terminal)
+        assert "Continuewith:crystaltunetrainsample--limit60--setoptim.epochs=3000--folds0,1--ray--outray" in text
+
+
 def test_ctrl_c_while_torch_is_loaded_is_no_traceback(shell: Shell) -> None:
     with shell.open("train", *LONG, "--out", "e") as terminal:
         terminal.expect("train sample")

@@ -76,8 +76,9 @@ def _started(address: str | None, cores: int | None, gpus: int | None) -> Iterat
         if address:
             ray.init(address=address, **common)
         else:
-            os.environ.pop("RAY_ADDRESS", None)  # "local": ray.init would look at it
+            os.environ.pop("RAY_ADDRESS", None)  # "local": workers would look at it
             ray.init(
+                address="local",  # without it, Ray joins whatever `ray start` has left running on this machine
                 num_cpus=cores or n_cores(),
                 num_gpus=gpus,
                 include_dashboard=False,

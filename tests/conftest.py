@@ -24,6 +24,7 @@ torch.set_num_threads(1)  # tiny crystals: threads would only wait for each othe
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Begun first, the longest first, so that no core waits for one of them at the end.
 _LONGEST = (
+    "test_cluster.py",  # most of whose time is waiting
     "test_readme.py",
     "test_screens.py",
     "test_search.py",
@@ -31,10 +32,17 @@ _LONGEST = (
     "test_old_folders.py",
     "test_tune_run.py",
     "test_train.py",
+    "test_colab.py",
 )
 
 
 _ON_ONE_RAY = ("test_search.py", "test_study_on_ray.py", "test_old_folders.py")  # in one worker, with one Ray
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than there are cores: those that wait for Ray or a terminal leave theirs to others."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,8 @@ from trainables.progress import silent
 
 pytestmark = pytest.mark.trains
 ROOT = Path(__file__).resolve().parents[2]
+# A node that is killed is lost after two seconds, not half a minute.
+QUICK: dict[str, Any] = {"_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 4}}
 NODE: dict[str, Any] = {"num_cpus": 2, "num_gpus": 2, "object_store_memory": 80 * 1024**2}
 
 
@@ -56,7 +61,7 @@ def nodes() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)]))
         patched.setenv("OMP_NUM_THREADS", "1")
-        cluster = Nodes(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        cluster = Nodes(initialize_head=True, head_node_args={**NODE, "include_dashboard": False, **QUICK})
         for _ in range(2):
             cluster.add_node(**NODE)
         yield cluster
@@ -238,6 +243,14 @@ def test_a_folder_that_is_lost_on_the_way_ends_the_session_and_fails_no_job(node
     assert any(text.startswith("third is put back: node ") for text in said.texts)
 
 
+def test_a_ray_of_ones_own_is_started_beside_a_cluster_that_runs_here(nodes: Any) -> None:
+    from orchestrator.ray_session import ray_session
+
+    assert (Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster").is_file()  # where `ray.init` would look
+    with ray_session(cores=1) as capacity:
+        assert capacity.machines == ((1.0, 0.0),)
+
+
 def test_what_no_node_can_give_is_refused(nodes: Any) -> None:
     from orchestrator.execution.ray_pool import ClusterRun, run_on_ray
 
@@ -303,25 +316,33 @@ def test_an_ensemble_and_its_student_are_made_there_with_the_digits_of_this_mach
     assert all(" on " in device for device in begun)
 
 
+def n_running(out: Path) -> int:
+    """Return how many models have begun and neither ended nor been put back."""
+    kinds = Counter(event["event"] for event in events(out))
+    return kinds["begin"] - kinds["end"] - kinds["put_back"]
+
+
 # The last one: a driver of its own that joins afterwards may take the killed node, of the same address, for its own.
 def test_a_node_that_is_killed_loses_nothing_finished_and_one_that_comes_later_is_used(
     nodes: Any, pauses: None, tmp_path: Path
 ) -> None:
     said = Messages()
-    doomed = nodes.add_node(**NODE)
+    doomed, hold = nodes.add_node(**NODE), tmp_path / fake_models.HOLD
     graph = plan_of(tmp_path, said)
 
-    def kill_and_add() -> None:
+    with ThreadPoolExecutor(1) as pool:  # nodes are added by the main thread: they listen to signals
+        run = pool.submit(run_all, graph, on_nodes(nodes), log=tmp_path, ended=after(tmp_path, 4, hold.touch))
+        wait_until(lambda: hold.exists() and n_running(tmp_path) == 8)
         nodes.remove_node(doomed, allow_graceful=False)
         nodes.add_node(**NODE)
-
-    run_all(graph, on_nodes(nodes), log=tmp_path, ended=after(tmp_path, 4, kill_and_add))
+        wait_until(lambda: any(event["event"] == "put_back" for event in events(tmp_path)))
+        wait_until(lambda: n_running(tmp_path) == 8)  # more than the three nodes that were left can hold
+        hold.unlink()
+        run.result()
     assert not any(summary.failed for summary in graph.summaries.values())
     lost = [event for event in events(tmp_path) if event["event"] == "put_back"]
-    assert lost
+    assert len(lost) == 2
     assert all("lost or does not answer" in event["reason"] for event in lost)
     assert len([text for text in said.texts if "is put back" in text]) == len(lost)
     counts = {key: len(list(graph.folder_of(spec).glob("run-*.json"))) for key, spec in graph.specs().items()}
     assert set(counts.values()) == {1}
-    places = {event["count"] for event in events(tmp_path) if event["event"] == "workers"}
-    assert max(places) > 6  # more than three nodes hold

@@ -265,7 +265,7 @@ def test_without_its_head_the_driver_ends_and_says_how_to_continue(tmp_path: Pat
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)]))
         cluster = Nodes(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-        driver = drive(cluster, tmp_path, "5", "150")
+        driver = drive(cluster, tmp_path, "5", "60")
         try:
             wait_until(lambda: len(finished_in(tmp_path)) >= 1)
             cluster.head_node.kill_gcs_server()

@@ -130,8 +130,11 @@ def is_alive() -> bool:
         return False
 
 
-def share_for(capacity: Capacity, cpus: float, gpus: float | None) -> Share:
+def share_for(capacity: Capacity, cpus: float, gpus: float | None, *, asked: str = "") -> Share:
     """Return what a trial gets: by default a core, and where there are GPUs a whole one.
+
+    Args:
+        asked: how a refusal names what was asked for; by default as a search's parameters.
 
     Raises:
         UserError: what no node can give: Ray would wait for ever.
@@ -141,5 +144,6 @@ def share_for(capacity: Capacity, cpus: float, gpus: float | None) -> Share:
     share = Share(cpus, gpus)
     if not capacity.at_once(share):
         there = "; ".join(f"{each[0]:g} CPUs and {each[1]:g} GPUs" for each in capacity.machines) or "nothing"
-        raise UserError(f"`cpus={cpus:g}` and `gpus={gpus:g}`: no machine has both (Ray has {there}); request less")
+        asked = asked or f"`cpus={cpus:g}` and `gpus={gpus:g}`"
+        raise UserError(f"{asked}: no machine has both (Ray has {there}); request less")
     return share

@@ -1,6 +1,7 @@
 """An ablation: plan the ladder, run it, and say what each lever did."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def ablate(
     )
     for rung in rungs:
         validate_for_task(rung.config, context.task)
-    with only_process(out):
+    with nullcontext() if options.plan_only else only_process(out):  # a plan leaves nothing behind
         recipes = [recipe for rung in rungs for recipe in rung.recipes.values()]
         runs = ModelGraph(context, recipes, _folders(out, context))
         planned = plan_ablation(rungs, runs, options)

@@ -46,6 +46,8 @@ def status(
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             found = _read(folder)
             live.update(_shown(found), refresh=True)
+    if not out_console.is_terminal:  # where rich has shown the last state only, without the end of its line
+        out_console.print()
 
 
 def _read(folder: Path) -> dict[str, ExecutionStatus | StudyStatus]:

@@ -122,9 +122,19 @@ def _share(capacity: Capacity, run: ClusterRun, nodes: Nodes, progress: Progress
         wanted = run.cluster.gpus_of_a_model
     share = Share(run.cluster.cpus, wanted or 0.0)
     if run.cluster.address is None or run.device != "cuda":
-        return share_for(capacity, share.cpus, share.gpus), share.gpus > 0
+        return _offered(capacity, share), share.gpus > 0
     _wait_for_a_node(share, nodes, progress)
     return share, True
+
+
+def _offered(capacity: Capacity, share: Share) -> Share:
+    """Return a model's share.
+
+    Raises:
+        UserError: no machine has it.
+    """
+    asked = f"`cpus_per_model={share.cpus:g}`" + (f" with {share.gpus:g} GPUs" if share.gpus else "")
+    return share_for(capacity, share.cpus, share.gpus, asked=asked)
 
 
 def _described(nodes: Nodes, share: Share, at_once: int | None) -> str:
@@ -149,7 +159,7 @@ def _wait_for_a_node(share: Share, nodes: Nodes, progress: Progress) -> None:
         while not nodes.fitting(share):
             nodes.require_head()
             if time.monotonic() > until:
-                share_for(nodes.capacity, share.cpus, share.gpus)
+                _offered(nodes.capacity, share)
             time.sleep(_SECONDS_TO_WAIT)
     finally:
         ray.kill(demand)

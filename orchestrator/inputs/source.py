@@ -288,6 +288,8 @@ def config_file(path: Path) -> Path:
         return best
     if (path / "study.json").is_file():
         raise UserError(f"{path} has no best.yaml yet: no trial of this search is complete")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder without best.yaml: a YAML file, or a search's folder, was expected")
     return path
 
 

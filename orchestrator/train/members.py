@@ -29,6 +29,7 @@ from trainables.files import read_json
 from trainables.levers import Combine, TtaConfig
 
 ENSEMBLE = "ensemble.json"
+_ROUNDING = 1e-6  # of a prediction in float32
 
 
 class _Value(BaseModel):
@@ -211,6 +212,8 @@ def _spread(rows: PredictedRows) -> tuple[ErrorBin, ...]:
 
 def _spearman(rows: PredictedRows) -> float | None:
     known = _with_spread(rows)
+    if not (rows.std[known] > _ROUNDING * np.abs(rows.prediction[known])).any():  # members that say the same
+        return None
     std, error = (pd.Series(values[known]).rank() for values in (rows.std, rows.absolute_error))
     if known.sum() < 2 or std.nunique() < 2 or error.nunique() < 2:
         return None

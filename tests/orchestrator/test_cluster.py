@@ -255,7 +255,7 @@ def test_what_no_node_can_give_is_refused(nodes: Any) -> None:
     from orchestrator.execution.ray_pool import ClusterRun, run_on_ray
 
     run = ClusterRun(Cluster(nodes.address, cpus=64), "cpu")
-    with pytest.raises(UserError, match="no machine has both"):
+    with pytest.raises(UserError, match=r"^`cpus_per_model=64`: no machine has both"):
         list(run_on_ray(fake_models.ends_badly, Listed([("one", "fine .")]), run, silent, failed=str))
 
 

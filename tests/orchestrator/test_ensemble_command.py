@@ -24,11 +24,12 @@ from orchestrator.inputs.recipe import fold_recipe
 from orchestrator.inputs.source import Source
 from orchestrator.predict.run import predict_file
 from orchestrator.train.ensemble import EnsembleScores, make_ensemble
-from orchestrator.train.members import EnsembleSummary, read_members
+from orchestrator.train.members import EnsembleSummary, _spearman, read_members
 from orchestrator.train.members_report import compared_table, members_section, members_table
 from orchestrator.train.options import EnsembleOptions, validate_ensemble
 from orchestrator.train.plan import RunPlan, plan_runs
 from orchestrator.train.report import write_report
+from orchestrator.train.rows import PredictedRows
 from orchestrator.train.run import TrainOptions, train
 from trainables.config import RunConfig
 from trainables.errors import UserError
@@ -240,6 +241,14 @@ def test_the_summary_repeats_what_the_folders_hold(whole: tuple[Path, EnsembleSc
     assert sum(each.rows for each in summary.spread) == len(truth)
     spearman = truth["std"].corr((truth["prediction"] - truth["target"]).abs(), method="spearman")
     assert summary.spearman == pytest.approx(spearman)
+
+
+def test_members_that_say_the_same_have_no_rank_correlation() -> None:
+    """What is left of a spread is the rounding of their numbers."""
+    rows = pd.DataFrame({"id": list("abcd"), "fold": 0, "target": 1.0, "prediction": [1.0, 1.1, 1.2, 1.3]})
+    rounded = PredictedRows.of(rows.assign(std=[1e-8, 3e-8, 2e-8, 5e-8], fallback=False))
+    assert _spearman(rounded) is None
+    assert _spearman(PredictedRows.of(rows.assign(std=[0.1, 0.3, 0.2, 0.5], fallback=False))) == pytest.approx(0.8)
 
 
 @pytest.mark.trains

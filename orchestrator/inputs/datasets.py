@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from orchestrator.inputs.source import Source, auxiliary_sources, check_source, known_task
 from trainables.data.cache import cache_home
-from trainables.data.dataset import Dataset, dataset_of_frame, read_matbench, read_table
+from trainables.data.dataset import Columns, Dataset, dataset_of_frame, read_matbench, read_table
 from trainables.data.locate import matbench_file
 from trainables.data.tasks import find_task
 from trainables.errors import UserError
@@ -30,7 +30,7 @@ def load_dataset(source: Source, progress: Progress) -> Dataset:
 
 def _read(source: Source, progress: Progress) -> Dataset:
     if source.frame is not None:
-        return dataset_of_frame(source.frame, source.task, source.target, unit=source.unit, energy=source.energy)
+        return dataset_of_frame(source.frame, source.task, source.target, **_reading(source, progress))
     if source.file is None:
         task = find_task(source.task)
         if task.synthetic:
@@ -39,7 +39,17 @@ def _read(source: Source, progress: Progress) -> Dataset:
     official = known_task(source.task)
     if official is not None:
         return read_matbench(source.file, official, progress)
-    return read_table(source.file, source.task, source.target, unit=source.unit, energy=source.energy)
+    return read_table(source.file, source.task, source.target, **_reading(source, progress))
+
+
+def _reading(source: Source, progress: Progress) -> dict[str, Any]:
+    return {
+        "unit": source.unit,
+        "energy": source.energy,
+        "columns": Columns(source.id, source.structure),
+        "drop_missing": source.drop_missing,
+        "progress": progress,
+    }
 
 
 def graph_store(dataset: Dataset, start: Start, progress: Progress, *, skin: float = 0.0) -> GraphStore:

@@ -4,11 +4,13 @@ Only the standard library and light modules of trainables are used here.
 """
 
 import csv
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainables.data.formats import HEADERLESS
 from trainables.data.matbench_file import is_matbench_layout, open_text
 from trainables.data.tasks import N_FOLDS, SAMPLE_TASK, TASKS, Task, find_task, full_name
 from trainables.errors import UserError, listed
@@ -31,6 +33,8 @@ class Source:
     Attributes:
         frame: a pandas DataFrame instead of a file.
         target, unit, energy: of a table of one's own only.
+        id, structure: columns of such a table, where they have other names than the usual ones.
+        drop_missing: leave out rows without a target.
         limit: keep a seeded random number of rows.
     """
 
@@ -40,11 +44,15 @@ class Source:
     unit: str = ""
     energy: bool = False
     limit: int | None = None
+    id: str | None = None
+    structure: str | None = None
+    drop_missing: bool = False
     frame: Any = field(default=None, compare=False, repr=False)
 
     def keywords(self) -> dict[str, Any]:
         """Return the arguments of crystaltune.train that name the same rows; `data` is the first one."""
-        given = {"target": self.target, "unit": self.unit, "energy": self.energy, "limit": self.limit}
+        names = ("target", "unit", "energy", "limit", "id", "structure", "drop_missing")
+        given = {name: getattr(self, name) for name in names}
         told = {name: value for name, value in given.items() if value}
         if self.frame is not None:
             return {"data": None, "name": self.task, **told}
@@ -126,7 +134,11 @@ def check_name(name: str) -> None:
 
 def _check_file(file: Path) -> None:
     if file.is_dir():
-        raise UserError(f"`data={file}` is a folder; the path of a table (CSV or JSON) was expected")
+        return  # reading it says what is in it
+    if not file.exists() and glob.has_magic(str(file)):
+        if not glob.glob(str(file), recursive=True):  # noqa: PTH207 - absolute patterns, too
+            raise UserError(f"`data={file}` matches no file")
+        return
     if not file.exists():
         near = _nearest_file(file)
         raise UserError(f"`data={file}`: there is no such file" + (f" (did you mean {near}?)" if near else ""))
@@ -186,6 +198,8 @@ def _check_target_column(file: Path, target: str) -> None:
     except (OSError, EOFError, ValueError, csv.Error):
         return  # damaged: reading it says how
     columns = [name.removeprefix("\ufeff") for name in header]
+    if len(columns) < 2 or file.name.lower() in HEADERLESS:  # other separators, or no names
+        return
     if target in columns or len(set(columns)) < len(columns) or "" in columns:  # pandas names those by itself
         return
     near = closest(target, columns)

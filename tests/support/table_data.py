@@ -59,7 +59,7 @@ BAD_STRUCTURES: dict[str, tuple[Any, str]] = {
         CUBE.as_dict() | {"lattice": {"matrix": (4 * np.eye(3)).tolist(), "pbc": [True, True, False]}},
         "not periodic",
     ),
-    "another dictionary": ({"a": 1}, "not a pymatgen structure dictionary"),
+    "another dictionary": ({"a": 1}, "a dictionary of a, which is no crystal's"),
     "a site that is text": (CUBE.as_dict() | {"sites": ["Po"]}, "not a pymatgen structure dictionary"),
     "an occupancy that is text": (
         changed(CUBE, species=[{"element": "Cu", "occu": "all"}]),
@@ -81,11 +81,11 @@ BAD_STRUCTURES: dict[str, tuple[Any, str]] = {
         "a CIF with sites pymatgen leaves out",
     ),
     "a heavy CIF": (Structure(Lattice.cubic(4.0), ["Cm"], [[0, 0, 0]]).to(fmt="cif"), "elements CHGNet does not know"),
-    "broken JSON": ('{"lattice": ', "structure text that is not valid JSON"),
+    "broken JSON": ('{"lattice": ', "neither JSON nor Python"),
     "an absent file": ("absent.cif", "a structure file that does not exist"),
     "an absent file named like CIF text": ("data_1.cif", "a structure file that does not exist"),
-    "a folder": (".", "a structure file that does not exist"),
-    "a line too long for a name": ("x" * 5000, "a structure file that does not exist"),
+    "a folder": (".", "neither a structure's text nor the path"),
+    "a line too long for a name": ("x" * 5000, "neither a structure's text nor the path"),
 }
 
 

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +14,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trainables.crystals import Crystal, CrystalTable
-from trainables.data.matbench_file import is_matbench_layout, open_text, read_matbench_file
-from trainables.data.structures import BadStructure, read_crystal
+from trainables.data.bad_structures import BadStructure
+from trainables.data.columns import ID, id_column, is_missing, number_of, structure_column, target_column
+from trainables.data.gather import Rows, gather
+from trainables.data.matbench_file import is_matbench_layout, read_matbench_file
+from trainables.data.structures import read_crystal
 from trainables.data.tasks import Task, custom_task
 from trainables.errors import UserError, listed
 from trainables.progress import Progress, silent
-
-ID_COLUMNS = ("id", "material_id", "mbid", "name")
-STRUCTURE_COLUMNS = ("structure", "cif", "cif_path", "path")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +74,19 @@ class Dataset:
 
 
 _MOST_IDS = 10  # of a kind of bad rows, in a message
+_FLOAT32 = 3e38  # the largest number that training can hold
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns by name, where the caller names them.
+
+    Attributes:
+        id, structure: of the ids and the structures; by default the first that has one of the usual names.
+    """
+
+    id: str | None = None
+    structure: str | None = None
 
 
 class _Builder:
@@ -87,17 +99,21 @@ class _Builder:
         self._targets: list[float] = []
         self._bad: dict[str, list[str]] = defaultdict(list)
 
-    def add(self, row_id: str, structure: Any, target: Any, *, needs_target: bool = True) -> None:
+    def add(self, row_id: str, structure: Any, value: float, *, problem: str = "") -> None:
+        """Add a row.
+
+        Args:
+            problem: of its target.
+        """
         self.ids.append(row_id)
-        value = _number(target)
-        if needs_target and not np.isfinite(value):
-            self._bad["missing or non-finite targets"].append(row_id)
+        if problem:
+            self._bad[problem].append(row_id)
             return
         try:
             self._crystals.append(read_crystal(structure, self._folder))
             self._targets.append(value)
-        except BadStructure as problem:
-            self._bad[problem.kind].append(row_id)
+        except BadStructure as bad:
+            self._bad[bad.kind].append(row_id)
 
     def finish(self, task: Task, official_row: Iterable[int] | None = None) -> Dataset:
         doubles = [row_id for row_id, count in Counter(self.ids).items() if count > 1]
@@ -110,13 +126,6 @@ class _Builder:
             raise UserError(f"{self._source} has no rows; at least one structure is needed")
         rows = None if official_row is None else np.array(list(official_row), dtype=np.int64)
         return Dataset(tuple(self.ids), CrystalTable.pack(self._crystals), np.array(self._targets), task, rows)
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return float("nan")
 
 
 def read_matbench(path: Path, task: Task, progress: Progress = silent) -> Dataset:
@@ -162,147 +171,156 @@ def _add_row(
         raise UserError(f"{path}: index entry {official!r} is not an official row of {task.name} (0 to {n_rows - 1})")
     if not isinstance(value, list) or len(value) <= max(columns):
         raise UserError(f"{path}: row {number} is not a list of structure and target")
-    builder.add(task.mbid(official), value[columns[0]], value[columns[1]])
+    target = number_of(value[columns[1]])
+    problem = "" if np.isfinite(target) else "missing or non-finite targets"
+    builder.add(task.mbid(official), value[columns[0]], target, problem=problem)
 
 
-def read_table(path: Path, name: str, target: str | None = None, *, unit: str = "", energy: bool = False) -> Dataset:
-    """Read the user's own CSV or JSON table: an id, a structure and a target column.
+def read_table(
+    paths: Path | Iterable[Path],
+    name: str,
+    target: str | None = None,
+    *,
+    unit: str = "",
+    energy: bool = False,
+    columns: Columns = Columns(),
+    drop_missing: bool = False,
+    progress: Progress = silent,
+) -> Dataset:
+    """Read the user's own rows: a table, structure files that tell their properties, or a folder (see `gather`).
 
-    The structure is CIF text, the path of a CIF file, or a pymatgen dictionary. Without `target`, the one
-    numeric column that is neither id nor structure is the target.
+    Without `target`, the one numeric column that is neither id nor structure is the target. Rows without ids are
+    numbered.
 
     Args:
         energy: the target is an energy in eV/atom, so CHGNet's energy head fits it.
+        drop_missing: leave out rows whose target is empty, NaN, None or the like, and say how many.
 
     Raises:
         UserError: unreadable file, missing columns, or unusable rows (ids listed).
     """
-    return _dataset_of(read_frame(path), str(path), path.parent, name, target, unit=unit, energy=energy)
+    rows = gather([paths] if isinstance(paths, Path) else paths, progress)
+    return _dataset_of(rows, name, target, unit, energy, columns, drop_missing, progress)
 
 
 def dataset_of_frame(
-    table: pd.DataFrame, name: str, target: str | None = None, *, unit: str = "", energy: bool = False
+    table: pd.DataFrame,
+    name: str,
+    target: str | None = None,
+    *,
+    unit: str = "",
+    energy: bool = False,
+    columns: Columns = Columns(),
+    drop_missing: bool = False,
+    progress: Progress = silent,
 ) -> Dataset:
     """Read a table that is in memory: as `read_table`, whose structures may also be pymatgen Structures.
 
-    Without a column of ids, the index has them. Paths of CIF files are taken from the current folder.
+    Without a column of ids, the index has them. Paths of structure files are taken from the current folder.
 
     Raises:
         UserError: missing columns, or unusable rows (ids listed).
     """
-    return _dataset_of(with_ids(table), "the table", Path(), name, target, unit=unit, energy=energy)
+    rows = Rows(with_ids(table, columns), Path(), "the table")
+    return _dataset_of(rows, name, target, unit, energy, columns, drop_missing, progress)
 
 
-def with_ids(table: pd.DataFrame) -> pd.DataFrame:
+def with_ids(table: pd.DataFrame, columns: Columns = Columns()) -> pd.DataFrame:
     """Return a table with a column of ids: its own, or its index."""
     doubles = [str(name) for name in table.columns[table.columns.duplicated()].unique()]
     if doubles:
         raise UserError(f"the table has several columns named {listed(doubles)}: rename or drop all but one of each")
-    if any(name in table.columns for name in ID_COLUMNS):
+    table = table.rename(columns=str)
+    if id_column(table, columns.id, "the table") is not None:
         return table
     if table.index.nlevels > 1:
-        ids = ["-".join(map(str, levels)) for levels in table.index]
-        return table.assign(**{ID_COLUMNS[0]: ids})
-    return table.assign(**{ID_COLUMNS[0]: table.index.astype(str)})
+        return table.assign(**{ID: ["-".join(map(str, levels)) for levels in table.index]})
+    return table.assign(**{ID: table.index.astype(str)})
 
 
 def _dataset_of(
-    table: pd.DataFrame, source: str, folder: Path, name: str, target: str | None, *, unit: str, energy: bool
+    rows: Rows,
+    name: str,
+    target: str | None,
+    unit: str,
+    energy: bool,
+    columns: Columns,
+    drop_missing: bool,
+    progress: Progress,
 ) -> Dataset:
-    id_column = _column(table, ID_COLUMNS, "id", source)
-    structure_column = _column(table, STRUCTURE_COLUMNS, "structure", source)
-    target = _target_column(table, target, {id_column, structure_column}, source)
+    ids, table = _ids(rows, columns), rows.table
+    structures = structure_column(table, columns.structure, rows.source)
+    target = target_column(table, target, {structures, *filter(None, [_id_name(rows, columns)])}, rows.source)
     task = custom_task(name, target, unit, "energy_per_atom" if energy else "property")
-    builder = _Builder(source, folder)
-    for row_id, structure, value in _cells(table, source, id_column, structure_column, target):
-        builder.add(row_id, structure, value)
+    comma = bool(table.attrs.get("decimal_comma"))
+    missing = np.array([is_missing(cell) for cell in table[target]], dtype=bool)
+    if drop_missing and missing.any():
+        dropped = [ids[place] for place in np.flatnonzero(missing)]
+        progress.message(f"{len(dropped):,} rows without '{target}' are left out: {listed(dropped, _MOST_IDS)}")
+    builder = _Builder(rows.source, rows.folder)
+    with progress.stage(f"read {Path(rows.source).name}", len(ids), "rows") as bar:
+        for row_id, structure, cell, empty in zip(ids, table[structures], table[target], missing, strict=True):
+            if not (empty and drop_missing):
+                value = number_of(cell, comma)
+                builder.add(row_id, structure, value, problem=_problem(value, empty))
+            bar.advance(1)
     return builder.finish(task)
 
 
-def read_structures(path: Path, task: Task) -> Dataset:
-    """Read structures to predict: a table (its targets, if any, become NaN), a Matbench table, or one CIF file.
+def _problem(value: float, missing: bool) -> str:
+    """Return what is wrong with a target, or an empty string."""
+    if missing:
+        return "missing targets (`drop_missing=True` leaves such rows out)"
+    if np.isnan(value):
+        return "targets that are no numbers"
+    if np.isinf(value):
+        return "infinite targets"
+    return f"targets beyond {_FLOAT32:.0e}" if abs(value) > _FLOAT32 else ""
+
+
+def read_structures(paths: Path | Iterable[Path], task: Task, columns: Columns = Columns()) -> Dataset:
+    """Read structures to predict: whatever `gather` reads (targets, if any, become NaN), or a Matbench table.
 
     Raises:
         UserError: unreadable file, missing columns, or unusable structures (ids listed).
     """
-    builder = _Builder(str(path), path.parent)
-    if path.suffix.lower() == ".cif":
-        builder.add(path.stem, path.name, None, needs_target=False)
-        return builder.finish(task)
-    if is_matbench_layout(path):
-        if not task.is_matbench:
-            raise UserError(f"{path} is a Matbench table, the model predicts '{task.name}'; give a CSV or JSON table")
-        return read_matbench(path, task)
-    return _structures_of(read_frame(path), builder, str(path), task)
+    given = [paths] if isinstance(paths, Path) else list(paths)
+    if len(given) == 1 and given[0].is_file() and is_matbench_layout(given[0]) and task.is_matbench:
+        return read_matbench(given[0], task)
+    rows = gather(given)
+    return _structures_of(rows, task, columns)
 
 
-def structures_of_frame(table: pd.DataFrame, task: Task) -> Dataset:
+def structures_of_frame(table: pd.DataFrame, task: Task, columns: Columns = Columns()) -> Dataset:
     """Read structures to predict from a table that is in memory; without a column of ids, the index has them.
 
     Raises:
         UserError: missing columns, or unusable structures (ids listed).
     """
-    return _structures_of(with_ids(table), _Builder("the table", Path()), "the table", task)
+    return _structures_of(Rows(with_ids(table, columns), Path(), "the table"), task, columns)
 
 
-def _structures_of(table: pd.DataFrame, builder: _Builder, source: str, task: Task) -> Dataset:
-    id_column = _column(table, ID_COLUMNS, "id", source)
-    structure_column = _column(table, STRUCTURE_COLUMNS, "structure", source)
-    for row_id, structure, _ in _cells(table, source, id_column, structure_column, id_column):
-        builder.add(row_id, structure, None, needs_target=False)
+def _structures_of(rows: Rows, task: Task, columns: Columns) -> Dataset:
+    builder = _Builder(rows.source, rows.folder)
+    structures = structure_column(rows.table, columns.structure, rows.source)
+    for row_id, structure in zip(_ids(rows, columns), rows.table[structures], strict=True):
+        builder.add(row_id, structure, float("nan"))
     return builder.finish(task)
 
 
-def _cells(table: pd.DataFrame, path: str, *columns: str) -> Iterator[tuple[str, Any, Any]]:
-    ids = table[columns[0]]
-    nameless = np.flatnonzero(ids.isna() | (ids.astype(str).str.strip() == ""))
+def _id_name(rows: Rows, columns: Columns) -> str | None:
+    return id_column(rows.table, columns.id, rows.source)
+
+
+def _ids(rows: Rows, columns: Columns) -> list[str]:
+    """Return the rows' ids as they were written; numbers from 0 where there is no column of ids."""
+    name = _id_name(rows, columns)
+    if name is None:
+        return [str(place) for place in range(len(rows.table))]
+    ids = rows.table[name]
+    nameless = np.flatnonzero(
+        [cell is None or (isinstance(cell, float) and np.isnan(cell)) or not str(cell).strip() for cell in ids]
+    )
     if len(nameless):
-        raise UserError(f"{path} has no id in rows {listed(nameless)} (counted from 0): give every row an id")
-    for row_id, structure, value in zip(*(table[column] for column in columns), strict=True):
-        yield str(row_id), structure, value
-
-
-def read_frame(path: Path) -> pd.DataFrame:
-    """Read CSV or JSON (a list of records, or a mapping of columns), plain or gzipped."""
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"{path} {what}; a CSV or JSON table was expected")
-    name = path.name.lower().removesuffix(".gz")
-    try:
-        if name.endswith(".csv"):
-            # Words such as NA are ids like others; as targets they are no numbers, and so refused by their ids.
-            return pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str), keep_default_na=False)
-        with open_text(path) as handle:
-            return pd.DataFrame(json.load(handle))
-    except (ValueError, EOFError, OSError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise UserError(f"{path} is truncated or not a CSV/JSON table: {reason}") from None
-
-
-def _column(table: pd.DataFrame, names: tuple[str, ...], what: str, path: str) -> str:
-    for name in names:
-        if name in table.columns:
-            return name
-    there = listed(column for column in table.columns if column not in ID_COLUMNS) or "none"
-    raise UserError(f"{path} has no column of {what}s (its columns: {there}); name one {' or '.join(names)}")
-
-
-def _target_column(table: pd.DataFrame, target: str | None, taken: set[str], path: str) -> str:
-    if target is not None:
-        if target not in table.columns:
-            raise UserError(f"{path} has no column '{target}'; it has {listed(table.columns)}")
-        if target in taken:
-            raise UserError(f"{path}: column '{target}' cannot be the target, it has the ids or structures")
-        if len(table) and not pd.to_numeric(table[target], errors="coerce").notna().any():
-            first = repr(table[target].iloc[0])[:60]
-            raise UserError(
-                f"{path}: column '{target}' has no numbers (its first value is {first}); choose another target"
-            )
-        return target
-    left = [column for column in table.columns if column not in taken]
-    if "target" in left:
-        return "target"
-    numeric = [column for column in left if pd.to_numeric(table[column], errors="coerce").notna().any()]
-    if len(numeric) != 1:
-        raise UserError(f"{path} has {len(numeric)} numeric columns ({listed(numeric)}); choose one with `target`")
-    return str(numeric[0])
+        raise UserError(f"{rows.source} has no id in rows {listed(nameless)} (counted from 0): give every row an id")
+    return [str(cell) for cell in ids]

@@ -1,0 +1,170 @@
+"""What a person points at becomes rows: a table, a structure file, a folder, a pattern, or several of these."""
+
+import glob
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from trainables.data.columns import ID, STRUCTURE
+from trainables.data.formats import HEADERLESS
+from trainables.data.matbench_file import is_matbench_layout
+from trainables.data.structure_files import Found, id_of, is_structure_file, structures_in
+from trainables.data.table_files import is_table, read_frame
+from trainables.errors import UserError, listed
+from trainables.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as they were found.
+
+    Attributes:
+        table: a row a crystal.
+        folder: from where relative paths in it are taken.
+        source: how messages name it.
+        from_files: the structures are crystals that have been read already.
+    """
+
+    table: pd.DataFrame
+    folder: Path
+    source: str
+    from_files: bool = False
+
+
+def expanded(paths: Iterable[Path]) -> list[Path]:
+    """Return paths with patterns such as cifs/*.cif replaced by what they match, in order.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.exists() or not glob.has_magic(str(path)):
+            found.append(path)
+            continue
+        matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - absolute patterns, too
+        if not matches:
+            raise UserError(f"{path} matches no file")
+        found += matches
+    return found
+
+
+def gather(paths: Iterable[Path], progress: Progress = silent) -> Rows:
+    """Read the rows of files, folders and patterns.
+
+    A table has its own rows; a structure file has a row a crystal, with what it says of it as columns. A folder with
+    id_prop.csv (CGCNN, ALIGNN) or targets.csv (MatDeepLearn) is that table, whose structures lie beside it; any other
+    has the crystals of all its structure files, also of those below it.
+
+    Raises:
+        UserError: nothing is there, or a file that is neither; tables among several files.
+    """
+    given = expanded(paths)
+    if len(given) == 1:
+        return _of_path(given[0], progress)
+    tables = [path for path in given if path.is_file() and not is_structure_file(path)]
+    if tables:
+        raise UserError(
+            f"several files were given, of which {listed(tables, 3)} are tables: give one table, or structures"
+        )
+    files = [file for path in given for file in (structure_files(path) if path.is_dir() else [path])]
+    return Rows(_of_files(files, None, progress), Path(), f"{len(files):,} files", from_files=True)
+
+
+def _of_path(path: Path, progress: Progress) -> Rows:
+    if path.is_dir():
+        return _of_folder(path, progress)
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if path.name.lower() in HEADERLESS:
+        return _beside(path)
+    if is_structure_file(path):
+        return Rows(_of_files([path], None, progress), path.parent, str(path), from_files=True)
+    return Rows(read_frame(path), path.parent, str(path))
+
+
+def _of_folder(folder: Path, progress: Progress) -> Rows:
+    for name in HEADERLESS:
+        if (folder / name).is_file():
+            return _beside(folder / name)
+    files = structure_files(folder)
+    if files:
+        return Rows(_of_files(files, folder, progress), folder, str(folder), from_files=True)
+    tables = sorted(file for file in folder.iterdir() if file.is_file() and is_table(file))
+    if len(tables) == 1 and not is_matbench_layout(tables[0]):
+        return Rows(read_frame(tables[0]), folder, str(tables[0]))
+    what = f"several tables ({listed((each.name for each in tables), 4)}): name one" if tables else "no structure files"
+    raise UserError(f"{folder} has {what}; a table, or files such as CIF, POSCAR or extxyz, were expected")
+
+
+def structure_files(folder: Path) -> list[Path]:
+    """Return the structure files of a folder and those below it, in the order of their paths."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if is_structure_file(path)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def _of_files(files: list[Path], folder: Path | None, progress: Progress) -> pd.DataFrame:
+    """Return a row a crystal, ids by name: where two files share one, by their paths."""
+    found: list[tuple[Path, Found]] = []
+    with progress.stage("read files", len(files), "files") as bar:
+        for file in files:
+            found += [(file, each) for each in structures_in(file)]
+            bar.advance(1)
+    ids = _distinct(found, folder)
+    names = {name for _, each in found for name in each.properties} - {ID, STRUCTURE}
+    columns = {name: [each.properties.get(name) for _, each in found] for name in sorted(names)}
+    return pd.DataFrame({ID: ids, STRUCTURE: pd.Series([each.crystal for _, each in found], dtype=object), **columns})
+
+
+def _distinct(found: list[tuple[Path, Found]], folder: Path | None) -> list[str]:
+    """Return ids of which no two are the same, as far as the files' paths can tell them apart."""
+    ids = [each.id for _, each in found]
+    if len(set(ids)) == len(ids):
+        return ids
+    names = [str(path.relative_to(folder)) if folder else str(path) for path, _ in found]
+    if len(set(names)) == len(names):
+        return names
+    seen: dict[str, int] = {}
+    numbered = []
+    for name in ids:
+        seen[name] = seen.get(name, -1) + 1
+        numbered.append(f"{name}-{seen[name]}" if seen[name] else name)
+    return numbered
+
+
+def _beside(path: Path) -> Rows:
+    """Read id_prop.csv: ids name files beside it, with or without their endings.
+
+    Raises:
+        UserError: there is no file for an id.
+    """
+    table = read_frame(path)
+    ids = [str(value) for value in table.iloc[:, 0]]
+    by_id = _files_by_id(path.parent)
+    missing = [value for value in ids if value not in by_id]
+    if missing:
+        raise UserError(
+            f"{path} names {len(missing):,} ids without a structure file beside it ({listed(missing, 5)}): files such "
+            f"as {missing[0]}.cif were expected"
+        )
+    files = [str(by_id[value]) for value in ids]
+    return Rows(table.assign(**{STRUCTURE: files}), Path(), str(path))
+
+
+def _files_by_id(folder: Path) -> dict[str, Path]:
+    files = [*folder.iterdir(), *(file for below in folder.iterdir() if below.is_dir() for file in below.iterdir())]
+    kinds: Iterator[Callable[[Path], str]] = iter((lambda file: file.name, id_of, lambda file: file.stem))
+    usable = [file for file in files if file.is_file() and (is_structure_file(file) or file.suffix.lower() == ".json")]
+    found: dict[str, Path] = {}
+    for name_of in kinds:
+        for file in usable:
+            found.setdefault(name_of(file), file)
+            found.setdefault(name_of(file).removeprefix("POSCAR-"), file)
+    return found

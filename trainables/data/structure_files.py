@@ -1,0 +1,185 @@
+"""Files of crystals, in any format that pymatgen or ASE reads: one crystal, or one after another."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainables.crystals import Crystal
+from trainables.data.bad_structures import BadStructure
+from trainables.data.structure_dicts import crystal_of_dict, is_structure_dict
+from trainables.data.structure_text import crystal_of_atoms, crystal_of_structure, crystal_of_text
+from trainables.data.table_files import decoded, open_bytes
+
+_TEXT = (".cif", ".vasp", ".poscar", ".contcar")
+_PYMATGEN = (".cssr", ".yaml", ".yml", ".mson")
+# What ASE reads by these endings: one crystal, or (of a relaxation) the last one.
+_ONE = (".xsf", ".gen", ".res", ".cell", ".castep", ".cfg", ".struct", ".in", ".pwi", ".pwo", ".abi", ".fdf", ".json")
+_SEVERAL = (".extxyz", ".xyz", ".traj", ".db", ".xdatcar")
+_POSCAR_NAME = re.compile(r"(poscar|contcar)(?![a-z])", re.IGNORECASE)
+_VASP_RUN = re.compile(r"vasprun.*\.xml", re.IGNORECASE)
+_OUTCAR = re.compile(r"outcar", re.IGNORECASE)
+_IDS = ("id", "material_id", "mp_id", "jid", "name", "structure_id", "uid")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A crystal of a file.
+
+    Attributes:
+        id: the file's name without its ending, and a number where there are several.
+        crystal: or why it cannot be used.
+        properties: what the file says of it: energies, and words of its comment line.
+    """
+
+    id: str
+    crystal: Crystal | BadStructure
+    properties: dict[str, Any] = field(default_factory=dict)
+
+
+def is_structure_file(path: Path) -> bool:
+    """Return whether a file holds crystals by its name, and is no table."""
+    name = plain_name(path)
+    return (
+        name.endswith((*_TEXT, *_PYMATGEN[:1], *_ONE[:-1], *_SEVERAL))
+        or bool(_POSCAR_NAME.match(name))
+        or bool(_VASP_RUN.fullmatch(name))
+        or bool(_OUTCAR.match(name))
+        or name.startswith("xdatcar")
+    )
+
+
+def plain_name(path: Path) -> str:
+    """Return a file's name in small letters, without .gz."""
+    return path.name.lower().removesuffix(".gz")
+
+
+def id_of(path: Path) -> str:
+    """Return the id that a file's name gives: without its ending and, where it says nothing else, its folder's."""
+    name = re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE)
+    stem = re.sub(r"\.(cif|vasp|poscar|contcar|xsf|cssr|extxyz|xyz|traj|db|json|res|gen|xml)$", "", name, flags=re.I)
+    nameless = stem.lower() in ("poscar", "contcar", "vasprun", "outcar", "xdatcar", "structure")
+    return path.absolute().parent.name if nameless else stem
+
+
+def read_structure_file(path: Path) -> Crystal:
+    """Read the one crystal of a file.
+
+    Raises:
+        BadStructure: it cannot be read, or holds several.
+    """
+    found = []
+    for each in structures_in(path):
+        found.append(each)
+        if len(found) > 1:
+            raise BadStructure("a file with several structures, where one was expected")
+    if not found:
+        raise BadStructure("a file without structures")
+    if isinstance(found[0].crystal, BadStructure):
+        raise found[0].crystal
+    return found[0].crystal
+
+
+def structures_in(path: Path) -> Iterator[Found]:
+    """Yield the crystals of a file, in its order; one that cannot be used with the reason.
+
+    Raises:
+        BadStructure: nothing in the file can be read.
+    """
+    name, own = plain_name(path), id_of(path)
+    try:
+        if name.endswith(_TEXT) or _POSCAR_NAME.match(name):
+            yield Found(own, _or_problem(decoded(open_bytes(path)), name))
+        elif name.endswith(".json"):
+            yield Found(own, _of_json(path))
+        elif name.endswith(_PYMATGEN):
+            from pymatgen.core import Structure
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield Found(own, crystal_of_structure(Structure.from_file(str(path))))
+        elif name.endswith(".db"):
+            yield from _of_database(path, own)
+        else:
+            yield from _with_ase(path, own)
+    except BadStructure as problem:
+        yield Found(own, problem)
+    except (OSError, EOFError) as error:
+        yield Found(
+            own, BadStructure(f"a file that cannot be read ({error.strerror if isinstance(error, OSError) else error})")
+        )
+
+
+def _or_problem(text: str, name: str) -> Crystal | BadStructure:
+    try:
+        if not text.strip():
+            return BadStructure("an empty file")
+        return crystal_of_text(text if name.endswith(".cif") else text.lstrip("\ufeff"))
+    except BadStructure as problem:
+        return problem
+
+
+def _of_json(path: Path) -> Crystal:
+    import json
+
+    try:
+        content = json.loads(decoded(open_bytes(path)))
+    except json.JSONDecodeError:
+        raise BadStructure("a file that is not JSON") from None
+    if isinstance(content, dict) and not is_structure_dict(content) and "ids" in content and "1" in content:
+        content = content["1"]  # ASE's database of one row
+    if not isinstance(content, dict):
+        raise BadStructure("a JSON file that holds no crystal")
+    return crystal_of_dict(content)
+
+
+def _with_ase(path: Path, own: str) -> Iterator[Found]:
+    from ase.io import iread
+
+    name = plain_name(path)
+    last = bool(_VASP_RUN.fullmatch(name) or _OUTCAR.match(name) or name.endswith((".castep", ".pwo")))
+    options: dict[str, Any] = {"format": "extxyz"} if name.endswith((".xyz", ".extxyz")) else {}
+    count = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            frames = list(iread(str(path), index=-1 if last else slice(None), **options))
+        except Exception as error:  # a reader raises what it happens to meet
+            reason = " ".join(str(error).split())[:80] or type(error).__name__
+            raise BadStructure(f"a file that ASE cannot read ({reason})") from None
+    for count, atoms in enumerate(frames):
+        yield _found(atoms, own if len(frames) == 1 else f"{own}-{count}", _properties(atoms))
+
+
+def _found(atoms: Any, number: str, properties: dict[str, Any]) -> Found:
+    named = next((str(properties[key]) for key in _IDS if key in properties), number)
+    try:
+        return Found(named, crystal_of_atoms(atoms), properties)
+    except BadStructure as problem:
+        return Found(named, problem, properties)
+
+
+def _properties(atoms: Any) -> dict[str, Any]:
+    """Return the single values that a frame carries: its comment's and its calculator's (a total energy, in eV)."""
+    told = {name: value for name, value in atoms.info.items() if name != "occupancy"}
+    if atoms.calc is not None:
+        told |= {name: value for name, value in atoms.calc.results.items() if name not in told}
+    return {str(name): value for name, value in told.items() if np.ndim(value) == 0 and value is not None}
+
+
+def _of_database(path: Path, own: str) -> Iterator[Found]:
+    from ase.db import connect
+
+    try:
+        rows = list(connect(str(path)).select())
+    except Exception as error:
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise BadStructure(f"a database that ASE cannot read ({reason})") from None
+    for row in rows:
+        told = dict(row.key_value_pairs)
+        told |= {name: row[name] for name in ("energy", "free_energy", "magmom") if name in row}
+        yield _found(row.toatoms(), f"{own}-{row.id}", told)

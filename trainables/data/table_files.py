@@ -1,0 +1,235 @@
+"""A file of rows becomes a DataFrame: CSV in any dialect, JSON in any layout, JSON lines, Parquet, Excel, or their gz.
+
+Cells stay as they were written: text stays text, so that an id "1e5" or "NaN" is what it was.
+"""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from trainables.data.columns import ID, ID_COLUMNS, STRUCTURE_COLUMNS, matched, same_name
+from trainables.data.formats import HEADERLESS, SUFFIXES
+from trainables.data.structure_dicts import is_structure_dict
+from trainables.errors import UserError
+
+_SEPARATORS = ",;\t|"
+_EXCEL_LONGEST = 32_767  # characters of a cell
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a file is a table by its name."""
+    return _stem(path).endswith(SUFFIXES)
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a file of rows.
+
+    Raises:
+        UserError: it cannot be read, with what it is and what to do.
+    """
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
+        ".parquet": _read_parquet,
+        ".xlsx": _read_excel,
+        ".jsonl": _read_json_lines,
+        ".ndjson": _read_json_lines,
+        ".json": _read_json,
+    }
+    name = _stem(path)
+    reader = next((reader for suffix, reader in readers.items() if name.endswith(suffix)), _read_csv)
+    _reject_by_name(path, name)
+    try:
+        return _with_text_names(reader(path))
+    except UserError:
+        raise
+    except (EOFError, zlib.error) as error:
+        raise UserError(f"{path} is truncated ({error}): get it again") from None
+    except MemoryError:
+        raise UserError(f"{path} does not fit into memory") from None
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(f"{path} cannot be read as {_kind(name)}: {reason}") from None
+
+
+def _stem(path: Path) -> str:
+    return path.name.lower().removesuffix(".gz")
+
+
+def _kind(name: str) -> str:
+    kinds = {".parquet": "Parquet", ".xlsx": "Excel", ".jsonl": "JSON lines", ".ndjson": "JSON lines", ".json": "JSON"}
+    return next((kind for suffix, kind in kinds.items() if name.endswith(suffix)), "CSV")
+
+
+def _reject_by_name(path: Path, name: str) -> None:
+    if name.endswith((".pkl", ".pickle", ".p")):
+        raise UserError(
+            f"{path} is a pickle, which may run any code when it is opened, so it is not read. If you trust it: "
+            f'python -c "import pandas, crystaltune as ct; ct.train(pandas.read_pickle({str(path)!r}), target=...)"'
+        )
+    if name.endswith(".xls"):
+        raise UserError(f"{path} is in Excel's old format: save it as .xlsx or CSV")
+    if name.endswith((".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz")):
+        raise UserError(f"{path} is an archive: unpack it and name the folder or the file in it")
+    if name.endswith((".h5", ".hdf5", ".npz", ".npy", ".pt", ".lmdb")):
+        raise UserError(f"{path} holds arrays and no table of crystals: save one as CSV, JSON or Parquet")
+
+
+def open_bytes(path: Path) -> bytes:
+    """Return a file's content, unpacked where it is gzipped, whatever its name."""
+    content = path.read_bytes()
+    return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+
+
+def decoded(content: bytes) -> str:
+    """Return text in UTF-8 or UTF-16, by its mark, or else in the encoding of old Windows and CIF files."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def _text_of(path: Path) -> str:
+    content = open_bytes(path)
+    if b"\x00" in content[:1000] and content[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{path} is no text: a table as CSV, JSON, Parquet or Excel was expected")
+    text = decoded(content)
+    if not text.strip():
+        raise UserError(f"{path} is empty")
+    return text
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    text = _text_of(path)
+    separator = _separator(text)
+    headerless = path.name.lower() in HEADERLESS and _has_no_header(text, separator)
+    options: Mapping[str, Any] = {"header": None} if headerless else {}
+    table = pd.read_csv(
+        io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True, **options
+    )
+    if headerless:
+        values = [f"value_{place}" for place in range(1, len(table.columns))]
+        table.columns = pd.Index([ID, *(["target"] if len(values) == 1 else values)])
+    table.attrs["decimal_comma"] = separator != ","
+    return table
+
+
+def _separator(text: str) -> str:
+    """Return what stands between columns: the mark whose names are known, else the one that makes most columns."""
+
+    def names(mark: str) -> list[str]:
+        return next((row for row in csv.reader(io.StringIO(text), delimiter=mark) if row), [])
+
+    def known(mark: str) -> tuple[int, int]:
+        columns = names(mark)
+        return sum(same_name(name) in (*ID_COLUMNS, *STRUCTURE_COLUMNS) for name in columns), len(columns)
+
+    limit = csv.field_size_limit(1 << 30)  # a cell may hold a large CIF
+    try:
+        return max(_SEPARATORS, key=known)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _has_no_header(text: str, separator: str) -> bool:
+    first = next(row for row in csv.reader(io.StringIO(text), delimiter=separator) if row)
+    try:
+        float(first[1])
+    except (IndexError, ValueError):
+        return False
+    return True
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO(open_bytes(path)))
+
+
+def _read_excel(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_excel(io.BytesIO(open_bytes(path)), dtype=object, keep_default_na=False)
+    except ImportError:
+        raise UserError(
+            f"{path}: Excel files need the package openpyxl (pip install openpyxl); or save it as CSV"
+        ) from None
+    cut = [name for name in table.columns if table[name].map(lambda cell: len(str(cell)) >= _EXCEL_LONGEST).any()]
+    if cut:
+        raise UserError(
+            f"{path}: Excel cut cells of column '{cut[0]}' at {_EXCEL_LONGEST:,} characters: export them as CSV or JSON"
+        )
+    return table
+
+
+def _read_json_lines(path: Path) -> pd.DataFrame:
+    records = []
+    for number, line in enumerate(_text_of(path).splitlines(), start=1):
+        if line.strip():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}: line {number} is not JSON ({error.msg})") from None
+    return frame_of_json(records, path)
+
+
+def _read_json(path: Path) -> pd.DataFrame:
+    text = _text_of(path)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and "\n" in text.strip():  # one object a line, under JSON's name
+            return _read_json_lines(path)
+        if error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated string"):
+            raise UserError(f"{path} is truncated: its JSON ends in the middle; get it again") from None
+        raise UserError(f"{path} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
+    return frame_of_json(content, path)
+
+
+def frame_of_json(content: Any, path: Path) -> pd.DataFrame:
+    """Return the rows of a JSON value, whichever of the usual layouts it has.
+
+    Raises:
+        UserError: it has none of them.
+    """
+    if isinstance(content, list):
+        return _of_list(content, path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}: a list of records was expected")
+    if is_structure_dict(content):
+        return pd.DataFrame({ID: [_stem(path).rsplit(".", 1)[0]], "structure": [content]})
+    if isinstance(content.get("data"), list):
+        if "columns" in content:  # pandas' split layout, matminer's too
+            index = content.get("index")
+            table = pd.DataFrame(content["data"], columns=content["columns"])
+            return table if index is None or matched(table.columns, ID_COLUMNS) else table.assign(**{ID: index})
+        return _of_list(content["data"], path)
+    inner = list(content.values())
+    if inner and all(isinstance(value, dict) for value in inner):
+        if any(is_structure_dict(value) for value in inner):
+            return pd.DataFrame({ID: list(content), "structure": inner})
+        if matched(inner[0], STRUCTURE_COLUMNS):
+            table = pd.DataFrame(inner)
+            return table if matched(table.columns, ID_COLUMNS) else table.assign(**{ID: list(content)})
+    if not inner or not all(isinstance(value, list | dict) for value in inner):
+        raise UserError(f"{path} holds one object with {', '.join(list(content)[:5])}: a list of records was expected")
+    return pd.DataFrame(content)
+
+
+def _of_list(rows: list[Any], path: Path) -> pd.DataFrame:
+    if rows and all(isinstance(row, dict) for row in rows):
+        if all(is_structure_dict(row) for row in rows):
+            return pd.DataFrame({ID: [str(place) for place in range(len(rows))], "structure": rows})
+        return pd.DataFrame(rows)
+    if rows:
+        raise UserError(f"{path} holds a list of {type(rows[0]).__name__}: a list of records was expected")
+    return pd.DataFrame({ID: [], "structure": []})
+
+
+def _with_text_names(table: pd.DataFrame) -> pd.DataFrame:
+    table.columns = pd.Index([str(name).strip() for name in table.columns])
+    return table

@@ -1,7 +1,7 @@
 """A finished or partly finished run, as its folder has it."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +92,16 @@ class Run:
             out: also write the predictions there, in the format of the name's ending.
 
         Returns:
-            Columns id, prediction, std (over folds) and fallback (True where the composition alone was used), in
-            the order of the structures.
+            Columns id, prediction, std (over folds), low and high (ends of a 90 % interval, from the errors of the
+            run's test rows), fallback (the composition alone was used), in_training (the crystal is a row of the run)
+            and problem (why there is no prediction; empty where there is one), in the order of the structures.
 
         Raises:
-            UserError: no fold is trained, or structures that cannot be used (ids listed).
+            UserError: no fold is trained, or nothing that can be read.
         """
         from orchestrator.predict.files import check_predictions_path, write_predictions
-        from orchestrator.predict.run import load_folds, predict_structures
-        from trainables.data.dataset import read_structures, structures_of_frame
+        from orchestrator.predict.run import load_folds, predict_rows
+        from trainables.data.to_predict import read_structures, structures_of_frame
 
         if isinstance(data, Structure | Mapping) or (isinstance(data, str) and "\n" in data):  # one crystal, or its CIF
             data = pd.DataFrame({"structure": [data]})
@@ -111,12 +112,14 @@ class Run:
         with shown(progress) as bars:
             folds = load_folds(self.folder, device)
             if isinstance(data, pd.DataFrame):
-                dataset = structures_of_frame(data, folds[0].task)
+                rows = structures_of_frame(data, folds[0].task)
             elif isinstance(data, str | os.PathLike):
-                dataset = read_structures(Path(data), folds[0].task)
+                rows = read_structures(Path(data), folds[0].task, progress=bars)
+            elif paths := _paths(data):
+                rows = read_structures(paths, folds[0].task, progress=bars)
             else:
-                dataset = structures_of_frame(pd.DataFrame({"structure": list(data)}), folds[0].task)
-            table = predict_structures(folds, dataset, bars)
+                rows = structures_of_frame(pd.DataFrame({"structure": list(data)}), folds[0].task)
+            table = predict_rows(self.folder, folds, rows, bars)
         if out is not None:
             write_predictions(Path(out), table)
         return table
@@ -137,6 +140,13 @@ class Run:
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the scores of the folds, and of what they are compared with."""
         return f"<p>{_title(self.scores)}</p>{_score_frame(self.scores).to_html(index=False, na_rep='')}"
+
+
+def _paths(data: Iterable[Any]) -> list[Path]:
+    """Return the paths that are given, where all that is given are names of files or folders that are there."""
+    given = list(data) if isinstance(data, Sequence) else []
+    named = all(isinstance(each, os.PathLike) or (isinstance(each, str) and "\n" not in each) for each in given)
+    return [Path(each) for each in given] if given and named and all(Path(each).exists() for each in given) else []
 
 
 def _title(scores: Scores) -> str:

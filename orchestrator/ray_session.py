@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray._private import worker
+from ray.exceptions import RayError
 
 from orchestrator.ray_environment import asked_address, check_address, cure, temporary_folder
 from trainables.errors import UserError
@@ -87,7 +88,7 @@ def _started(address: str | None, cores: int | None, gpus: int | None) -> Iterat
                 _temp_dir=str(temporary_folder()),
                 **common,
             )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:  # the last: a token that is missing or wrong
         reason = " ".join(str(error).split())[:200]
         if address:
             raise UserError(f"{told}: Ray cannot be joined there ({reason}); {cure(given, answers=True)}") from None

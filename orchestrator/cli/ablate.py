@@ -20,17 +20,24 @@ from orchestrator.cli.options import (
     CpusPerModel,
     DataFile,
     Device,
+    DropMissing,
     Energy,
+    FoldColumn,
     Folds,
+    FoldsBy,
+    IdColumn,
     Limit,
     OnRay,
     PerGpu,
     Processes,
     Published,
     Settings,
+    StructureColumn,
     Target,
     TaskName,
+    TestFile,
     Tf32,
+    TotalEnergy,
     Unit,
     begin,
     chosen_settings,
@@ -39,7 +46,7 @@ from orchestrator.cli.options import (
     say,
     say_next,
 )
-from orchestrator.inputs.source import Source, check_folder, default_folder, parse_folds
+from orchestrator.inputs.source import Source, check_folder, default_folder, folds_to_run, parse_folds
 from orchestrator.report.progress import display
 from trainables.errors import UserError
 
@@ -60,6 +67,13 @@ def ablate(
     unit: Unit = "",
     energy: Energy = False,
     limit: Limit = None,
+    id_column: IdColumn = None,
+    structure: StructureColumn = None,
+    drop_missing: DropMissing = False,
+    total_energy: TotalEnergy = False,
+    folds_by: FoldsBy = None,
+    fold_column: FoldColumn = None,
+    test: TestFile = None,
     folds: Folds = "0-4",
     seeds: Annotated[
         int, typer.Option(min=1, help="Number of seeds for each experiment.", rich_help_panel=_LADDER)
@@ -120,7 +134,22 @@ def ablate(
     from orchestrator.cli.asked import check_asked, check_ladder
 
     _check_plan(plan_only, gpus, structures_per_second)
-    source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
+    source = Source(
+        task,
+        data,
+        target,
+        unit,
+        energy,
+        limit,
+        id_column,
+        structure,
+        drop_missing,
+        total_energy,
+        folds_by,
+        fold_column,
+        test,
+    )
+    wanted = folds_to_run(source, parse_folds(folds))
     names, starts = parse_experiments(experiments, with_auxiliary=bool(aux)), parse_starts(start or [])
     chosen = chosen_settings(config, settings, task)
     check_asked(source, chosen, aux or [], published)

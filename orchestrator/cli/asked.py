@@ -107,15 +107,18 @@ def check_study(folder: Path, options: SearchOptions) -> None:
 
 def expected_task(source: Source) -> Task:
     """Return the task that a command is about; of a table of one's own what is known before it is read."""
-    kind: Quantity = "energy_per_atom" if source.energy else "property"
+    kind: Quantity = "energy_per_atom" if source.energy or source.total_energy else "property"
     return known_task(source.task) or custom_task(source.task, source.target or "", source.unit, kind)
 
 
 def task_words(source: Source) -> list[str]:
     """Return the words of a command line that name the same rows."""
     named = {"--data": source.file, "--target": source.target, "--unit": source.unit, "--limit": source.limit}
+    named |= {"--id": source.id, "--structure": source.structure, "--folds-by": source.folds_by}
+    named |= {"--fold-column": source.fold_column, "--test": source.test}
     words = [source.task, *(str(word) for name, value in named.items() if value for word in (name, value))]
-    return words + (["--energy"] if source.energy else [])
+    marks = {"--energy": source.energy, "--total-energy": source.total_energy, "--drop-missing": source.drop_missing}
+    return words + [mark for mark, given in marks.items() if given]
 
 
 def train_words(source: Source, auxiliary: Sequence[str]) -> tuple[str, ...]:

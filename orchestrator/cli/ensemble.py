@@ -16,17 +16,24 @@ from orchestrator.cli.options import (
     CpusPerModel,
     DataFile,
     Device,
+    DropMissing,
     Energy,
+    FoldColumn,
     Folds,
+    FoldsBy,
+    IdColumn,
     Limit,
     OnRay,
     PerGpu,
     Processes,
     Published,
     Settings,
+    StructureColumn,
     Target,
     TaskName,
+    TestFile,
     Tf32,
+    TotalEnergy,
     Unit,
     begin,
     chosen_settings,
@@ -36,7 +43,7 @@ from orchestrator.cli.options import (
     say_next,
 )
 from orchestrator.cli.results import show_scores
-from orchestrator.inputs.source import Source, check_folder, default_folder, parse_folds
+from orchestrator.inputs.source import Source, check_folder, default_folder, folds_to_run, parse_folds
 from orchestrator.report.progress import display
 from orchestrator.train.options import SEEDS, STUDENT, CombineName, EnsembleOptions
 
@@ -83,6 +90,13 @@ def ensemble(
     unit: Unit = "",
     energy: Energy = False,
     limit: Limit = None,
+    id_column: IdColumn = None,
+    structure: StructureColumn = None,
+    drop_missing: DropMissing = False,
+    total_energy: TotalEnergy = False,
+    folds_by: FoldsBy = None,
+    fold_column: FoldColumn = None,
+    test: TestFile = None,
     folds: Folds = "0-4",
     config: ConfigFile = None,
     settings: Settings = None,
@@ -111,7 +125,22 @@ def ensemble(
     from orchestrator.cli.asked import after_training, check_ensemble
     from trainables.config import parse_variations
 
-    source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
+    source = Source(
+        task,
+        data,
+        target,
+        unit,
+        energy,
+        limit,
+        id_column,
+        structure,
+        drop_missing,
+        total_energy,
+        folds_by,
+        fold_column,
+        test,
+    )
+    wanted = folds_to_run(source, parse_folds(folds))
     asked = EnsembleOptions(seeds, parse_variations(vary or []), combine, views, distil)
     chosen = chosen_settings(config, settings, task)
     made = check_ensemble(source, asked, chosen, aux or [], published)

@@ -3,6 +3,7 @@
 What a command needs is imported when it runs: torch takes seconds, and a mistake should be told before that.
 """
 
+import glob
 import shlex
 import sys
 from dataclasses import replace
@@ -26,17 +27,24 @@ from orchestrator.cli.options import (
     CpusPerModel,
     DataFile,
     Device,
+    DropMissing,
     Energy,
+    FoldColumn,
     Folds,
+    FoldsBy,
+    IdColumn,
     Limit,
     OnRay,
     PerGpu,
     Processes,
     Published,
     Settings,
+    StructureColumn,
     Target,
     TaskName,
+    TestFile,
     Tf32,
+    TotalEnergy,
     Unit,
     begin,
     chosen_settings,
@@ -48,7 +56,7 @@ from orchestrator.cli.options import (
 from orchestrator.cli.results import show_scores
 from orchestrator.cli.search import report, search, spaces
 from orchestrator.cli.status import status
-from orchestrator.inputs.source import Source, check_folder, check_source, default_folder, parse_folds
+from orchestrator.inputs.source import Source, check_folder, check_source, default_folder, folds_to_run, parse_folds
 from orchestrator.report.progress import display
 from trainables.errors import UserError
 
@@ -91,6 +99,9 @@ def prepare(
     data: DataFile = None,
     target: Target = None,
     limit: Limit = None,
+    id_column: IdColumn = None,
+    structure: StructureColumn = None,
+    drop_missing: DropMissing = False,
     start: Annotated[
         Literal["0.3.0", "r2scan", "0.2.0", "scratch"],
         typer.Option(
@@ -100,7 +111,7 @@ def prepare(
     ] = "0.3.0",
 ) -> None:
     """Fetch and check a task's data and build its graphs, so that training starts immediately."""
-    source = Source(task, data, target, limit=limit)
+    source = Source(task, data, target, limit=limit, id=id_column, structure=structure, drop_missing=drop_missing)
     check_source(source)
     begin(f"prepare {task}")
     from orchestrator.cli.asked import task_words
@@ -120,6 +131,13 @@ def train(
     unit: Unit = "",
     energy: Energy = False,
     limit: Limit = None,
+    id_column: IdColumn = None,
+    structure: StructureColumn = None,
+    drop_missing: DropMissing = False,
+    total_energy: TotalEnergy = False,
+    folds_by: FoldsBy = None,
+    fold_column: FoldColumn = None,
+    test: TestFile = None,
     folds: Folds = "0-4",
     config: ConfigFile = None,
     settings: Settings = None,
@@ -145,7 +163,22 @@ def train(
     """
     from orchestrator.cli.asked import check_asked
 
-    source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
+    source = Source(
+        task,
+        data,
+        target,
+        unit,
+        energy,
+        limit,
+        id_column,
+        structure,
+        drop_missing,
+        total_energy,
+        folds_by,
+        fold_column,
+        test,
+    )
+    wanted = folds_to_run(source, parse_folds(folds))
     chosen = chosen_settings(config, settings, task)
     check_asked(source, chosen, aux or [], published)
     folder = out or default_folder("", task)
@@ -173,30 +206,53 @@ def train(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run.")],
-    file: Annotated[Path, typer.Argument(help="A table of structures (CSV, JSON, Matbench json.gz) or a CIF file.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="Structures: a table, files of any format that pymatgen or ASE reads, or a folder."
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="File to write: .parquet, .csv, .csv.gz, .json, .jsonl, .xlsx. Default: in DIR, as Parquet."),
     ] = None,
+    id_column: IdColumn = None,
+    structure: StructureColumn = None,
     device: Device = "auto",
 ) -> None:
-    """Predict new structures with the mean of a run's folds."""
+    """Predict new structures with the mean of a run's folds.
+
+    Rows that cannot be used keep their place, without a prediction and with the reason in the column `problem`; the
+    exit code is then 1.
+    """
     from orchestrator.predict.files import check_predictions_path
 
     _check_run(run)
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "is no regular file" if file.exists() else "does not exist"
-        raise UserError(f"{file} {what}; a table of structures or a CIF file was expected")
-    check_predictions_path(out, file, run)
-    begin(f"predict {file} with {run}")
+    for file in files:
+        if not file.exists() and not glob.has_magic(str(file)):
+            raise UserError(f"{file} does not exist; a table of structures, structure files or a folder was expected")
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise UserError(f"{file} is no regular file; save its content to a file and use that")
+    check_predictions_path(out, files[0], run)
+    begin(f"predict {files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''} with {run}")
     from orchestrator.predict.run import predict_file
+    from trainables.data.own_table import TableOptions
 
+    options = TableOptions(id=id_column, structure=structure)
     with interruptible(), display(as_options) as shown:
-        table, path = predict_file(run, file, out, device=device, progress=shown)
+        table, path = predict_file(run, files, out, options=options, device=device, progress=shown)
     if len(table) > _SHOWN:
         say(f"The first {_SHOWN} of {len(table):,}:")
-    out_console.print(table.head(_SHOWN).to_string(index=False), soft_wrap=True)
-    say(f"{len(table):,} prediction{'s' * (len(table) != 1)} in {path}")
+    shown_columns = table.columns if table["problem"].any() else table.columns.drop("problem")
+    out_console.print(table.head(_SHOWN)[shown_columns].to_string(index=False), soft_wrap=True)
+    failed = int((table["problem"] != "").sum())
+    say(f"{len(table) - failed:,} prediction{'s' * (len(table) - failed != 1)} in {path}")
+    if failed:
+        counts = table["problem"][table["problem"] != ""].value_counts()
+        say(f"{failed:,} row{'s' * (failed != 1)} could not be used; column `problem` says why:")
+        for problem, count in counts.items():
+            say(f"  {count:,} x {problem}")
+        raise typer.Exit(1)
 
 
 def _check_run(run: Path) -> None:
@@ -228,13 +284,35 @@ def baseline(
     unit: Unit = "",
     energy: Energy = False,
     limit: Limit = None,
+    id_column: IdColumn = None,
+    structure: StructureColumn = None,
+    drop_missing: DropMissing = False,
+    total_energy: TotalEnergy = False,
+    folds_by: FoldsBy = None,
+    fold_column: FoldColumn = None,
+    test: TestFile = None,
     folds: Folds = "0-4",
     published: Published = None,
 ) -> None:
     """Score the mean, the composition alone and the untouched CHGNet on the same folds."""
     from orchestrator.cli.asked import check_asked, task_words
 
-    source, wanted = Source(task, data, target, unit, energy, limit), parse_folds(folds)
+    source = Source(
+        task,
+        data,
+        target,
+        unit,
+        energy,
+        limit,
+        id_column,
+        structure,
+        drop_missing,
+        total_energy,
+        folds_by,
+        fold_column,
+        test,
+    )
+    wanted = folds_to_run(source, parse_folds(folds))
     check_asked(source, {}, (), published)
     begin(f"baseline {task}")
     from orchestrator.report.terminal import baseline_table

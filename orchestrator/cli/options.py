@@ -28,7 +28,55 @@ TaskName = Annotated[
 DataFile = Annotated[
     Path | None,
     typer.Option(
-        "--data", help="Your own CSV or JSON table, or a partial Matbench table (json.gz).", rich_help_panel=_DATA
+        "--data",
+        help="Your own rows: a table (CSV, JSON, Parquet, Excel), a structure file such as extxyz, a folder of "
+        "structure files with id_prop.csv, a pattern in quotes, or a partial Matbench table (json.gz).",
+        rich_help_panel=_DATA,
+    ),
+]
+IdColumn = Annotated[
+    str | None,
+    typer.Option("--id", metavar="COLUMN", help="Column of ids, if it has no usual name.", rich_help_panel=_DATA),
+]
+StructureColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--structure", metavar="COLUMN", help="Column of structures, if it has no usual name.", rich_help_panel=_DATA
+    ),
+]
+DropMissing = Annotated[
+    bool, typer.Option("--drop-missing", help="Leave out rows without a target.", rich_help_panel=_DATA)
+]
+TotalEnergy = Annotated[
+    bool,
+    typer.Option(
+        "--total-energy",
+        help="The target is the energy of the whole cell in eV: divide it by the number of atoms, and fit it with "
+        "CHGNet's energy head.",
+        rich_help_panel=_DATA,
+    ),
+]
+FoldsBy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="What keeps rows in one fold: formula, chemical-system, composition, random, or a column of your table. "
+        "Default: formula; where there are too few formulas, every crystal by itself.",
+        rich_help_panel=_DATA,
+    ),
+]
+FoldColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Column with the test fold of each row, 0 to 4; empty: never tested.",
+        rich_help_panel=_DATA,
+    ),
+]
+TestFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--test", metavar="FILE", help="Rows to test on; those of --data are trained on.", rich_help_panel=_DATA
     ),
 ]
 Target = Annotated[str | None, typer.Option(help="Target column of your own table.", rich_help_panel=_DATA)]

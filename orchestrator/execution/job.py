@@ -150,7 +150,8 @@ def _make(job: Job, device: str, progress: Progress) -> RunSummary:
     fit(job.config, data, job.folder, compute=Compute(device, job.compiled, job.tf32), progress=progress)
     summary = read_json(job.folder / "fit.json") | _made_by(device) | {"tf32": job.tf32}
     known = Part.join(job.split.train, job.split.val)
-    composition = CompositionModel.fit(store.composition(known.rows), known.targets)
+    fractions = store.composition(known.rows)
+    composition = CompositionModel.fit(fractions, known.targets).with_unseen(fractions, known.targets)
     write_json(job.folder / COMPOSITION, {"coefficients": composition.coefficients.tolist()})
     return RunSummary.model_validate(summary)
 

@@ -152,7 +152,11 @@ def _wait_for_a_node(share: Share, nodes: Nodes, progress: Progress) -> None:
     """Wait where no node has what a model wants: an autoscaler may bring one, when it sees the demand."""
     if nodes.fitting(share):
         return
-    progress.message(f"waiting for a node with {share.cpus:g} CPUs and {share.gpus:g} GPUs")
+    minutes = _SECONDS_FOR_A_NODE / 60
+    progress.message(
+        f"no node has {share.cpus:g} CPUs and {share.gpus:g} GPUs: waiting up to {minutes:.0f} minutes for one, which "
+        "only comes where the cluster grows by itself"
+    )
     demand = ray.remote(EventSink).options(num_cpus=share.cpus, num_gpus=share.gpus).remote()
     until = time.monotonic() + _SECONDS_FOR_A_NODE
     try:

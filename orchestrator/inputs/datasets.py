@@ -4,12 +4,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast, get_args
 
+import numpy as np
+
 from orchestrator.inputs.source import Source, auxiliary_sources, check_source, known_task
+from trainables.crystals import CrystalTable
 from trainables.data.cache import cache_home
-from trainables.data.dataset import Columns, Dataset, dataset_of_frame, read_matbench, read_table
+from trainables.data.dataset import MOST_IDS, Dataset, read_matbench
+from trainables.data.findings import require_energies_per_atom
+from trainables.data.grouping import GROUPINGS, group_names, grouped
 from trainables.data.locate import matbench_file
+from trainables.data.own_table import TableOptions, dataset_of_frame, read_table
 from trainables.data.tasks import find_task
-from trainables.errors import UserError
+from trainables.errors import UserError, listed
 from trainables.graphs.store import GraphStore, open_or_build
 from trainables.model.chgnet import Start, cutoffs_of
 from trainables.model.folding import fold_check
@@ -25,7 +31,39 @@ def load_dataset(source: Source, progress: Progress) -> Dataset:
     """
     check_source(source)
     dataset = _read(source, progress)
-    return dataset.limit(source.limit)
+    if source.test is not None:
+        dataset = _with_test(dataset, source, progress)
+    dataset, told = grouped(dataset.limit(source.limit), source.folds_by)
+    if told:
+        progress.message(told)
+    require_energies_per_atom(dataset)
+    return dataset
+
+
+def _with_test(dataset: Dataset, source: Source, progress: Progress) -> Dataset:
+    """Add the rows to test on, as fold 0; what is trained on is in no fold.
+
+    Raises:
+        UserError: rows that are in both.
+    """
+    assert source.test is not None
+    test = read_table(source.test, source.task, dataset.task.target, **_reading(source, progress))
+    both = [row_id for row_id in test.ids if row_id in set(dataset.ids)]
+    if both:
+        raise UserError(f"{source.test} has ids that the training rows have, too: {listed(both, MOST_IDS)}")
+    known = set(group_names(dataset.structures, "random"))
+    same = [
+        row_id for row_id, name in zip(test.ids, group_names(test.structures, "random"), strict=True) if name in known
+    ]
+    if same:
+        raise UserError(f"{source.test} has crystals that are trained on, too: {listed(same, MOST_IDS)}")
+    return Dataset(
+        (*dataset.ids, *test.ids),
+        CrystalTable.pack([*dataset.structures, *test.structures]),
+        np.concatenate([dataset.targets, test.targets]),
+        dataset.task,
+        outer=np.repeat(np.array([-1, 0], dtype=np.int8), [len(dataset), len(test)]),
+    )
 
 
 def _read(source: Source, progress: Progress) -> Dataset:
@@ -45,9 +83,15 @@ def _read(source: Source, progress: Progress) -> Dataset:
 def _reading(source: Source, progress: Progress) -> dict[str, Any]:
     return {
         "unit": source.unit,
-        "energy": source.energy,
-        "columns": Columns(source.id, source.structure),
-        "drop_missing": source.drop_missing,
+        "energy": source.energy or source.total_energy,
+        "options": TableOptions(
+            id=source.id,
+            structure=source.structure,
+            drop_missing=source.drop_missing,
+            total_energy=source.total_energy,
+            group=None if source.folds_by in (None, *GROUPINGS) else source.folds_by,
+            fold=source.fold_column,
+        ),
         "progress": progress,
     }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainables.data.formats import HEADERLESS
+from trainables.data.formats import HEADERLESS, holds_rows
 from trainables.data.matbench_file import is_matbench_layout, open_text
 from trainables.data.tasks import N_FOLDS, SAMPLE_TASK, TASKS, Task, find_task, full_name
 from trainables.errors import UserError, listed
@@ -26,6 +26,9 @@ MARKERS = {  # the file that says what a folder of ours is
 _BESIDE = (".log", ".out", ".err", ".sh", ".slurm", ".yaml", ".yml")  # what people put into a run's folder beforehand
 
 
+_OWN_ONLY = ("id", "structure", "drop_missing", "total_energy", "folds_by", "fold_column", "test")
+
+
 @dataclass(frozen=True)
 class Source:
     """Where rows come from: a task's name, and perhaps a file.
@@ -35,6 +38,10 @@ class Source:
         target, unit, energy: of a table of one's own only.
         id, structure: columns of such a table, where they have other names than the usual ones.
         drop_missing: leave out rows without a target.
+        total_energy: the target is the energy of the whole cell; it is divided by the number of atoms.
+        folds_by: what keeps rows in one fold: a name of trainables.data.grouping, or a column.
+        fold_column: column with the test fold of each row.
+        test: file of the rows to test on; the others are trained on.
         limit: keep a seeded random number of rows.
     """
 
@@ -47,12 +54,16 @@ class Source:
     id: str | None = None
     structure: str | None = None
     drop_missing: bool = False
+    total_energy: bool = False
+    folds_by: str | None = None
+    fold_column: str | None = None
+    test: Path | None = None
     frame: Any = field(default=None, compare=False, repr=False)
 
     def keywords(self) -> dict[str, Any]:
         """Return the arguments of crystaltune.train that name the same rows; `data` is the first one."""
-        names = ("target", "unit", "energy", "limit", "id", "structure", "drop_missing")
-        given = {name: getattr(self, name) for name in names}
+        names = ("target", "unit", "energy", "limit", *_OWN_ONLY)
+        given = {name: getattr(self, name) for name in names} | {"test": str(self.test) if self.test else None}
         told = {name: value for name, value in given.items() if value}
         if self.frame is not None:
             return {"data": None, "name": self.task, **told}
@@ -92,10 +103,13 @@ def check_source(source: Source) -> None:
         raise UserError(f"`unit={source.unit}`: text was expected, such as 'eV/atom'")
     if not isinstance(source.energy, bool):
         raise UserError(f"`energy={source.energy}`: True or False was expected")
-    if source.energy and source.unit not in ("", "eV/atom"):
+    if source.total_energy and source.unit not in ("", "eV", "eV/atom"):
+        raise UserError(f"`unit={source.unit}`: with `total_energy=True`, targets are in eV, which become eV/atom")
+    if source.energy and not source.total_energy and source.unit not in ("", "eV/atom"):
         raise UserError(
             f"`unit={source.unit}`: with `energy=True`, targets are in eV/atom: convert them if they are not"
         )
+    _check_split(source)
     task = known_task(source.task) if source.is_own_table else find_task(source.task)
     if source.file is not None:
         _check_file(source.file)
@@ -108,6 +122,19 @@ def check_source(source: Source) -> None:
     if source.file is not None:
         _check_official_file(source.task, task, source.file)
     _validate_target(source, task)
+
+
+def _check_split(source: Source) -> None:
+    chosen = [name for name in ("folds_by", "fold_column", "test") if getattr(source, name)]
+    if len(chosen) > 1:
+        raise UserError(f"`{chosen[0]}` and `{chosen[1]}` both say which rows are tested: use one of them")
+    if source.test is not None and not source.test.exists():
+        raise UserError(f"`test={source.test}`: there is no such file")
+
+
+def folds_to_run(source: Source, folds: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the folds to run: with a fixed test set there is one, unless others are asked for by number."""
+    return (0,) if source.test is not None and folds == tuple(range(N_FOLDS)) else folds
 
 
 def check_name(name: str) -> None:
@@ -134,7 +161,12 @@ def check_name(name: str) -> None:
 
 def _check_file(file: Path) -> None:
     if file.is_dir():
-        return  # reading it says what is in it
+        if not holds_rows(file):
+            raise UserError(
+                f"`data={file}` is a folder without structure files (CIF, POSCAR, extxyz, ...), and without one table; "
+                "either was expected"
+            )
+        return
     if not file.exists() and glob.has_magic(str(file)):
         if not glob.glob(str(file), recursive=True):  # noqa: PTH207 - absolute patterns, too
             raise UserError(f"`data={file}` matches no file")
@@ -181,6 +213,7 @@ def _validate_target(source: Source, task: Task) -> None:
         wrong.append(f"`unit={source.unit}`")
     if source.energy and task.quantity != "energy_per_atom":
         wrong.append("`energy=True`")
+    wrong += [f"`{name}={value}`" for name in _OWN_ONLY if (value := getattr(source, name))]
     if wrong:
         raise UserError(
             f"{' '.join(wrong)}: {task.name} predicts '{task.target}' ({task.unit}), which cannot be changed; leave "

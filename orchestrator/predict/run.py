@@ -10,8 +10,11 @@ from orchestrator.execution.fold import FOLD, LoadedFold, read_fold
 from orchestrator.execution.pool import allocate
 from orchestrator.inputs.datasets import graph_store
 from orchestrator.predict.files import predictions_path, write_predictions
-from trainables.data.dataset import Dataset, read_structures
+from orchestrator.predict.intervals import read_experience
+from trainables.data.dataset import Dataset
+from trainables.data.own_table import TableOptions
 from trainables.data.tasks import N_FOLDS
+from trainables.data.to_predict import ToPredict, read_structures
 from trainables.errors import UserError
 from trainables.graphs.store import GraphStore
 from trainables.levers import Start, TtaConfig
@@ -19,11 +22,19 @@ from trainables.model.chgnet import cutoffs_of
 from trainables.progress import Progress, silent
 from trainables.training.augment import skin_of
 
+_USUAL = TableOptions()
+
 
 def predict_file(
-    run: Path, file: Path, out: Path | None = None, *, device: str = "auto", progress: Progress = silent
+    run: Path,
+    files: Path | Sequence[Path],
+    out: Path | None = None,
+    *,
+    options: TableOptions = _USUAL,
+    device: str = "auto",
+    progress: Progress = silent,
 ) -> tuple[pd.DataFrame, Path]:
-    """Predict a table of structures, or one CIF, with the mean of a run's trained folds, and write the predictions.
+    """Predict structures of tables, files and folders with the mean of a run's trained folds, and write it.
 
     Args:
         run: a folder that `train` has written.
@@ -31,17 +42,44 @@ def predict_file(
             predict-<file>.parquet in `run`.
 
     Returns:
-        As `predict_structures`; and the path of the file.
+        As `predict_rows`; and the path of the file.
 
     Raises:
-        UserError: a place that cannot be written, no trained fold, an unreadable file, or structures that cannot be
-            used (ids listed).
+        UserError: a place that cannot be written, no trained fold, or nothing that can be read.
     """
-    path = predictions_path(run, file, out)
+    given = [files] if isinstance(files, Path) else list(files)
+    path = predictions_path(run, given[0], out)
     folds = load_folds(run, device)
-    table = predict_structures(folds, read_structures(file, folds[0].task), progress)
+    table = predict_rows(run, folds, read_structures(given, folds[0].task, options, progress), progress)
     write_predictions(path, table)
     return table, path
+
+
+def predict_rows(run: Path, folds: Sequence[LoadedFold], rows: ToPredict, progress: Progress = silent) -> pd.DataFrame:
+    """Predict the rows that can be used, and say of the others why not.
+
+    Returns:
+        Columns id, prediction, std (over folds), low and high (ends of an interval with a coverage of
+        intervals.COVERAGE), fallback and in_training (bool), and problem (empty where there is none), in the order
+        of the rows. What is not known is NaN.
+    """
+    known, dataset = read_experience(run), rows.dataset
+    columns = ["prediction", "std", "fallback"]
+    found = predict_structures(folds, dataset, progress)[columns] if len(dataset) else pd.DataFrame(columns=columns)
+    fallback = found["fallback"].to_numpy(dtype=bool)
+    width = np.where(fallback, known.fallback_half_width, known.half_width)
+    found["std"] = np.where(fallback, known.fallback_std, found["std"].to_numpy(dtype=float))
+    found["low"], found["high"] = found["prediction"] - width, found["prediction"] + width
+    seen = known.in_training(dataset)
+    found["in_training"] = False if seen is None else seen
+    whole = pd.DataFrame({"id": rows.ids}, index=range(len(rows.ids)))
+    found.index = pd.Index(rows.places)
+    for name in ("prediction", "std", "low", "high"):
+        whole[name] = found[name].astype(float).reindex(whole.index)
+    for name in ("fallback", "in_training"):
+        whole[name] = found[name].reindex(whole.index, fill_value=False).astype(bool)
+    whole["problem"] = [rows.problems.get(place, "") for place in whole.index]
+    return whole
 
 
 def load_folds(run: Path, device: str = "auto") -> list[LoadedFold]:

@@ -18,6 +18,7 @@ from orchestrator.execution.resources import Resources
 from orchestrator.execution.scheduler import ModelGraph, run_all
 from orchestrator.execution.summary import RunSummary
 from orchestrator.inputs.context import TaskContext, caveats, open_context, trained_also_on
+from orchestrator.inputs.crystals import keep_crystals
 from orchestrator.inputs.datasets import graph_store
 from orchestrator.inputs.recipe import FoldRecipe, ModelSpec
 from orchestrator.inputs.source import Source
@@ -96,6 +97,7 @@ def make_runs(
         for plan in plans:
             held.enter_context(only_process(plan.out))
             claim_folder(plan.out, context, plan.config, rows)
+            keep_crystals(plan.out, context.dataset)
         planned = plan_runs(context, plans, options.folds)
         run_all(planned.graph, options.resources, ended=partial(_tell, planned.graph), log=plans[0].out)
         failed = [_write_folds(planned.graph, recipes) for recipes in planned.recipes]

@@ -24,7 +24,7 @@ from orchestrator.study.options import budget_seconds
 # isort: split
 import ray.tune  # sets a log level and a filter of warnings when it is imported
 
-from trainables.data.dataset import read_table
+from trainables.data.own_table import read_table
 
 pytestmark = pytest.mark.trains
 
@@ -147,7 +147,8 @@ def test_a_run_has_scores_predictions_and_a_configuration(run: ct.Run) -> None:
 def test_a_run_predicts_frames_structures_and_files(run: ct.Run, tmp_path: Path) -> None:
     table = frame(6)
     whole = run.predict(table, device="cpu", progress=False)
-    assert list(whole.columns) == ["id", "prediction", "std", "fallback"]
+    columns = ["id", "prediction", "std", "low", "high", "fallback", "in_training", "problem"]
+    assert list(whole.columns) == columns
     assert list(whole["id"]) == list(table["id"])
     alone = run.predict(table["structure"][2], device="cpu", progress=False)
     assert alone["prediction"][0] == pytest.approx(whole["prediction"][2], abs=1e-6)
@@ -227,7 +228,7 @@ def test_an_unknown_keyword_is_a_type_error_that_says_what_may_be_meant(keyword:
         ({"limit": 1.5}, "`limit=1.5`: must be a whole number"),
         ({"processes": 0}, "`processes=0`: must be a whole number of at least 1"),
         ({"device": "gpu"}, "`device=gpu`: must be one of auto, cpu, cuda"),
-        ({"target": "formula"}, "column 'formula' has no numbers (its first value is 'NaCl')"),
+        ({"target": "formula"}, "column 'formula' has 6 cells that are no numbers, such as 'NaCl': only numbers"),
         ({"target": "structure"}, "cannot be the target, it has the ids or structures"),
     ],
 )

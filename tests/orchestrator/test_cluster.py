@@ -251,6 +251,25 @@ def test_a_ray_of_ones_own_is_started_beside_a_cluster_that_runs_here(nodes: Any
         assert capacity.machines == ((1.0, 0.0),)
 
 
+@pytest.mark.parametrize("token", [None, "0" * 64])
+def test_a_token_that_is_missing_or_wrong_is_one_line(nodes: Any, tmp_path: Path, token: str | None) -> None:
+    if token is not None:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text(token)
+    code = "import sys; from orchestrator.cli.main import main; sys.argv[0] = 'crystaltune'; main()"
+    words = ["train", "sample", "--limit", "40", "--address", nodes.address, "--out", str(tmp_path / "out")]
+    env = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN_PATH"}
+    env |= {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}
+    told = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, env=env, timeout=120, check=False
+    )
+    assert told.returncode in (0, 2), told.stderr  # a cluster without tokens takes any
+    assert "Traceback" not in told.stderr
+    if token is None:
+        assert told.returncode == 2
+        assert "Ray cannot be joined there" in told.stderr
+
+
 def test_what_no_node_can_give_is_refused(nodes: Any) -> None:
     from orchestrator.execution.ray_pool import ClusterRun, run_on_ray
 

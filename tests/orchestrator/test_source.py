@@ -87,7 +87,9 @@ def test_options_that_say_what_a_task_is_anyway_are_no_mistake() -> None:
 def test_files_that_cannot_be_a_table(table: Path, tmp_path: Path) -> None:
     assert "there is no such file (did you mean" in told(Source("mine", tmp_path / "tabel.csv"))
     assert told(Source("mine", tmp_path / "other")).endswith("there is no such file")
-    assert "is a folder" in told(Source("mine", tmp_path))
+    (tmp_path / "empty").mkdir()
+    assert "is a folder without structure files" in told(Source("mine", tmp_path / "empty"))
+    assert "matches no file" in told(Source("mine", tmp_path / "*.cif"))
     (tmp_path / "empty.csv").touch()
     assert "is empty" in told(Source("mine", tmp_path / "empty.csv"))
     assert "is not a Matbench table" in told(Source("JDFT2D", table))

@@ -262,7 +262,9 @@ def test_predict_averages_the_folds_in_the_order_of_the_file(two_folds: Finished
     assert (predicted.set_index("id")["prediction"].loc[own.index] - own).abs().max() < 1.0
     again, path = predict_file(tmp_path / "out", tmp_path / "new.csv", tmp_path / "pred.csv", device="cpu")
     assert path == tmp_path / "pred.csv"
-    assert pd.read_csv(path, float_precision="round_trip").equals(again)
+    assert pd.read_csv(path, float_precision="round_trip", keep_default_na=False).equals(again)
+    assert predicted["in_training"].all()
+    assert (predicted["problem"] == "").all()
     with pytest.raises(UserError, match="not contain a trained fold"):
         predict_file(tmp_path / "nowhere", tmp_path / "new.csv")
     for out, part in ((tmp_path, "is a folder"), (tmp_path / "pred.txt", "must end in one of")):

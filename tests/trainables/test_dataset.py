@@ -11,8 +11,9 @@ from pymatgen.core import Lattice, Structure
 from table_data import BAD_STRUCTURES, CUBE, OWN, assert_holds, records, refusal, saved
 
 from trainables.crystals import Crystal, CrystalTable
-from trainables.data.dataset import read_structures, read_table
+from trainables.data.own_table import read_table
 from trainables.data.structures import BadStructure, read_crystal
+from trainables.data.to_predict import read_structures
 
 # --- one structure -------------------------------------------------------------------------------------------------
 
@@ -257,7 +258,7 @@ def test_a_missing_table_is_one_line(tmp_path: Path) -> None:
 
 def test_structures_to_predict_need_no_targets(tmp_path: Path, cells: list[Structure]) -> None:
     rows = [{key: value for key, value in row.items() if key != "y"} for row in records(cells)]
-    dataset = read_structures(saved(tmp_path / "t.json", rows), OWN)
+    dataset = read_structures(saved(tmp_path / "t.json", rows), OWN).dataset
     assert_holds(dataset, cells)
     assert np.isnan(dataset.targets).all()
     assert dataset.task is OWN
@@ -266,16 +267,20 @@ def test_structures_to_predict_need_no_targets(tmp_path: Path, cells: list[Struc
 @pytest.mark.parametrize("name", ["cell.cif", "data_1.cif", "My Cell.CIF"])
 def test_one_cif_file_is_one_structure_to_predict(tmp_path: Path, made: dict[str, Structure], name: str) -> None:
     (tmp_path / name).write_text(made["perovskite"].to(fmt="cif"))
-    dataset = read_structures(tmp_path / name, OWN)
+    dataset = read_structures(tmp_path / name, OWN).dataset
     assert dataset.ids == (Path(name).stem,)
     assert_holds(dataset, [made["perovskite"]], tolerance=1e-6)
 
 
-def test_bad_structures_to_predict_are_listed(tmp_path: Path, cells: list[Structure]) -> None:
+def test_bad_structures_to_predict_keep_their_places_with_the_reason(tmp_path: Path, cells: list[Structure]) -> None:
     rows = records(cells)
     rows[2]["structure"] = BAD_STRUCTURES["overlap"][0]
-    message = refusal(lambda: read_structures(saved(tmp_path / "t.json", rows), OWN))
-    assert message.endswith(": row-2")
+    found = read_structures(saved(tmp_path / "t.json", rows), OWN)
+    assert found.ids == tuple(row["id"] for row in rows)
+    assert found.problems == {2: "overlapping atoms (closer than 0.5 A)"}
+    assert found.places.tolist() == [0, 1, 3, 4]
+    assert_holds(found.dataset, [cell for place, cell in enumerate(cells) if place != 2])
     (tmp_path / "x.cif").write_text("no CIF")
-    assert refusal(lambda: read_structures(tmp_path / "x.cif", OWN)).endswith(": x")
+    problem = read_structures(tmp_path / "x.cif", OWN).problems[0]
+    assert problem == "text that is neither CIF, POSCAR, extended XYZ nor a dictionary"
     assert refusal(lambda: read_structures(tmp_path / "absent.cif", OWN)).endswith("absent.cif does not exist")

@@ -145,6 +145,27 @@ def is_missing(cell: Any) -> bool:
     return isinstance(cell, float) and math.isnan(cell)
 
 
+def numbers_of(cells: Iterable[Any], decimal_comma: bool = False) -> list[float]:
+    """Return each cell's number, as `number_of`.
+
+    Text is read as pandas reads a column of a CSV, to the last bit: what runs of older tables have hashed.
+    """
+    there = list(cells)
+    numbers = [number_of(cell, decimal_comma) for cell in there]
+    texts = [place for place, cell in enumerate(there) if isinstance(cell, str) and math.isfinite(numbers[place])]
+    plain = [_plain(there[place], decimal_comma) for place in texts]
+    for place, value in zip(texts, pd.to_numeric(pd.Series(plain, dtype=object)), strict=True):
+        numbers[place] = float(value)
+    return numbers
+
+
+def _plain(text: str, decimal_comma: bool) -> str:
+    """Return a number's text with a point and an e."""
+    text = text.strip()
+    text = text.replace(",", ".") if decimal_comma else text
+    return text.replace("D", "e").replace("d", "e")
+
+
 def number_of(cell: Any, decimal_comma: bool = False) -> float:
     """Return a cell's number, or NaN where it is none.
 
@@ -152,11 +173,9 @@ def number_of(cell: Any, decimal_comma: bool = False) -> float:
         decimal_comma: text such as 2,70 is a number as well.
     """
     if isinstance(cell, str):
-        text = cell.strip()
-        if decimal_comma and _DECIMAL_COMMA.fullmatch(text):
-            text = text.replace(",", ".")
+        text = _plain(cell, decimal_comma and bool(_DECIMAL_COMMA.fullmatch(cell.strip())))
         if _NUMBER.fullmatch(text):
-            return float(text.replace("D", "e").replace("d", "e"))
+            return float(text)
         return float(text) if text.lower().lstrip("+-") in ("inf", "infinity") else math.nan
     if isinstance(cell, list | dict | tuple | set):
         return math.nan

@@ -28,6 +28,16 @@ class CompositionModel:
         coefficients, *_ = np.linalg.lstsq(composition, targets, rcond=None)
         return cls(coefficients.astype(np.float64))
 
+    def with_unseen(self, composition: NDArray[np.float64], targets: NDArray[np.float64]) -> "CompositionModel":
+        """Return the model that takes the mean target for elements that were not in the fit, where least squares has 0.
+
+        Args:
+            composition: (n, 119) atomic fractions of the fit.
+            targets: (n,).
+        """
+        unseen = ~composition.any(axis=0)
+        return CompositionModel(np.where(unseen, targets.mean(), self.coefficients))
+
     def predict(self, composition: NDArray[np.float64]) -> NDArray[np.float64]:
         """Predict (n,) from (n, 119) atomic fractions."""
         return composition @ self.coefficients

@@ -1,25 +1,23 @@
-"""Dataset: ids, crystals and targets, checked; and its readers for Matbench tables and the user's own."""
+"""Dataset: ids, crystals and targets, checked; how rows are collected, and the reader of Matbench tables."""
 
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from trainables.crystals import Crystal, CrystalTable
 from trainables.data.bad_structures import BadStructure
-from trainables.data.columns import ID, id_column, is_missing, number_of, structure_column, target_column
-from trainables.data.gather import Rows, gather
-from trainables.data.matbench_file import is_matbench_layout, read_matbench_file
+from trainables.data.columns import number_of
+from trainables.data.matbench_file import read_matbench_file
 from trainables.data.structures import read_crystal
-from trainables.data.tasks import Task, custom_task
+from trainables.data.tasks import Task
 from trainables.errors import UserError, listed
 from trainables.progress import Progress, silent
 
@@ -33,6 +31,8 @@ class Dataset:
         structures: the crystals, packed.
         targets: (n,) finite, in the task's unit.
         official_row: (n,) 0-based rows of the whole Matbench task, or None outside Matbench.
+        groups: of each row, what keeps it on one side of a split with others; None for its reduced formula.
+        outer: (n,) test fold of each row where the caller has fixed it, -1 for rows that are never tested; else None.
     """
 
     ids: tuple[str, ...]
@@ -40,6 +40,8 @@ class Dataset:
     targets: NDArray[np.float64]
     task: Task
     official_row: NDArray[np.int64] | None = None
+    groups: tuple[str, ...] | None = None
+    outer: NDArray[np.int8] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,13 +59,24 @@ class Dataset:
             json.dumps([self.task.name, self.task.target, self.task.quantity, self.task.unit, *self.ids]).encode()
         )
         sha.update(np.ascontiguousarray(self.targets).tobytes())
+        if self.groups is not None:
+            sha.update(json.dumps(["groups", *self.groups]).encode())
+        if self.outer is not None:
+            sha.update(b"outer" + self.outer.astype(np.int8).tobytes())
         return sha.hexdigest()
+
+    @property
+    def group_names(self) -> Sequence[str]:
+        """Return the group of every row."""
+        return self.structures.reduced_formulas if self.groups is None else self.groups
 
     def take(self, rows: NDArray[np.int64]) -> "Dataset":
         """Return these rows, in this order."""
         official = None if self.official_row is None else self.official_row[rows]
         ids = tuple(self.ids[int(row)] for row in rows)
-        return Dataset(ids, self.structures.take(rows), self.targets[rows], self.task, official)
+        groups = None if self.groups is None else tuple(self.groups[int(row)] for row in rows)
+        outer = None if self.outer is None else self.outer[rows]
+        return Dataset(ids, self.structures.take(rows), self.targets[rows], self.task, official, groups, outer)
 
     def limit(self, n_rows: int | None, seed: int = 0) -> "Dataset":
         """Return a seeded random choice of `n_rows` rows in table order, or the whole table."""
@@ -73,31 +86,23 @@ class Dataset:
         return self.take(np.sort(chosen))
 
 
-_MOST_IDS = 10  # of a kind of bad rows, in a message
-_FLOAT32 = 3e38  # the largest number that training can hold
+MOST_IDS = 10  # of a kind of bad rows, in a message
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Columns by name, where the caller names them.
+class RowCollector:
+    """Collects good rows, and what is wrong with the others.
 
     Attributes:
-        id, structure: of the ids and the structures; by default the first that has one of the usual names.
+        ids: of all rows.
+        problems: of the bad ones, by their place.
     """
-
-    id: str | None = None
-    structure: str | None = None
-
-
-class _Builder:
-    """Collects good rows and the ids of bad ones, by kind."""
 
     def __init__(self, source: str, folder: Path) -> None:
         self._source, self._folder = source, folder
         self.ids: list[str] = []
+        self.problems: dict[int, str] = {}
         self._crystals: list[Crystal] = []
         self._targets: list[float] = []
-        self._bad: dict[str, list[str]] = defaultdict(list)
 
     def add(self, row_id: str, structure: Any, value: float, *, problem: str = "") -> None:
         """Add a row.
@@ -107,25 +112,43 @@ class _Builder:
         """
         self.ids.append(row_id)
         if problem:
-            self._bad[problem].append(row_id)
+            self.problems[len(self.ids) - 1] = problem
             return
         try:
             self._crystals.append(read_crystal(structure, self._folder))
             self._targets.append(value)
         except BadStructure as bad:
-            self._bad[bad.kind].append(row_id)
+            self.problems[len(self.ids) - 1] = bad.kind
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Return which of all rows are good, (n,)."""
+        return np.array([place for place in range(len(self.ids)) if place not in self.problems], dtype=np.int64)
+
+    def usable(self, task: Task) -> Dataset:
+        """Return the good rows."""
+        ids = tuple(self.ids[place] for place in self.places)
+        return Dataset(ids, CrystalTable.pack(self._crystals), np.array(self._targets), task)
 
     def finish(self, task: Task, official_row: Iterable[int] | None = None) -> Dataset:
+        """Return all rows.
+
+        Raises:
+            UserError: some are bad, or have the same id (ids listed), or there are none.
+        """
+        bad: dict[str, list[str]] = defaultdict(list)
+        for place, problem in self.problems.items():
+            bad[problem].append(self.ids[place])
         doubles = [row_id for row_id, count in Counter(self.ids).items() if count > 1]
         if doubles:
-            self._bad["duplicate ids"] = doubles
-        if self._bad:
-            kinds = "; ".join(f"{kind}: {listed(ids, _MOST_IDS)}" for kind, ids in self._bad.items())
+            bad["duplicate ids"] = doubles
+        if bad:
+            kinds = "; ".join(f"{kind}: {listed(ids, MOST_IDS)}" for kind, ids in bad.items())
             raise UserError(f"{self._source} has rows that cannot be used (correct or remove them): {kinds}")
         if not self.ids:
             raise UserError(f"{self._source} has no rows; at least one structure is needed")
         rows = None if official_row is None else np.array(list(official_row), dtype=np.int64)
-        return Dataset(tuple(self.ids), CrystalTable.pack(self._crystals), np.array(self._targets), task, rows)
+        return replace(self.usable(task), official_row=rows)
 
 
 def read_matbench(path: Path, task: Task, progress: Progress = silent) -> Dataset:
@@ -134,7 +157,7 @@ def read_matbench(path: Path, task: Task, progress: Progress = silent) -> Datase
     Raises:
         UserError: damaged file, wrong columns, rows outside the task, or unusable rows (ids listed).
     """
-    builder = _Builder(str(path), path.parent)
+    builder = RowCollector(str(path), path.parent)
     header: dict[str, list[Any]] = {}
     rows: list[Any] = []
     columns: tuple[int, int] | None = None
@@ -164,7 +187,7 @@ def _structure_and_target(columns: list[Any], task: Task, path: Path) -> tuple[i
 
 
 def _add_row(
-    builder: _Builder, task: Task, index: list[Any], number: int, value: Any, columns: tuple[int, int], path: Path
+    builder: RowCollector, task: Task, index: list[Any], number: int, value: Any, columns: tuple[int, int], path: Path
 ) -> None:
     official, n_rows = index[number] if number < len(index) else None, task.official_rows or 0
     if not isinstance(official, int) or not 0 <= official < n_rows:
@@ -174,153 +197,3 @@ def _add_row(
     target = number_of(value[columns[1]])
     problem = "" if np.isfinite(target) else "missing or non-finite targets"
     builder.add(task.mbid(official), value[columns[0]], target, problem=problem)
-
-
-def read_table(
-    paths: Path | Iterable[Path],
-    name: str,
-    target: str | None = None,
-    *,
-    unit: str = "",
-    energy: bool = False,
-    columns: Columns = Columns(),
-    drop_missing: bool = False,
-    progress: Progress = silent,
-) -> Dataset:
-    """Read the user's own rows: a table, structure files that tell their properties, or a folder (see `gather`).
-
-    Without `target`, the one numeric column that is neither id nor structure is the target. Rows without ids are
-    numbered.
-
-    Args:
-        energy: the target is an energy in eV/atom, so CHGNet's energy head fits it.
-        drop_missing: leave out rows whose target is empty, NaN, None or the like, and say how many.
-
-    Raises:
-        UserError: unreadable file, missing columns, or unusable rows (ids listed).
-    """
-    rows = gather([paths] if isinstance(paths, Path) else paths, progress)
-    return _dataset_of(rows, name, target, unit, energy, columns, drop_missing, progress)
-
-
-def dataset_of_frame(
-    table: pd.DataFrame,
-    name: str,
-    target: str | None = None,
-    *,
-    unit: str = "",
-    energy: bool = False,
-    columns: Columns = Columns(),
-    drop_missing: bool = False,
-    progress: Progress = silent,
-) -> Dataset:
-    """Read a table that is in memory: as `read_table`, whose structures may also be pymatgen Structures.
-
-    Without a column of ids, the index has them. Paths of structure files are taken from the current folder.
-
-    Raises:
-        UserError: missing columns, or unusable rows (ids listed).
-    """
-    rows = Rows(with_ids(table, columns), Path(), "the table")
-    return _dataset_of(rows, name, target, unit, energy, columns, drop_missing, progress)
-
-
-def with_ids(table: pd.DataFrame, columns: Columns = Columns()) -> pd.DataFrame:
-    """Return a table with a column of ids: its own, or its index."""
-    doubles = [str(name) for name in table.columns[table.columns.duplicated()].unique()]
-    if doubles:
-        raise UserError(f"the table has several columns named {listed(doubles)}: rename or drop all but one of each")
-    table = table.rename(columns=str)
-    if id_column(table, columns.id, "the table") is not None:
-        return table
-    if table.index.nlevels > 1:
-        return table.assign(**{ID: ["-".join(map(str, levels)) for levels in table.index]})
-    return table.assign(**{ID: table.index.astype(str)})
-
-
-def _dataset_of(
-    rows: Rows,
-    name: str,
-    target: str | None,
-    unit: str,
-    energy: bool,
-    columns: Columns,
-    drop_missing: bool,
-    progress: Progress,
-) -> Dataset:
-    ids, table = _ids(rows, columns), rows.table
-    structures = structure_column(table, columns.structure, rows.source)
-    target = target_column(table, target, {structures, *filter(None, [_id_name(rows, columns)])}, rows.source)
-    task = custom_task(name, target, unit, "energy_per_atom" if energy else "property")
-    comma = bool(table.attrs.get("decimal_comma"))
-    missing = np.array([is_missing(cell) for cell in table[target]], dtype=bool)
-    if drop_missing and missing.any():
-        dropped = [ids[place] for place in np.flatnonzero(missing)]
-        progress.message(f"{len(dropped):,} rows without '{target}' are left out: {listed(dropped, _MOST_IDS)}")
-    builder = _Builder(rows.source, rows.folder)
-    with progress.stage(f"read {Path(rows.source).name}", len(ids), "rows") as bar:
-        for row_id, structure, cell, empty in zip(ids, table[structures], table[target], missing, strict=True):
-            if not (empty and drop_missing):
-                value = number_of(cell, comma)
-                builder.add(row_id, structure, value, problem=_problem(value, empty))
-            bar.advance(1)
-    return builder.finish(task)
-
-
-def _problem(value: float, missing: bool) -> str:
-    """Return what is wrong with a target, or an empty string."""
-    if missing:
-        return "missing targets (`drop_missing=True` leaves such rows out)"
-    if np.isnan(value):
-        return "targets that are no numbers"
-    if np.isinf(value):
-        return "infinite targets"
-    return f"targets beyond {_FLOAT32:.0e}" if abs(value) > _FLOAT32 else ""
-
-
-def read_structures(paths: Path | Iterable[Path], task: Task, columns: Columns = Columns()) -> Dataset:
-    """Read structures to predict: whatever `gather` reads (targets, if any, become NaN), or a Matbench table.
-
-    Raises:
-        UserError: unreadable file, missing columns, or unusable structures (ids listed).
-    """
-    given = [paths] if isinstance(paths, Path) else list(paths)
-    if len(given) == 1 and given[0].is_file() and is_matbench_layout(given[0]) and task.is_matbench:
-        return read_matbench(given[0], task)
-    rows = gather(given)
-    return _structures_of(rows, task, columns)
-
-
-def structures_of_frame(table: pd.DataFrame, task: Task, columns: Columns = Columns()) -> Dataset:
-    """Read structures to predict from a table that is in memory; without a column of ids, the index has them.
-
-    Raises:
-        UserError: missing columns, or unusable structures (ids listed).
-    """
-    return _structures_of(Rows(with_ids(table, columns), Path(), "the table"), task, columns)
-
-
-def _structures_of(rows: Rows, task: Task, columns: Columns) -> Dataset:
-    builder = _Builder(rows.source, rows.folder)
-    structures = structure_column(rows.table, columns.structure, rows.source)
-    for row_id, structure in zip(_ids(rows, columns), rows.table[structures], strict=True):
-        builder.add(row_id, structure, float("nan"))
-    return builder.finish(task)
-
-
-def _id_name(rows: Rows, columns: Columns) -> str | None:
-    return id_column(rows.table, columns.id, rows.source)
-
-
-def _ids(rows: Rows, columns: Columns) -> list[str]:
-    """Return the rows' ids as they were written; numbers from 0 where there is no column of ids."""
-    name = _id_name(rows, columns)
-    if name is None:
-        return [str(place) for place in range(len(rows.table))]
-    ids = rows.table[name]
-    nameless = np.flatnonzero(
-        [cell is None or (isinstance(cell, float) and np.isnan(cell)) or not str(cell).strip() for cell in ids]
-    )
-    if len(nameless):
-        raise UserError(f"{rows.source} has no id in rows {listed(nameless)} (counted from 0): give every row an id")
-    return [str(cell) for cell in ids]

@@ -1,6 +1,8 @@
 """Which rows train, which validate, which test. The only place where test rows are told apart."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +15,7 @@ from trainables.errors import UserError
 # Matbench v0.1, structure regression: KFold(5, shuffle=True, random_state=18012019) in table order
 # (Dunn et al., npj Comput. Mater. 6, 138, 2020; checked against matbench's own split file in the tests).
 MATBENCH_SEED = 18012019
+_LARGEST_FOLD = 0.4  # share of the rows that a fold of whole formulas may have before folds are balanced by size
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,18 +74,33 @@ def _kfold(n_rows: int, seed: int) -> NDArray[np.int8]:
 
 
 def fold_of_rows(dataset: Dataset, seed: int = 0) -> NDArray[np.int8]:
-    """Return the test fold of every row, (n,): official for Matbench rows, seeded by formula for other tables.
+    """Return the test fold of every row, (n,): official for Matbench rows, seeded by group for other tables.
 
-    A table of one's own is split so that all rows of one reduced formula share a fold.
+    A table of one's own is split so that all rows of one group (by default a reduced formula) share a fold. Rows that
+    are never tested have -1, which only folds that the caller has fixed can have.
     """
     task: Task = dataset.task
     if task.official_rows is not None and dataset.official_row is not None:
         return official_test_folds(task.official_rows)[dataset.official_row]
+    if dataset.outer is not None:
+        return dataset.outer
     if len(dataset) < 2 * N_FOLDS:
         raise UserError(f"{task.name} has {len(dataset)} rows; {N_FOLDS} folds need at least {2 * N_FOLDS}")
-    formulas = np.array(dataset.structures.reduced_formulas)
-    rank = _seeded_rank(sorted(set(formulas)), f"folds:{seed}")
-    return np.array([rank[formula] % N_FOLDS for formula in formulas], dtype=np.int8)
+    groups = dataset.group_names
+    rank = _seeded_rank(sorted(set(groups)), f"folds:{seed}")
+    folds = np.array([rank[group] % N_FOLDS for group in groups], dtype=np.int8)
+    if dataset.groups is None and np.bincount(folds, minlength=N_FOLDS).max() <= _LARGEST_FOLD * len(dataset):
+        return folds
+    return _balanced(groups, rank)
+
+
+def _balanced(groups: Sequence[str], rank: Mapping[str, int]) -> NDArray[np.int8]:
+    """Return folds of about as many rows each: groups by size, the largest first, each into the smallest fold."""
+    sizes, filled, fold_of = Counter(groups), np.zeros(N_FOLDS, dtype=np.int64), {}
+    for group in sorted(sizes, key=lambda name: (-sizes[name], rank[name])):
+        fold_of[group] = int(np.argmin(filled))
+        filled[fold_of[group]] += sizes[group]
+    return np.array([fold_of[group] for group in groups], dtype=np.int8)
 
 
 def _seeded_rank(names: list[str], salt: str) -> dict[str, int]:
@@ -95,17 +113,16 @@ def _too_few(dataset: Dataset) -> str:
     """Return why a part of the rows is empty, and what to do."""
     if dataset.official_row is not None:
         return f"({len(dataset)} rows in all); provide more rows"
-    n_formulas = len(set(dataset.structures.reduced_formulas))
-    return (
-        f"({len(dataset)} rows of {n_formulas} formulas, and rows of one formula share a fold); provide more formulas"
-    )
+    n_groups = len(set(dataset.group_names))
+    kind = "formula" if dataset.groups is None else "group"
+    return f"({len(dataset)} rows of {n_groups} {kind}s, and rows of one {kind} share a fold); provide more {kind}s"
 
 
 def make_split(dataset: Dataset, fold: int, *, val_share: float, seed: int) -> FoldSplit:
     """Split off one official test fold, then an inner validation part of the rest.
 
-    All rows of one reduced formula fall on the same side of the inner split, which depends on `seed`,
-    `fold` and the formulas only.
+    All rows of one group (by default a reduced formula) fall on the same side of the inner split, which depends on
+    `seed`, `fold` and the groups only.
 
     Raises:
         UserError: the fold does not exist, or one of the parts would be empty.
@@ -114,7 +131,7 @@ def make_split(dataset: Dataset, fold: int, *, val_share: float, seed: int) -> F
         raise UserError(f"fold {fold} does not exist; folds are 0 to {N_FOLDS - 1}")
     folds = fold_of_rows(dataset)
     outer = np.flatnonzero(folds != fold)
-    val = _validation_mask([dataset.structures.reduced_formulas[row] for row in outer], val_share, fold, seed)
+    val = _validation_mask([dataset.group_names[int(row)] for row in outer], val_share, fold, seed)
     split = FoldSplit(
         fold, _part(dataset, outer[~val]), _part(dataset, outer[val]), _part(dataset, np.flatnonzero(folds == fold))
     )
@@ -129,7 +146,7 @@ def inner_split(
 ) -> tuple[FoldSplit, Part]:
     """Split the training rows of an outer fold for an out-of-fold teacher.
 
-    The training rows (inner validation included) fall into `n_inner` parts by reduced formula. Part `inner` is held
+    The training rows (inner validation included) fall into `n_inner` parts by group. Part `inner` is held
     out; of the others a validation part is split off as make_split does.
 
     Returns:
@@ -139,25 +156,25 @@ def inner_split(
         UserError: as make_split, or an inner fold without rows.
     """
     known = np.flatnonzero(fold_of_rows(dataset) != fold)
-    formulas = [dataset.structures.reduced_formulas[row] for row in known]
-    rank = _seeded_rank(sorted(set(formulas)), f"inner:{seed}:{fold}:{n_inner}")
-    held = np.array([rank[formula] % n_inner == inner for formula in formulas], dtype=bool)
+    groups = [dataset.group_names[int(row)] for row in known]
+    rank = _seeded_rank(sorted(set(groups)), f"inner:{seed}:{fold}:{n_inner}")
+    held = np.array([rank[group] % n_inner == inner for group in groups], dtype=bool)
     rest = known[~held]
     if not held.any() or len(rest) < 2:
         raise UserError(
             f"fold {fold} of {dataset.task.name} has {len(known)} training rows, too few for {n_inner} inner folds: "
             "set distil.inner_folds lower, or provide more rows"
         )
-    val = _validation_mask([dataset.structures.reduced_formulas[row] for row in rest], val_share, fold, seed)
+    val = _validation_mask([dataset.group_names[int(row)] for row in rest], val_share, fold, seed)
     split = FoldSplit(fold, _part(dataset, rest[~val]), _part(dataset, rest[val]), None)
     return split, _part(dataset, known[held])
 
 
-def _validation_mask(formulas: list[str], share: float, fold: int, seed: int) -> NDArray[np.bool_]:
-    """Return True for about `share` of the rows: whole formulas in a seeded order until the share is reached."""
-    rank = _seeded_rank(sorted(set(formulas)), f"validation:{seed}:{fold}")
-    place = np.array([rank[formula] for formula in formulas], dtype=np.int64)
-    wanted = max(1, round(share * len(formulas)))
+def _validation_mask(groups: list[str], share: float, fold: int, seed: int) -> NDArray[np.bool_]:
+    """Return True for about `share` of the rows: whole groups in a seeded order until the share is reached."""
+    rank = _seeded_rank(sorted(set(groups)), f"validation:{seed}:{fold}")
+    place = np.array([rank[group] for group in groups], dtype=np.int64)
+    wanted = max(1, round(share * len(groups)))
     rows_up_to = np.cumsum(np.bincount(place))
     last = int(np.searchsorted(rows_up_to, wanted))
     return place <= last

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from trainables.data.columns import ID, STRUCTURE
-from trainables.data.formats import HEADERLESS
+from trainables.data.formats import HEADERLESS, id_of, is_structure_file, is_table, structure_files
 from trainables.data.matbench_file import is_matbench_layout
-from trainables.data.structure_files import Found, id_of, is_structure_file, structures_in
-from trainables.data.table_files import is_table, read_frame
+from trainables.data.structure_files import Found, structures_in
+from trainables.data.table_files import read_frame
 from trainables.errors import UserError, listed
 from trainables.progress import Progress, silent
 
@@ -97,17 +97,6 @@ def _of_folder(folder: Path, progress: Progress) -> Rows:
         return Rows(read_frame(tables[0]), folder, str(tables[0]))
     what = f"several tables ({listed((each.name for each in tables), 4)}): name one" if tables else "no structure files"
     raise UserError(f"{folder} has {what}; a table, or files such as CIF, POSCAR or extxyz, were expected")
-
-
-def structure_files(folder: Path) -> list[Path]:
-    """Return the structure files of a folder and those below it, in the order of their paths."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if is_structure_file(path)
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
 
 
 def _of_files(files: list[Path], folder: Path | None, progress: Progress) -> pd.DataFrame:

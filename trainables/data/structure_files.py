@@ -1,6 +1,5 @@
 """Files of crystals, in any format that pymatgen or ASE reads: one crystal, or one after another."""
 
-import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,18 +10,11 @@ import numpy as np
 
 from trainables.crystals import Crystal
 from trainables.data.bad_structures import BadStructure
+from trainables.data.formats import OUTCAR, POSCAR_NAME, PYMATGEN, TEXT, VASP_RUN, id_of, plain_name
 from trainables.data.structure_dicts import crystal_of_dict, is_structure_dict
 from trainables.data.structure_text import crystal_of_atoms, crystal_of_structure, crystal_of_text
 from trainables.data.table_files import decoded, open_bytes
 
-_TEXT = (".cif", ".vasp", ".poscar", ".contcar")
-_PYMATGEN = (".cssr", ".yaml", ".yml", ".mson")
-# What ASE reads by these endings: one crystal, or (of a relaxation) the last one.
-_ONE = (".xsf", ".gen", ".res", ".cell", ".castep", ".cfg", ".struct", ".in", ".pwi", ".pwo", ".abi", ".fdf", ".json")
-_SEVERAL = (".extxyz", ".xyz", ".traj", ".db", ".xdatcar")
-_POSCAR_NAME = re.compile(r"(poscar|contcar)(?![a-z])", re.IGNORECASE)
-_VASP_RUN = re.compile(r"vasprun.*\.xml", re.IGNORECASE)
-_OUTCAR = re.compile(r"outcar", re.IGNORECASE)
 _IDS = ("id", "material_id", "mp_id", "jid", "name", "structure_id", "uid")
 
 
@@ -39,31 +31,6 @@ class Found:
     id: str
     crystal: Crystal | BadStructure
     properties: dict[str, Any] = field(default_factory=dict)
-
-
-def is_structure_file(path: Path) -> bool:
-    """Return whether a file holds crystals by its name, and is no table."""
-    name = plain_name(path)
-    return (
-        name.endswith((*_TEXT, *_PYMATGEN[:1], *_ONE[:-1], *_SEVERAL))
-        or bool(_POSCAR_NAME.match(name))
-        or bool(_VASP_RUN.fullmatch(name))
-        or bool(_OUTCAR.match(name))
-        or name.startswith("xdatcar")
-    )
-
-
-def plain_name(path: Path) -> str:
-    """Return a file's name in small letters, without .gz."""
-    return path.name.lower().removesuffix(".gz")
-
-
-def id_of(path: Path) -> str:
-    """Return the id that a file's name gives: without its ending and, where it says nothing else, its folder's."""
-    name = re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE)
-    stem = re.sub(r"\.(cif|vasp|poscar|contcar|xsf|cssr|extxyz|xyz|traj|db|json|res|gen|xml)$", "", name, flags=re.I)
-    nameless = stem.lower() in ("poscar", "contcar", "vasprun", "outcar", "xdatcar", "structure")
-    return path.absolute().parent.name if nameless else stem
 
 
 def read_structure_file(path: Path) -> Crystal:
@@ -92,11 +59,11 @@ def structures_in(path: Path) -> Iterator[Found]:
     """
     name, own = plain_name(path), id_of(path)
     try:
-        if name.endswith(_TEXT) or _POSCAR_NAME.match(name):
+        if name.endswith(TEXT) or POSCAR_NAME.match(name):
             yield Found(own, _or_problem(decoded(open_bytes(path)), name))
         elif name.endswith(".json"):
             yield Found(own, _of_json(path))
-        elif name.endswith(_PYMATGEN):
+        elif name.endswith(PYMATGEN):
             from pymatgen.core import Structure
 
             with warnings.catch_warnings():
@@ -141,7 +108,7 @@ def _with_ase(path: Path, own: str) -> Iterator[Found]:
     from ase.io import iread
 
     name = plain_name(path)
-    last = bool(_VASP_RUN.fullmatch(name) or _OUTCAR.match(name) or name.endswith((".castep", ".pwo")))
+    last = bool(VASP_RUN.fullmatch(name) or OUTCAR.match(name) or name.endswith((".castep", ".pwo")))
     options: dict[str, Any] = {"format": "extxyz"} if name.endswith((".xyz", ".extxyz")) else {}
     count = 0
     with warnings.catch_warnings():

@@ -15,17 +15,13 @@ from typing import Any
 import pandas as pd
 
 from trainables.data.columns import ID, ID_COLUMNS, STRUCTURE_COLUMNS, matched, same_name
-from trainables.data.formats import HEADERLESS, SUFFIXES
+from trainables.data.formats import HEADERLESS
+from trainables.data.formats import plain_name as _stem
 from trainables.data.structure_dicts import is_structure_dict
 from trainables.errors import UserError
 
 _SEPARATORS = ",;\t|"
 _EXCEL_LONGEST = 32_767  # characters of a cell
-
-
-def is_table(path: Path) -> bool:
-    """Return whether a file is a table by its name."""
-    return _stem(path).endswith(SUFFIXES)
 
 
 def read_frame(path: Path) -> pd.DataFrame:
@@ -55,10 +51,6 @@ def read_frame(path: Path) -> pd.DataFrame:
     except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(f"{path} cannot be read as {_kind(name)}: {reason}") from None
-
-
-def _stem(path: Path) -> str:
-    return path.name.lower().removesuffix(".gz")
 
 
 def _kind(name: str) -> str:

@@ -1,0 +1,199 @@
+"""The user's own rows: a table in a file or in memory, structure files that tell their properties, folders of them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from trainables.data.columns import ID, id_column, is_missing, number_of, numbers_of, structure_column, target_column
+from trainables.data.dataset import MOST_IDS, Dataset, RowCollector
+from trainables.data.gather import Rows, gather
+from trainables.data.tasks import N_FOLDS, Task, custom_task
+from trainables.errors import UserError, listed
+from trainables.hints import closest
+from trainables.progress import Progress, silent
+
+_FLOAT32 = 3e38  # the largest number that training can hold
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How a table of one's own is read.
+
+    Attributes:
+        id, structure: columns of the ids and the structures; by default the first that has one of the usual names.
+        drop_missing: leave out rows whose target is empty, NaN, None or the like, and say how many.
+        total_energy: targets are energies of whole cells, which are divided by the number of atoms.
+        group: column whose cells keep rows on one side of a split.
+        fold: column with the test fold of each row, 0 to 4; empty for rows that are never tested.
+    """
+
+    id: str | None = None
+    structure: str | None = None
+    drop_missing: bool = False
+    total_energy: bool = False
+    group: str | None = None
+    fold: str | None = None
+
+
+_USUAL = TableOptions()
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What is to be predicted: its column (None: the only one with numbers), and the task that it makes."""
+
+    name: str
+    column: str | None
+    unit: str
+    energy: bool
+
+    def task(self, column: str) -> Task:
+        return custom_task(self.name, column, self.unit, "energy_per_atom" if self.energy else "property")
+
+
+def read_table(
+    paths: Path | Iterable[Path],
+    name: str,
+    target: str | None = None,
+    *,
+    unit: str = "",
+    energy: bool = False,
+    options: TableOptions = _USUAL,
+    progress: Progress = silent,
+) -> Dataset:
+    """Read a table, structure files that tell their properties, or a folder (see `gather`).
+
+    Without `target`, the one numeric column that is neither id nor structure is the target. Rows without ids are
+    numbered.
+
+    Args:
+        energy: the target is an energy in eV/atom, so CHGNet's energy head fits it.
+
+    Raises:
+        UserError: unreadable file, missing columns, or unusable rows (ids listed).
+    """
+    rows = gather([paths] if isinstance(paths, Path) else paths, progress)
+    return _dataset_of(rows, _Target(name, target, unit, energy), options, progress)
+
+
+def dataset_of_frame(
+    table: pd.DataFrame,
+    name: str,
+    target: str | None = None,
+    *,
+    unit: str = "",
+    energy: bool = False,
+    options: TableOptions = _USUAL,
+    progress: Progress = silent,
+) -> Dataset:
+    """Read a table that is in memory: as `read_table`, whose structures may also be objects of pymatgen, ASE or JARVIS.
+
+    Without a column of ids, the index has them. Paths of structure files are taken from the current folder.
+
+    Raises:
+        UserError: missing columns, or unusable rows (ids listed).
+    """
+    rows = Rows(with_ids(table, options), Path(), "the table")
+    return _dataset_of(rows, _Target(name, target, unit, energy), options, progress)
+
+
+def with_ids(table: pd.DataFrame, options: TableOptions = _USUAL) -> pd.DataFrame:
+    """Return a table with a column of ids: its own, or its index."""
+    table = table.rename(columns=str)
+    doubles = [str(name) for name in table.columns[table.columns.duplicated()].unique()]
+    if doubles:
+        raise UserError(f"the table has several columns named {listed(doubles)}: rename or drop all but one of each")
+    if id_column(table, options.id, "the table") is not None:
+        return table
+    if table.index.nlevels > 1:
+        return table.assign(**{ID: ["-".join(map(str, levels)) for levels in table.index]})
+    return table.assign(**{ID: table.index.astype(str)})
+
+
+def ids_of(rows: Rows, options: TableOptions) -> list[str]:
+    """Return the rows' ids as they were written; numbers from 0 where there is no column of ids.
+
+    Raises:
+        UserError: rows without an id.
+    """
+    name = id_column(rows.table, options.id, rows.source)
+    if name is None:
+        return [str(place) for place in range(len(rows.table))]
+    ids = rows.table[name]
+    empty = [cell is None or (isinstance(cell, float) and np.isnan(cell)) or not str(cell).strip() for cell in ids]
+    if any(empty):
+        raise UserError(
+            f"{rows.source} has no id in rows {listed(np.flatnonzero(empty))} (counted from 0): give every row an id"
+        )
+    return [str(cell) for cell in ids]
+
+
+def _dataset_of(rows: Rows, asked: _Target, options: TableOptions, progress: Progress) -> Dataset:
+    ids, table = ids_of(rows, options), rows.table
+    structures = structure_column(table, options.structure, rows.source)
+    taken = {structures, *filter(None, [id_column(table, options.id, rows.source), options.group, options.fold])}
+    target = target_column(table, asked.column, taken, rows.source)
+    values = numbers_of(table[target], bool(table.attrs.get("decimal_comma")))
+    missing = [is_missing(cell) for cell in table[target]]
+    kept = [place for place in range(len(ids)) if not (missing[place] and options.drop_missing)]
+    if len(kept) < len(ids):
+        dropped = [row_id for row_id, empty in zip(ids, missing, strict=True) if empty]
+        progress.message(f"{len(dropped):,} rows without '{target}' are left out: {listed(dropped, MOST_IDS)}")
+    collector, cells = RowCollector(rows.source, rows.folder), list(table[structures])
+    with progress.stage(f"read {Path(rows.source).name}", len(kept), "rows") as bar:
+        for place in kept:
+            problem = _problem(values[place], missing[place])
+            collector.add(ids[place], cells[place], values[place], problem=problem)
+            bar.advance(1)
+    dataset = collector.finish(asked.task(target))
+    if options.total_energy:
+        dataset = replace(dataset, targets=dataset.targets / dataset.structures.n_atoms)
+    return _with_split(dataset, table.iloc[kept], options, rows.source)
+
+
+def _problem(value: float, missing: bool) -> str:
+    """Return what is wrong with a target, or an empty string."""
+    if missing:
+        return "missing targets (`drop_missing=True` leaves such rows out)"
+    if np.isnan(value):
+        return "targets that are no numbers"
+    if np.isinf(value):
+        return "infinite targets"
+    return f"targets beyond {_FLOAT32:.0e}" if abs(value) > _FLOAT32 else ""
+
+
+def _with_split(dataset: Dataset, table: pd.DataFrame, options: TableOptions, source: str) -> Dataset:
+    """Take over what the table itself says of groups and folds."""
+    if options.group is not None:
+        cells = _cells(table, options.group, source)
+        # A row without a group stands for itself.
+        groups = [
+            f"row {row_id}" if is_missing(cell) else str(cell) for row_id, cell in zip(dataset.ids, cells, strict=True)
+        ]
+        dataset = replace(dataset, groups=tuple(groups))
+    if options.fold is not None:
+        dataset = replace(dataset, outer=_folds(_cells(table, options.fold, source), dataset.ids, options.fold))
+    return dataset
+
+
+def _cells(table: pd.DataFrame, column: str, source: str) -> Sequence[Any]:
+    if column not in table.columns:
+        near = closest(column, [str(name) for name in table.columns])
+        raise UserError(f"{source} has no column '{column}'" + (f" (did you mean '{near}'?)" if near else ""))
+    return list(table[column])
+
+
+def _folds(cells: Sequence[Any], ids: Sequence[str], column: str) -> NDArray[np.int8]:
+    numbers = [-1.0 if is_missing(cell) else number_of(cell) for cell in cells]
+    wrong = [row_id for row_id, number in zip(ids, numbers, strict=True) if number not in range(-1, N_FOLDS)]
+    if wrong:
+        raise UserError(
+            f"column '{column}' has to hold the test fold of each row, 0 to {N_FOLDS - 1} (empty: never tested), which "
+            f"it does not for {listed(wrong, MOST_IDS)}"
+        )
+    return np.array(numbers, dtype=np.int8)

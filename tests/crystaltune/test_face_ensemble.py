@@ -75,9 +75,7 @@ def test_an_unknown_keyword_is_told_what_is_meant(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_a_search_is_its_best_configuration(tmp_path: Path) -> None:
-    with pytest.raises(
-        ct.UserError, match=r"is a folder without best.yaml: a YAML file, or a search's folder, was"
-    ):
+    with pytest.raises(ct.UserError, match=r"is a folder without best.yaml: a YAML file, or a search's folder, was"):
         ct.ensemble(frame(6), target="gap", config=tmp_path, out=tmp_path / "out", progress=False)
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(ct.UserError, match=r"has no best.yaml yet: no trial of this search is complete"):

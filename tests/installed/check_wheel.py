@@ -178,7 +178,7 @@ class Installation:
             ended, text, last = terminal.wait(timeout=900), terminal.text(), "\n".join(terminal.screen())
         assert ended == code, f"crystaltune {' '.join(arguments)} ended with {ended}:\n{text}"
         assert "Traceback" not in text, text
-        assert code or not re.search(r"(?<!max )error", last, flags=re.IGNORECASE), last
+        assert code or not re.search(r"error:|traceback", last, flags=re.IGNORECASE), last
         return text
 
     def holds(self, *names: str) -> None:

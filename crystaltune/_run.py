@@ -74,7 +74,10 @@ class Run:
     def student(self) -> "Run | None":
         """Return the run of the student that `ensemble` made beside this one, or None."""
         folder = self.folder / STUDENT
-        return Run(folder) if (folder / "run.json").is_file() else None
+        if not (folder / "run.json").is_file():
+            return None
+        student = Run(folder)
+        return student if student.config.distil.weight else None  # else a run of one's own that happens to lie there
 
     def predict(
         self,

@@ -305,11 +305,26 @@ def _info(description: AlgorithmDescription, n_rows: int) -> dict[str, Any]:
     return {
         "authors": description.authors,
         "algorithm": description.name,
-        "algorithm_long": f"{start} on each fold's training rows with crystaltune.",
+        "algorithm_long": f"{start} on each fold's training rows with crystaltune{_method(description.settings)}.",
         "bibtex_refs": BIBTEX,
         "requirements": {"python": [f"{package}=={version}" for package, version in description.versions.items()]},
         "notes": " ".join(filter(None, [honesty, description.notes])),
     }
+
+
+def _method(settings: Mapping[str, Any]) -> str:
+    """Return what a configuration is more than one model's training, in words."""
+    seeds = int(settings.get("ensemble.members", 1))
+    varied = [key.removeprefix("ensemble.vary.") for key in settings if key.startswith("ensemble.vary.")]
+    parts = []
+    if seeds > 1 or varied:
+        of = f" of each variant of {', '.join(varied)}" if varied else ""
+        parts.append(f"{settings.get('ensemble.combine', 'mean')} of {seeds} seed{'s' * (seeds != 1)}{of}")
+    if settings.get("distil.weight"):
+        parts.append("taught by out-of-fold teachers as well as by the labels")
+    if int(settings.get("tta.views", 1)) > 1:
+        parts.append(f"{settings['tta.views']} views of each crystal averaged")
+    return f": {'; '.join(parts)}" if parts else ""
 
 
 def _run_script(task: Task, settings: Mapping[str, Any]) -> str:

@@ -242,6 +242,8 @@ def _student(run: Path) -> Iterable[Contender]:
     scores = Scores.model_validate(read_json(folder / "scores.json"))
     manifest = RunManifest.model_validate(read_json(folder / "run.json"))
     config = RunConfig.model_validate(manifest.config)
+    if not config.distil.weight:  # a run of somebody's that happens to lie there
+        return
     found: list[RunSummary] = []
     for fold in scores.folds:
         own, members = folder / f"fold_{fold}", run / f"fold_{fold}"

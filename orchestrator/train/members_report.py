@@ -43,8 +43,9 @@ def sentences(summary: EnsembleSummary) -> list[str]:
     )
     said += [
         f"Student: its test MAE is {_against(student, single)} a single member's and {_against(student, ensemble)} "
-        f"the ensemble's, with {student.predictions_per_crystal} instead of {ensemble.predictions_per_crystal} "
-        "predictions per crystal."
+        f"the ensemble's{_on_folds(student, ensemble)}, with {student.predictions_per_crystal} instead of "
+        f"{ensemble.predictions_per_crystal} predictions per crystal. It is one model of one seed: differences as "
+        "large as those between members may be that seed's luck."
         for student in students
     ]
     if summary.spearman is not None:
@@ -67,6 +68,14 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(_text, value)) or "none"
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _on_folds(one: Contender, other: Contender) -> str:
+    """Return on which folds two are compared, where not all are finished."""
+    both = one.mae.keys() & other.mae.keys()
+    if both == one.mae.keys() | other.mae.keys():
+        return ""
+    return f" (on fold{'s' * (len(both) != 1)} {', '.join(map(str, sorted(both))) or 'none'}, which both have)"
 
 
 def _against(one: Contender, other: Contender) -> str:

@@ -98,4 +98,7 @@ def validate_ensemble(options: EnsembleOptions, task: str, settings: Mapping[str
             f"`vary` of type {type(options.vary).__name__}: a dictionary was expected, such as "
             "{'model.start': ['0.3.0', 'r2scan']}"
         )
+    for key, values in options.vary.items():
+        if isinstance(values, str) or not isinstance(values, Sequence | Mapping):
+            raise UserError(f"`vary`: {key} has {values!r}; a list of values was expected, such as [{values!r}]")
     options.configurations(parse_config(merged({"task": task}, settings), "configuration"))

@@ -143,7 +143,7 @@ def test_how_members_are_combined_by_default(asked: EnsembleOptions, changes: di
         (EnsembleOptions(views=1.5), "`views=1.5`: must be a whole number"),  # type: ignore[arg-type]
         (EnsembleOptions(distil="yes"), "`distil=yes`: True or False"),  # type: ignore[arg-type]
         (EnsembleOptions(vary=["optim.lr"]), "`vary` of type list: a dictionary was expected"),  # type: ignore[arg-type]
-        (EnsembleOptions(vary={"optim.lr": 3}), "ensemble.vary.optim.lr=3: input should be a valid tuple"),  # type: ignore[dict-item]
+        (EnsembleOptions(vary={"optim.lr": 3}), "`vary`: optim.lr has 3; a list of values was expected, such as [3]"),  # type: ignore[dict-item]
         (EnsembleOptions(vary={"optim.lrr": [1, 2]}), "did you mean 'optim.lr'"),
         (EnsembleOptions(vary={"multitask": {"tasks": [["a"], ["b"]]}}), "multitask.tasks cannot be varied"),  # type: ignore[dict-item]
         (EnsembleOptions(combine="best"), "ensemble.combine='best'"),  # type: ignore[arg-type]

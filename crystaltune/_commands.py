@@ -23,7 +23,7 @@ from crystaltune._run import Run
 from crystaltune._study import Study
 from orchestrator.ablation.ladder import parse_experiments, parse_starts
 from orchestrator.evaluation.scores import BaselineScores
-from orchestrator.inputs.source import Source, check_folder, default_folder
+from orchestrator.inputs.source import Source, check_folder, default_folder, folds_to_run
 from orchestrator.study.options import (
     SamplerName,
     SchedulerName,
@@ -79,6 +79,13 @@ def train(
         name: of your own table, for its folder and reports; by default the file's, or the target's.
         limit: use this many rows, chosen at random with a fixed seed.
         file: a local copy of a Matbench task's file, whole or partial.
+        id, structure: columns of your own table, where they have none of the usual names.
+        drop_missing: leave out rows without a target.
+        total_energy: the target is the energy of the whole cell in eV: it is divided by the number of atoms.
+        folds_by: what keeps rows in one fold: "formula", "chemical-system", "composition", "random" or a column; by
+            default the formula or, where there are too few formulas, every crystal by itself.
+        fold_column: column with the test fold of each row, 0 to 4; empty: never tested.
+        test: a file with the rows to test on; all others are trained on.
         device: "auto", "cpu" or "cuda".
         processes: models trained at the same time; by default one per core, or one per GPU.
         per_gpu: models that share a GPU.
@@ -94,7 +101,7 @@ def train(
     reject_unknown_keywords(train, options, TrainKeywords)
     source = source_of(data, options)
     folder = folder_of(out, "", source, "run.json")
-    chosen_folds = folds_of(folds)
+    chosen_folds = folds_to_run(source, folds_of(folds))
     with shown(progress) as bars:
         chosen = chosen_settings(config, settings, source.task, bars)
         from orchestrator.train.run import TrainOptions  # with torch: mistakes are told before
@@ -185,7 +192,8 @@ def search(
         address: a Ray cluster to join, as HOST:PORT, or "auto"; by default Ray is started on this machine.
         cpus, gpus: for each trial.
         max_concurrent: trials at the same time.
-        target, unit, energy, name, limit, file, device, compiled, tf32: as for `train`.
+        target, unit, energy, name, limit, file, id, structure, drop_missing, total_energy, folds_by, fold_column, test,
+            device, compiled, tf32: as for `train`.
 
     Raises:
         UserError: a mistake in what was asked, or a study whose trials all failed (what is finished is kept).
@@ -250,7 +258,8 @@ def ablate(
         seeds: seeds of every experiment.
         starts: weights to start from; further ones give a twin of every experiment.
         equal_steps: take the steps of joint training from the target's own epochs.
-        target, unit, energy, name, limit, file, device, processes, per_gpu, compiled, tf32, ray, address,
+        target, unit, energy, name, limit, file, id, structure, drop_missing, total_energy, folds_by, fold_column, test,
+            device, processes, per_gpu, compiled, tf32, ray, address,
             cpus_per_model: as for `train`.
 
     Returns:
@@ -267,7 +276,8 @@ def ablate(
     )
     if not isinstance(seeds, int) or seeds < 1:
         raise UserError(f"`seeds={seeds}`: must be a whole number of at least 1")
-    chosen_folds, chosen_starts, resources = folds_of(folds), parse_starts(names_of(starts)), resources_of(options)
+    chosen_folds, chosen_starts = folds_to_run(source, folds_of(folds)), parse_starts(names_of(starts))
+    resources = resources_of(options)
     with shown(progress) as bars:
         chosen = chosen_settings(config, settings, source.task, bars)
         from orchestrator.ablation.run import AblationOptions
@@ -296,7 +306,8 @@ def baseline(
     from orchestrator.train.run import baseline_run
 
     reject_unknown_keywords(baseline, options, RowOptions)
-    source, chosen = source_of(data, options), folds_of(folds)
+    source = source_of(data, options)
+    chosen = folds_to_run(source, folds_of(folds))
     with shown(progress) as bars:
         return baseline_run(source, chosen, None if published is None else Path(published), bars)
 

@@ -17,6 +17,7 @@ from crystaltune._rows import (
     source_of,
 )
 from crystaltune._run import Run
+from orchestrator.inputs.source import folds_to_run
 from orchestrator.train.options import CombineName, EnsembleOptions, validate_ensemble
 from trainables.progress import Progress
 
@@ -55,7 +56,8 @@ def ensemble(
         published: a CSV of published test predictions to score beside the run's.
         out: the run's folder; by default runs/ensemble-NAME.
         progress: whether to show it, or an object that shows it.
-        target, unit, energy, name, limit, file, device, processes, per_gpu, compiled, tf32, ray, address,
+        target, unit, energy, name, limit, file, id, structure, drop_missing, total_energy, folds_by, fold_column, test,
+            device, processes, per_gpu, compiled, tf32, ray, address,
             cpus_per_model: as for `train`.
 
     Raises:
@@ -64,7 +66,7 @@ def ensemble(
     reject_unknown_keywords(ensemble, options, TrainKeywords)
     source = source_of(data, options)
     folder = folder_of(out, "ensemble-", source, "run.json")
-    chosen_folds = folds_of(folds)
+    chosen_folds = folds_to_run(source, folds_of(folds))
     asked = EnsembleOptions(seeds, {} if vary is None else vary, combine, views, distil)
     with shown(progress) as bars:
         chosen = chosen_settings(config, settings, source.task, bars)

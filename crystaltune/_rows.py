@@ -1,5 +1,6 @@
 """What a caller names as data: a task, a file, or a table in memory."""
 
+import glob
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,13 +14,15 @@ import pandas as pd
 from orchestrator.inputs.source import Source, check_source, config_file, known_task, parse_folds
 from orchestrator.report.progress import display
 from trainables.config import RunConfig, dotted_names, for_task, load_config, merged
+from trainables.data.formats import holds_rows, is_structure_file, is_table
 from trainables.data.tasks import N_FOLDS, TASKS, full_name
 from trainables.errors import UserError
 from trainables.hints import closest, meant
 from trainables.progress import Progress, silent
 
 Data = str | os.PathLike[str] | pd.DataFrame
-_TABLES = (".csv", ".csv.gz", ".json", ".json.gz")
+_TABLE = ("target", "unit", "energy", "limit", "id", "structure", "drop_missing", "total_energy")
+_OF_ROWS = (*_TABLE, "folds_by", "fold_column")
 
 
 class RowOptions(TypedDict, total=False):
@@ -32,6 +35,12 @@ class RowOptions(TypedDict, total=False):
         energy: the target is an energy in eV/atom, which CHGNet's energy head fits.
         limit: use this many rows, chosen at random with a fixed seed.
         file: a local copy of a Matbench task's file, whole or partial.
+        id, structure: columns of a table of one's own, where they have none of the usual names.
+        drop_missing: leave out rows without a target.
+        total_energy: the target is the energy of the whole cell in eV: it is divided by the number of atoms.
+        folds_by: what keeps rows in one fold: "formula", "chemical-system", "composition", "random" or a column.
+        fold_column: column with the test fold of each row, 0 to 4; empty: never tested.
+        test: a file with the rows to test on; all others are trained on.
     """
 
     name: str
@@ -40,15 +49,22 @@ class RowOptions(TypedDict, total=False):
     energy: bool
     limit: int
     file: str | os.PathLike[str]
+    id: str
+    structure: str
+    drop_missing: bool
+    total_energy: bool
+    folds_by: str
+    fold_column: str
+    test: str | os.PathLike[str]
 
 
 def source_of(data: Data, options: RowOptions) -> Source:
     """Return where rows come from.
 
     Args:
-        data: the name of a Matbench task (or "synthetic_sample"), the path of a table, or a DataFrame with a column
-            `structure` of pymatgen Structures, their dictionaries, CIF text or paths of CIF files; ids are in a column
-            `id` or in the index.
+        data: the name of a Matbench task (or "synthetic_sample"), the path of a table, of a structure file or of a
+            folder of them, or a DataFrame with a column `structure` of pymatgen Structures, ASE Atoms, dictionaries,
+            text or paths of structure files; ids are in a column `id` or in the index.
 
     Raises:
         UserError: with what came and what was expected.
@@ -58,7 +74,9 @@ def source_of(data: Data, options: RowOptions) -> Source:
             f"`data` of type {type(data).__name__} cannot be read: use a task's name, the path of a table, or a pandas "
             "DataFrame with a column `structure` and one for the target"
         )
-    named = picked(options, "target", "unit", "energy", "limit")
+    named = picked(options, *_OF_ROWS)
+    if "test" in options:
+        named["test"] = path_of(options["test"], "test")
     name, file = options.get("name"), options.get("file")
     if isinstance(data, pd.DataFrame):
         source = Source(name or _safe_name(options.get("target")), frame=data, **named)
@@ -103,7 +121,9 @@ def _is_table(data: str | os.PathLike[str]) -> bool:
         return True
     if full_name(data) in TASKS:
         return False
-    return data.lower().endswith(_TABLES) or (Path(data).is_file() and known_task(data) is None)
+    path = Path(data)
+    named = is_table(path) or is_structure_file(path) or glob.has_magic(data)
+    return named or ((path.is_file() or (path.is_dir() and holds_rows(path))) and known_task(data) is None)
 
 
 def chosen_settings(

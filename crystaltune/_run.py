@@ -95,8 +95,8 @@ class Run:
             out: also write the predictions there, in the format of the name's ending.
 
         Returns:
-            Columns id, prediction, std (over folds), low and high (ends of a 90 % interval, from the errors of the
-            run's test rows), fallback (the composition alone was used), in_training (the crystal is a row of the run)
+            Columns id, prediction, std (over all models; NaN of a single one), low and high (ends of a 90 % interval,
+            from the errors of the run's test rows), fallback (the composition alone was used), in_training (the crystal is a row of the run)
             and problem (why there is no prediction; empty where there is one), in the order of the structures.
 
         Raises:

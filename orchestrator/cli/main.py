@@ -15,6 +15,7 @@ import typer
 
 from orchestrator.cli.ablate import ablate
 from orchestrator.cli.asked import after_training
+from orchestrator.cli.check import check
 from orchestrator.cli.doctor import doctor
 from orchestrator.cli.ensemble import ensemble
 from orchestrator.cli.errors import as_options, end, end_interrupted, explained
@@ -346,6 +347,7 @@ def quickstart(
     say_next(*after_training(None, out))
 
 
+app.command()(check)
 app.command()(ablate)
 app.command()(search)
 app.command()(ensemble)

@@ -9,8 +9,8 @@ import numpy as np
 from orchestrator.inputs.source import Source, auxiliary_sources, check_source, known_task
 from trainables.crystals import CrystalTable
 from trainables.data.cache import cache_home
-from trainables.data.dataset import MOST_IDS, Dataset, read_matbench
-from trainables.data.findings import require_energies_per_atom
+from trainables.data.dataset import MOST_IDS, BadRows, Dataset, read_matbench
+from trainables.data.findings import Finding, findings
 from trainables.data.grouping import GROUPINGS, group_names, grouped
 from trainables.data.locate import matbench_file
 from trainables.data.own_table import TableOptions, dataset_of_frame, read_table
@@ -21,6 +21,8 @@ from trainables.model.chgnet import Start, cutoffs_of
 from trainables.model.folding import fold_check
 from trainables.progress import Progress
 from trainables.sample import load_sample
+
+_SHOWN = 5  # ids of a finding, in a message
 
 
 def load_dataset(source: Source, progress: Progress) -> Dataset:
@@ -36,8 +38,39 @@ def load_dataset(source: Source, progress: Progress) -> Dataset:
     dataset, told = grouped(dataset.limit(source.limit), source.folds_by)
     if told:
         progress.message(told)
-    require_energies_per_atom(dataset)
+    if source.is_own_table and not dataset.task.is_matbench:
+        _tell_findings(dataset, progress)
     return dataset
+
+
+def _tell_findings(dataset: Dataset, progress: Progress) -> None:
+    """Say what the rows say about themselves.
+
+    Raises:
+        UserError: rows with which training makes no sense.
+    """
+    for finding in findings(dataset):
+        ids = f" ({listed(finding.ids, _SHOWN)})" if finding.ids else ""
+        text = f"{finding.text}{ids}" + (f": {finding.cure}" if finding.cure else "")
+        if finding.level == "error":
+            raise UserError(text)
+        if finding.level == "warning":
+            progress.message(f"warning: {text}")
+
+
+def look_at(source: Source, progress: Progress) -> tuple[Dataset | None, list[Finding]]:
+    """Read rows and say what there is to say about them; no rows where they cannot be used as they are.
+
+    Raises:
+        UserError: nothing that can be read.
+    """
+    check_source(source)
+    try:
+        dataset = _read(source, progress).limit(source.limit)
+    except BadRows as bad:
+        cure = "correct or remove these rows"
+        return None, [Finding("error", kind, tuple(ids), cure) for kind, ids in bad.kinds.items()]
+    return dataset, findings(dataset)
 
 
 def _with_test(dataset: Dataset, source: Source, progress: Progress) -> Dataset:

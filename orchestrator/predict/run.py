@@ -59,7 +59,7 @@ def predict_rows(run: Path, folds: Sequence[LoadedFold], rows: ToPredict, progre
     """Predict the rows that can be used, and say of the others why not.
 
     Returns:
-        Columns id, prediction, std (over folds), low and high (ends of an interval with a coverage of
+        Columns id, prediction, std (as predict_structures), low and high (ends of an interval with a coverage of
         intervals.COVERAGE), fallback and in_training (bool), and problem (empty where there is none), in the order
         of the rows. What is not known is NaN.
     """
@@ -96,13 +96,15 @@ def predict_structures(folds: Sequence[LoadedFold], dataset: Dataset, progress: 
     """Predict structures with the mean of trained folds.
 
     Returns:
-        Columns id, prediction, std (over folds; 0 with one fold) and fallback (bool), in the dataset's order.
+        Columns id, prediction, std (over all models of all folds; of a single one over its views, or NaN) and fallback
+        (bool), in the dataset's order.
     """
     views = folds[0].config.tta
     starts = dict.fromkeys(member.config.model.start for fold in folds for member in fold.members)
     graphs = {start: _graphs(dataset, start, views, progress) for start in starts}
     rows, n_members = np.arange(len(dataset)), sum(len(fold.members) for fold in folds)
     values, fallback = np.empty((len(folds), len(rows))), np.zeros(len(rows), dtype=bool)
+    each, over_views = [], np.zeros(len(rows))
     with progress.stage("predict", n_members * len(rows), "crystals") as bar:
         for index, fold in enumerate(folds):
             members = []
@@ -110,14 +112,18 @@ def predict_structures(folds: Sequence[LoadedFold], dataset: Dataset, progress: 
                 store, skinned = graphs[member.config.model.start]
                 predicted, stood_in = member.predict(store, rows, views, skinned)
                 members.append(predicted.value)
+                over_views = predicted.std
                 fallback |= stood_in
                 bar.advance(len(rows))
             values[index] = fold.combine(members)
+            each += members
     if fallback.any():
         progress.message(
             f"{int(fallback.sum())} rows have isolated atoms or no graph: the composition model is used for them"
         )
-    return pd.DataFrame({"id": dataset.ids, "prediction": values.mean(0), "std": values.std(0), "fallback": fallback})
+    alone = over_views if views.views > 1 else np.full(len(rows), np.nan)  # a single number has no spread
+    std = np.std(each, axis=0) if len(each) > 1 else alone
+    return pd.DataFrame({"id": dataset.ids, "prediction": values.mean(0), "std": std, "fallback": fallback})
 
 
 def _graphs(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -89,6 +89,15 @@ class Dataset:
 MOST_IDS = 10  # of a kind of bad rows, in a message
 
 
+class BadRows(UserError):
+    """Rows that cannot be used: their ids, by the kind of problem."""
+
+    def __init__(self, source: str, kinds: Mapping[str, Sequence[str]]) -> None:
+        told = "; ".join(f"{kind}: {listed(ids, MOST_IDS)}" for kind, ids in kinds.items())
+        super().__init__(f"{source} has rows that cannot be used (correct or remove them): {told}")
+        self.kinds = kinds
+
+
 class RowCollector:
     """Collects good rows, and what is wrong with the others.
 
@@ -143,8 +152,7 @@ class RowCollector:
         if doubles:
             bad["duplicate ids"] = doubles
         if bad:
-            kinds = "; ".join(f"{kind}: {listed(ids, MOST_IDS)}" for kind, ids in bad.items())
-            raise UserError(f"{self._source} has rows that cannot be used (correct or remove them): {kinds}")
+            raise BadRows(self._source, bad)
         if not self.ids:
             raise UserError(f"{self._source} has no rows; at least one structure is needed")
         rows = None if official_row is None else np.array(list(official_row), dtype=np.int64)

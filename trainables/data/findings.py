@@ -1,39 +1,229 @@
 """What a table's rows say about themselves before anything is trained: mistakes, and what should be known."""
 
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Element
+from pymatgen.optimization.neighbors import find_points_in_spheres
 
+from trainables.crystals import SYMBOLS
+from trainables.data.bad_structures import VACUUM_ANGSTROM, vacuum_widths
 from trainables.data.dataset import Dataset
-from trainables.errors import UserError
+from trainables.data.grouping import enough, group_names
+from trainables.data.tasks import N_FOLDS
 
-_GROWS = 0.8  # correlation of targets with the number of atoms from which on they are taken for energies of cells
+_GROWS = 0.5  # correlation of targets with the number of atoms from which on they are taken for sums over atoms
+_FEWEST = 20  # rows, of which chance gives such a correlation to one table in forty
+_TOTAL_EV_PER_ATOM = 3.0  # formation energies are smaller
 _MOST_EV_PER_ATOM = 100.0  # no energy per atom of a pseudopotential code is that large
+_FEW_ROWS = 100
+_OUTLIER = 10.0  # robust standard deviations from the median
+_CLOSE = 0.5  # of the sum of two atomic radii
+_LARGE_CELL = 200  # atoms
+# Noble gases and radioactive elements of which MPtrj has next to nothing (Deng et al., Nat. Mach. Intell. 5, 1031
+# (2023): 89 elements; no Po, At, Rn, Fr, Ra).
+_UNSEEN = frozenset(("Po", "At", "Rn", "Fr", "Ra"))
+
+Level = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that the rows say.
+
+    Attributes:
+        ids: of the rows that it is about, if it is not about all.
+        cure: what to do, if anything.
+    """
+
+    level: Level
+    text: str
+    ids: tuple[str, ...] = ()
+    cure: str = ""
+
+
+def findings(dataset: Dataset) -> list[Finding]:
+    """Look at checked rows: errors first, then warnings, then notes."""
+    looks: tuple[Callable[[Dataset], Iterator[Finding]], ...] = (
+        _energies, _targets, _outliers, _labels, _elements, _distances, _vacuum, _size, _folds,
+    )  # fmt: skip
+    found = [finding for look in looks for finding in look(dataset)]
+    order: Sequence[Level] = ("error", "warning", "note")
+    return sorted(found, key=lambda finding: order.index(finding.level))
 
 
 def growth(dataset: Dataset) -> float:
-    """Return the correlation of targets with the number of atoms; 0 where one of them hardly varies."""
-    atoms = dataset.structures.n_atoms.astype(np.float64)
-    if len(dataset) < 10 or np.ptp(atoms) == 0 or np.ptp(dataset.targets) == 0:
-        return 0.0
-    return float(np.corrcoef(atoms, dataset.targets)[0, 1])
+    """Return the correlation of targets with the number of atoms, where dividing by it takes that away; else 0.
 
-
-def require_energies_per_atom(dataset: Dataset) -> None:
-    """Refuse energies of whole cells where energies per atom were announced.
-
-    Raises:
-        UserError: with what gives them away.
+    Energies per atom behave the other way round: they hardly grow, and their quotients fall with the number of atoms.
     """
-    if not dataset.task.is_energy or dataset.task.is_matbench:
+    atoms, targets = dataset.structures.n_atoms.astype(np.float64), dataset.targets
+    if len(dataset) < _FEWEST or np.ptp(atoms) == 0 or np.ptp(targets) == 0 or np.ptp(targets / atoms) == 0:
+        return 0.0
+    grows, divided = (float(np.corrcoef(atoms, values)[0, 1]) for values in (targets, targets / atoms))
+    return grows if abs(grows) > _GROWS and abs(divided) < abs(grows) / 2 else 0.0
+
+
+def _energies(dataset: Dataset) -> Iterator[Finding]:
+    if dataset.task.is_matbench:
         return
-    r, target = growth(dataset), dataset.task.target
-    if abs(r) > _GROWS:
-        raise UserError(
-            f"'{target}' grows with the number of atoms (r = {r:.2f}), as energies of whole cells do; eV/atom is "
-            "wanted: use `total_energy=True`, which divides them, or divide them yourself"
+    r, target, middle = growth(dataset), dataset.task.target, float(np.median(np.abs(dataset.targets)))
+    if not dataset.task.is_energy:
+        if r:
+            yield Finding(
+                "warning",
+                f"'{target}' grows with the number of atoms (r = {r:.2f}): an extensive property",
+                cure="divide it by the number of atoms, as the model averages over atoms",
+            )
+        return
+    cure = "use `total_energy=True`, which divides them by the number of atoms, or divide them yourself"
+    # Whoever has written the unit out means it.
+    level: Level = "warning" if dataset.task.unit == "eV/atom" and middle <= _MOST_EV_PER_ATOM else "error"
+    if r:
+        said = f"'{target}' grows with the number of atoms (r = {r:.2f}), as energies of whole cells do"
+        yield Finding(level, f"{said}; eV/atom is wanted", cure=cure)
+    elif middle > _MOST_EV_PER_ATOM:
+        said = f"'{target}' has a median size of {middle:,.0f} eV/atom, which no energy per atom has"
+        yield Finding(level, said, cure=cure)
+    elif middle > _TOTAL_EV_PER_ATOM:
+        yield Finding(
+            "note",
+            f"'{target}' has a median size of {middle:.2f} eV/atom: total energies of DFT, not formation energies",
+            cure="none is needed: the reference of each element is fitted, but they are no formation energies",
         )
-    middle = float(np.median(np.abs(dataset.targets)))
-    if middle > _MOST_EV_PER_ATOM:
-        raise UserError(
-            f"'{target}' has a median size of {middle:,.0f} eV/atom, which no energy per atom has: use "
-            "`total_energy=True` if these are energies of whole cells, or convert them"
+
+
+def _targets(dataset: Dataset) -> Iterator[Finding]:
+    values = np.unique(dataset.targets)
+    if len(values) == 1:
+        yield Finding("error", f"all targets are {values[0]:g}: there is nothing to learn")
+    elif set(values.tolist()) <= {0.0, 1.0}:
+        yield Finding(
+            "warning",
+            "targets are 0 and 1, a classification: they are fitted as numbers, and the MAE is no accuracy",
+            cure="round predictions yourself, or predict what the classes were made from",
+        )
+
+
+def _outliers(dataset: Dataset) -> Iterator[Finding]:
+    """By the median absolute deviation, which outliers hardly move (Iglewicz and Hoaglin, 1993)."""
+    middle = np.median(dataset.targets)
+    spread = 1.4826 * np.median(np.abs(dataset.targets - middle))
+    far = np.flatnonzero(np.abs(dataset.targets - middle) > _OUTLIER * spread) if spread else np.empty(0, np.int64)
+    if len(far) and len(far) < 0.02 * len(dataset) + 1:
+        worst = far[np.argsort(-np.abs(dataset.targets[far] - middle))]
+        yield Finding(
+            "warning",
+            f"{len(far):,} targets are more than {_OUTLIER:g} robust standard deviations from the median "
+            f"({middle:.4g}), such as {dataset.targets[worst[0]]:.4g}",
+            tuple(dataset.ids[row] for row in worst),
+            "look at them: one wrong number can rule the loss",
+        )
+
+
+def _labels(dataset: Dataset) -> Iterator[Finding]:
+    """Say which crystals are there several times, and the error that no model can go below."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(group_names(dataset.structures, "random")):
+        rows[name].append(row)
+    several = [each for each in rows.values() if len(each) > 1]
+    if not several:
+        return
+    floor = sum(float(np.abs(dataset.targets[each] - np.median(dataset.targets[each])).sum()) for each in several)
+    ids = tuple(dataset.ids[row] for each in several for row in each)
+    if floor > 0:
+        least = f"no model can have an MAE below {floor / len(dataset):.4g} on all rows"
+        yield Finding(
+            "warning",
+            f"{len(several):,} crystals have several labels: {least}",
+            ids,
+            "keep one label of each, or average them",
+        )
+    else:
+        yield Finding("note", f"{len(several):,} crystals are there several times, with the same label", ids)
+
+
+def _elements(dataset: Dataset) -> Iterator[Finding]:
+    there = [SYMBOLS[z] for z in np.flatnonzero(dataset.structures.element_counts.any(axis=0))]
+    unseen = [name for name in there if name in _UNSEEN]
+    if unseen:
+        counts = dataset.structures.element_counts
+        columns = [SYMBOLS.index(name) for name in unseen]
+        ids = tuple(dataset.ids[row] for row in np.flatnonzero(counts[:, columns].any(axis=1)))
+        text = f"{', '.join(unseen)}: CHGNet's pretraining has next to nothing of these elements"
+        yield Finding("warning", text, ids, "trust predictions of them only as far as your own rows go")
+
+
+def _distances(dataset: Dataset) -> Iterator[Finding]:
+    close = tuple(
+        row_id for row_id, crystal in zip(dataset.ids, dataset.structures, strict=True) if _too_close(crystal)
+    )
+    if close:
+        yield Finding(
+            "warning",
+            f"{len(close):,} crystals have atoms closer than half the sum of their atomic radii",
+            close,
+            "check the units of their lattices (Angstrom) and their coordinates",
+        )
+
+
+_RADII = np.array([0.5] + [float(Element.from_Z(z).atomic_radius or 1.5) for z in range(1, 119)])
+
+
+def _too_close(crystal: "tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.float64]]") -> bool:
+    lattice, numbers, frac = crystal
+    coords = frac @ lattice
+    longest = float(2 * _CLOSE * _RADII[numbers].max())
+    first, second, _, distance = find_points_in_spheres(
+        coords, coords, r=longest, pbc=np.ones(3, dtype=np.int64), lattice=np.ascontiguousarray(lattice), tol=1e-8
+    )
+    apart = distance > 1e-8
+    limit = _CLOSE * (_RADII[numbers[first]] + _RADII[numbers[second]])
+    return bool((distance[apart] < limit[apart]).any())
+
+
+def _vacuum(dataset: Dataset) -> Iterator[Finding]:
+    layers = tuple(
+        row_id
+        for row_id, crystal in zip(dataset.ids, dataset.structures, strict=True)
+        if vacuum_widths(crystal).max() > VACUUM_ANGSTROM + 2
+    )
+    if layers:
+        yield Finding(
+            "note",
+            f"{len(layers):,} crystals are layers, wires or molecules in vacuum: graphs are those of the periodic "
+            f"cell, and images more than {VACUUM_ANGSTROM:g} A apart do not see each other",
+            layers,
+        )
+
+
+def _size(dataset: Dataset) -> Iterator[Finding]:
+    large = np.flatnonzero(dataset.structures.n_atoms > _LARGE_CELL)
+    if len(large):
+        most = int(dataset.structures.n_atoms.max())
+        yield Finding(
+            "note",
+            f"{len(large):,} cells have more than {_LARGE_CELL} atoms, the largest {most:,}: memory grows with "
+            "the atoms of a batch, so lower optim.batch_size if it runs out",
+            tuple(dataset.ids[row] for row in large),
+        )
+    if len(dataset) < 2 * N_FOLDS:
+        yield Finding("error", f"{len(dataset)} rows are too few: five folds need at least {2 * N_FOLDS}")
+    elif len(dataset) < _FEW_ROWS:
+        yield Finding("warning", f"{len(dataset)} rows decide little: scores vary by chance more than by settings")
+
+
+def _folds(dataset: Dataset) -> Iterator[Finding]:
+    formulas = dataset.structures.reduced_formulas
+    if dataset.official_row is dataset.groups is dataset.outer is None and not enough(formulas):
+        n = len(set(formulas))
+        yield Finding(
+            "warning",
+            f"{n} formula{'s' * (n != 1)}, or most rows of one: rows are split by crystal, so that test rows have "
+            "siblings of their own formula in training",
+            cure="choose `folds_by` or `fold_column` if you know what belongs together",
         )

@@ -1,0 +1,93 @@
+"""The command that looks at rows before anything is trained on them."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from orchestrator.cli.errors import as_options
+from orchestrator.cli.interrupts import interruptible
+from orchestrator.cli.options import (
+    DropMissing,
+    Energy,
+    IdColumn,
+    Limit,
+    StructureColumn,
+    Target,
+    TotalEnergy,
+    Unit,
+    out_console,
+)
+from orchestrator.cli.results import say
+from orchestrator.inputs.source import Source, check_source, known_task
+from orchestrator.report.progress import display
+from trainables.errors import listed
+
+if TYPE_CHECKING:
+    from trainables.data.dataset import Dataset
+
+_SHOWN = 8  # ids of a finding
+
+
+def check(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Rows as for --data, or the name of a Matbench task.")],
+    target: Target = None,
+    unit: Unit = "",
+    energy: Energy = False,
+    limit: Limit = None,
+    id_column: IdColumn = None,
+    structure: StructureColumn = None,
+    drop_missing: DropMissing = False,
+    total_energy: TotalEnergy = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with all ids.")] = False,
+) -> None:
+    """Look at rows before training: what is in them, what cannot be used, and what should be known.
+
+    The exit code is 2 where something has to be corrected first.
+    """
+    is_task = not Path(data).exists() and known_task(data) is not None
+    source = Source(
+        data if is_task else "table", None if is_task else Path(data), target, unit, energy, limit, id_column,
+        structure, drop_missing, total_energy,
+    )  # fmt: skip
+    check_source(source)
+    from orchestrator.inputs.datasets import look_at
+
+    with interruptible(), display(as_options) as shown:
+        dataset, found = look_at(source, shown)
+    facts = {} if dataset is None else _facts(dataset)
+    if as_json:
+        out_console.print_json(json.dumps({"facts": facts, "findings": [asdict(each) for each in found]}))
+    else:
+        for name, value in facts.items():
+            say(f"{name}: {value}")
+        if found:
+            table = Table(box=None, pad_edge=False)
+            for column in ("", "what", "rows"):
+                table.add_column(column, overflow="fold", no_wrap=not column)
+            for each in found:
+                text = as_options(f"{each.text}" + (f" -> {each.cure}" if each.cure else ""))
+                table.add_row(each.level, text, listed(each.ids, _SHOWN))
+            out_console.print(table)
+        else:
+            say("Nothing stands in the way.")
+    if any(each.level == "error" for each in found):
+        raise typer.Exit(2)
+
+
+def _facts(dataset: "Dataset") -> dict[str, str]:
+    """Return what is in the rows, in words."""
+    n_atoms, formulas = dataset.structures.n_atoms, dataset.structures.reduced_formulas
+    elements = int(dataset.structures.element_counts.any(axis=0).sum())
+    unit = f" {dataset.task.unit}" if dataset.task.unit else ""
+    return {
+        "rows": f"{len(dataset):,}, of {len(set(formulas)):,} formulas with {elements} elements",
+        "atoms": f"{int(n_atoms.min())} to {int(n_atoms.max())} in a cell, {n_atoms.mean():.1f} on average",
+        "target": (
+            f"'{dataset.task.target}', {dataset.targets.min():.4g} to {dataset.targets.max():.4g}{unit}, "
+            f"mean {dataset.targets.mean():.4g}, SD {dataset.targets.std():.4g}"
+        ),
+    }

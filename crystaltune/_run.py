@@ -96,8 +96,9 @@ class Run:
 
         Returns:
             Columns id, prediction, std (over all models; NaN of a single one), low and high (ends of a 90 % interval,
-            from the errors of the run's test rows), fallback (the composition alone was used), in_training (the crystal is a row of the run)
-            and problem (why there is no prediction; empty where there is one), in the order of the structures.
+            from the errors of the run's test rows), fallback (the composition alone was used), in_training (the crystal
+            is a row of the run) and problem (why there is no prediction; empty where there is one), in the order of
+            the structures.
 
         Raises:
             UserError: no fold is trained, or nothing that can be read.

@@ -244,7 +244,8 @@ def predict(
         table, path = predict_file(run, files, out, options=options, device=device, progress=shown)
     if len(table) > _SHOWN:
         say(f"The first {_SHOWN} of {len(table):,}:")
-    shown_columns = table.columns if table["problem"].any() else table.columns.drop("problem")
+    shown_columns = [name for name in table.columns if table[name].dtype != bool or table[name].any()]
+    shown_columns = [name for name in shown_columns if name != "problem" or table[name].any()]
     out_console.print(table.head(_SHOWN)[shown_columns].to_string(index=False), soft_wrap=True)
     failed = int((table["problem"] != "").sum())
     say(f"{len(table) - failed:,} prediction{'s' * (len(table) - failed != 1)} in {path}")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from screen import Terminal
 
@@ -129,8 +130,29 @@ def test_a_dumb_terminal_gets_lines_and_no_control_sequences(shell: Shell, train
 def test_predict_shows_its_first_rows_and_where_all_are(shell: Shell, trained: tuple[str, bytes], columns: int) -> None:
     table = ROOT / "tests" / "terminal" / "three.csv"
     text, _ = shell.run("predict", "r", str(table), "--out", f"p{columns}.csv", columns=columns)
-    assert line_with(text, "id").split() == ["id", "prediction", "std", "fallback"]
+    assert line_with(text, "id").split()[:5] == ["id", "prediction", "std", "low", "high"]
     assert re.search(r"^3 predictions in p\d+\.csv$", text, flags=re.MULTILINE), text
+
+
+def test_predict_says_which_rows_it_could_not_use(shell: Shell, trained: tuple[str, bytes], work: Path) -> None:
+    whole = (ROOT / "tests" / "terminal" / "three.csv").read_text()
+    (work / "four.csv").write_text(whole.rstrip("\n") + "\nbad,not a crystal\n")
+    text, _ = shell.run("predict", "r", "four.csv", "--out", "four_predicted.csv", code=1)
+    assert "3 predictions in four_predicted.csv" in text
+    assert "1 row could not be used; column `problem` says why:" in text
+    assert "1 x neither a structure's text nor the path of a file" in " ".join(text.split())
+    assert len(pd.read_csv(work / "four_predicted.csv")) == 4
+
+
+def test_check_tells_what_is_in_the_rows_and_what_is_wrong(shell: Shell, work: Path) -> None:
+    table = ROOT / "tests" / "terminal" / "three.csv"
+    rows = pd.read_csv(table)
+    rows.assign(y=[1.0, 2.0, float("nan")]).to_csv(work / "three_y.csv", index=False)
+    text, _ = shell.run("check", "three_y.csv", code=2)
+    assert "missing targets (--drop-missing leaves such rows out)" in " ".join(text.split())
+    text, _ = shell.run("check", "three_y.csv", "--drop-missing", code=2)
+    assert "2 rows are too few: five folds need at least 10" in " ".join(text.split())
+    assert "rows: 2, of 2 formulas" in text
 
 
 @pytest.mark.parametrize("columns", [160, 80])  # the second time everything is there already

@@ -7,185 +7,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-from ase import Atoms
 from ase.db import connect
 from ase.io import write
-from pymatgen.core import Lattice, Structure
-from pymatgen.io.vasp import Poscar
-from small_data import rocksalts
-from table_data import CUBE, OWN, refusal, saved
+from format_data import (
+    CELLS,
+    GAPS,
+    IDS,
+    atoms_of,
+    plain_dict,
+    poscar,
+    require_cells,
+    rows,
+)
+from pymatgen.core import Structure
+from table_data import OWN, refusal, saved
 
-from trainables.crystals import Crystal
 from trainables.data.own_table import TableOptions, read_table
-from trainables.data.structures import BadStructure, read_crystal
 from trainables.data.to_predict import read_structures
 from trainables.errors import UserError
-
-CELLS = rocksalts(6)
-GAPS = [0.5, 1.25, 2.0, 3.5, 4.0, 7.75]
-IDS = ("007", "NaN", "1e5", "NA", "None", "a b")  # words that readers of tables like to take for something else
-
-
-def atoms_of(cell: Structure) -> Atoms:
-    symbols = [site.specie.symbol for site in cell]
-    return Atoms(symbols, scaled_positions=cell.frac_coords, cell=cell.lattice.matrix, pbc=True)
-
-
-def poscar(cell: Structure) -> str:
-    return str(Poscar(cell).get_str(significant_figures=16))
-
-
-def plain_dict(cell: Structure) -> dict[str, Any]:
-    """Without empty dictionaries, which Parquet cannot hold."""
-    return json.loads(json.dumps(cell.as_dict()).replace(', "properties": {}', "").replace('"properties": {}, ', ""))
-
-
-def jarvis(cell: Structure) -> dict[str, Any]:
-    symbols = [site.specie.symbol for site in cell]
-    return {
-        "lattice_mat": cell.lattice.matrix.tolist(),
-        "coords": cell.frac_coords.tolist(),
-        "elements": symbols,
-        "cartesian": False,
-        "props": [""] * len(cell),
-    }
-
-
-def ase_dict(cell: Structure) -> dict[str, Any]:
-    atoms = atoms_of(cell)
-    return {
-        "numbers": atoms.numbers.tolist(),
-        "positions": atoms.positions.tolist(),
-        "cell": atoms.cell.array.tolist(),
-        "pbc": [True, True, True],
-    }
-
-
-def optimade(cell: Structure) -> dict[str, Any]:
-    symbols = [site.specie.symbol for site in cell]
-    kinds = [{"name": name, "chemical_symbols": [name], "concentration": [1.0]} for name in set(symbols)]
-    return {
-        "lattice_vectors": cell.lattice.matrix.tolist(),
-        "cartesian_site_positions": cell.cart_coords.tolist(),
-        "species_at_sites": symbols,
-        "species": kinds,
-        "dimension_types": [1, 1, 1],
-    }
-
-
-def rows(structure: Callable[[Structure], Any] = Structure.as_dict) -> list[dict[str, Any]]:
-    return [
-        {"id": row_id, "structure": structure(cell), "gap": gap}
-        for row_id, cell, gap in zip(IDS, CELLS, GAPS, strict=True)
-    ]
-
-
-def require_cells(
-    path: Path, *, ids: tuple[str, ...] | None = IDS, target: str = "gap", tolerance: float = 1e-6
-) -> None:
-    """All six crystals with their ids and targets, in their order."""
-    dataset = read_table(path, "mine", target)
-    assert ids is None or dataset.ids == ids
-    assert dataset.targets.tolist() == GAPS
-    for crystal, cell in zip(dataset.structures, CELLS, strict=True):
-        require_same(crystal, cell, tolerance)
-
-
-def require_same(crystal: Crystal, cell: Structure, tolerance: float = 1e-6) -> None:
-    """The same crystal, whatever the order of its atoms and, beyond a tolerance of 1e-6, of its cell's axes."""
-    expected = Crystal.from_structure(cell)
-    if tolerance > 1e-6:
-        assert crystal.to_structure().matches(cell)
-        assert abs(np.linalg.det(crystal.lattice)) == pytest.approx(cell.volume, rel=1e-5)
-        return
-    np.testing.assert_allclose(crystal.lattice, expected.lattice, atol=tolerance)
-    order, other = np.argsort(crystal.numbers), np.argsort(expected.numbers)
-    assert crystal.numbers[order].tolist() == expected.numbers[other].tolist()
-    apart = crystal.frac[order] - expected.frac[other]
-    np.testing.assert_allclose(apart - np.round(apart), 0, atol=tolerance)
-
-
-# --- one cell ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        lambda cell: cell,
-        Structure.as_dict,
-        lambda cell: {"structure": cell.as_dict(), "energy": 1.0, "@class": "ComputedStructureEntry"},
-        lambda cell: json.dumps(cell.as_dict()),
-        lambda cell: str(cell.as_dict()),
-        atoms_of,
-        ase_dict,
-        lambda cell: str(ase_dict(cell)),
-        jarvis,
-        lambda cell: str(jarvis(cell)),
-        optimade,
-        lambda cell: {"attributes": optimade(cell)},
-        lambda cell: poscar(cell),
-        lambda cell: "\ufeff" + poscar(cell).replace("\n", "\r\n"),
-    ],
-    ids=lambda form: getattr(form, "__name__", ""),
-)
-def test_a_cell_may_hold_a_crystal_in_any_form(form: Callable[[Structure], Any]) -> None:
-    for cell in CELLS:
-        require_same(read_crystal(form(cell), Path()), cell)
-
-
-@pytest.mark.filterwarnings("ignore:Issues encountered while parsing CIF")
-def test_cif_text_may_have_any_line_ends_even_as_two_characters() -> None:
-    text = CUBE.to(fmt="cif")
-    for changed in (text, text.replace("\n", "\r\n"), text.replace("\n", "\r"), text.replace("\n", "\\n")):
-        require_same(read_crystal(changed, Path()), CUBE, 1e-5)
-
-
-@pytest.mark.parametrize(
-    ("cell", "told"),
-    [
-        (str(CUBE), "printed structures"),
-        (repr(CUBE), "printed structures"),
-        (str(atoms_of(CUBE)), "printed structures"),
-        ("2\n\nH 0 0 0\nH 0 0 0.7\n", "a molecule"),
-        ({"species": ["H"], "sites": []}, "a molecule"),
-        ({"numbers": [1], "positions": [[0, 0, 0]], "cell": [[0, 0, 0]] * 3}, "a molecule"),
-        (CUBE.to(fmt="cif") + CUBE.to(fmt="cif").replace("data_Po", "data_two"), "several structures"),
-        ("some words\nand more", "neither CIF, POSCAR"),
-        ("a word", "neither a structure's text nor the path of a file"),
-        ("missing.cif", "a structure file that does not exist"),
-        ({"a": 1}, "which is no crystal's"),
-        ([1, 2], "a list, not a pymatgen Structure"),
-    ],
-)
-def test_what_is_no_crystal_is_called_by_its_name(cell: Any, told: str) -> None:
-    with pytest.raises(BadStructure, match=told):
-        read_crystal(cell, Path())
-
-
-@pytest.mark.filterwarnings("ignore:Issues encountered while parsing CIF")
-def test_a_cif_that_says_another_formula_than_its_sites_is_refused() -> None:
-    cell = Structure(Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    text = cell.to(fmt="cif")
-    require_same(read_crystal(text, Path()), cell, 1e-5)
-    wrong = text.replace("_chemical_formula_sum   'Na1 Cl1'", "_chemical_formula_sum   'Na2 Cl1'")
-    assert wrong != text
-    with pytest.raises(BadStructure, match="whose formula is not that of its sites"):
-        read_crystal(wrong, Path())
-
-
-@pytest.mark.parametrize(("height", "fits"), [(20.0, True), (6.1, True), (5.9, False)])
-def test_a_layer_is_taken_where_its_images_do_not_see_each_other(height: float, fits: bool) -> None:
-    layer = Structure(Lattice(np.diag([3.0, 3.0, height]), pbc=(True, True, False)), ["C"], [[0, 0, 0.5]])
-    for form in (layer, layer.as_dict()):
-        if fits:
-            assert len(read_crystal(form, Path()).numbers) == 1
-        else:
-            with pytest.raises(BadStructure, match="less than 6 A of vacuum"):
-                read_crystal(form, Path())
-
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@
     run = ct.train("jdft2d", settings={"optim.epochs": 80})
     run.scores.mean.mae
     run.predict("new_structures.csv")
+    ct.load(run.folder).predict(structure)
 
     study = ct.search("jdft2d", space="optim", trials=64)
     ct.train("jdft2d", config=study.best_config)
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from crystaltune._commands import search as search
     from crystaltune._commands import train as train
     from crystaltune._ensemble import ensemble as ensemble
+    from crystaltune._model import Model as Model
+    from crystaltune._model import load as load
     from crystaltune._run import Run as Run
     from crystaltune._run import open_run as open_run
     from crystaltune._study import Study as Study
@@ -45,6 +48,8 @@ _HOMES = {
     "ablate": "crystaltune._commands",
     "baseline": "crystaltune._commands",
     "load_dataset": "crystaltune._commands",
+    "load": "crystaltune._model",
+    "Model": "crystaltune._model",
     "open_run": "crystaltune._run",
     "open_study": "crystaltune._study",
     "Run": "crystaltune._run",

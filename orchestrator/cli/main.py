@@ -279,6 +279,24 @@ def record(run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a 
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished run of energies.")],
+    to: Annotated[Literal["chgnet"], typer.Option(help="Whose checkpoints to write.")] = "chgnet",
+    out: Annotated[Path | None, typer.Option(help="Folder of the checkpoints. Default: DIR/chgnet.")] = None,
+) -> None:
+    """Write a run's models as checkpoints that chgnet's own CHGNet.from_file reads, with forces and stress."""
+    _check_run(run)
+    from orchestrator.predict.export import export_run
+
+    with interruptible():
+        files = export_run(run, out)
+    say(f"{len(files)} checkpoint{'s' * (len(files) != 1)} for CHGNet.from_file in {files[0].parent}:")
+    for file in files:
+        say(f"  {file.name}")
+    say_next(("use it", f'python -c "from chgnet.model import CHGNet; CHGNet.from_file({str(files[0])!r})"'))
+
+
+@app.command()
 def baseline(
     task: TaskName,
     data: DataFile = None,

@@ -47,6 +47,7 @@ class CrystalModel(ChgnetModules):
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         super().__init__(arguments)
+        self.arguments = dict(arguments)  # of chgnet's CHGNet of the same shape
         # An instance's: torch keeps modules apart from attributes, so a class attribute would hide the head for ever.
         self.head: PropertyHead | None = None
         self.auxiliary = nn.ModuleDict()

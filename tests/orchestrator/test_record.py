@@ -350,3 +350,23 @@ def test_targets_that_are_not_the_official_ones_are_refused_before_a_record(shar
     table["target"] *= 1.01
     with pytest.raises(UserError, match="mean absolute deviation"):
         _check_targets(TASKS["matbench_jdft2d"], table)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "with crystaltune."),
+        ({"ensemble.members": 3, "ensemble.combine": "mean"}, "with crystaltune: mean of 3 seeds."),
+        (
+            {"ensemble.members": 2, "ensemble.combine": "greedy", "ensemble.vary.model.start": ["0.3.0", "r2scan"]},
+            "with crystaltune: greedy of 2 seeds of each variant of model.start.",
+        ),
+        (
+            {"distil.weight": 0.5, "tta.views": 4},
+            "with crystaltune: taught by out-of-fold teachers as well as by the labels; 4 views of each crystal averaged.",
+        ),
+    ],
+)
+def test_the_record_says_what_its_algorithm_is(tmp_path: Path, settings: dict[str, Any], told: str) -> None:
+    path = write(table(), tmp_path / "record", description=replace(DESCRIPTION, settings=settings))
+    assert json.loads((path.parent / "info.json").read_text())["algorithm_long"].endswith(told)

@@ -355,7 +355,7 @@ def test_targets_that_are_not_the_official_ones_are_refused_before_a_record(shar
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({}, "with crystaltune."),
+        ({"optim.lr": 1e-3}, "with crystaltune."),
         ({"ensemble.members": 3, "ensemble.combine": "mean"}, "with crystaltune: mean of 3 seeds."),
         (
             {"ensemble.members": 2, "ensemble.combine": "greedy", "ensemble.vary.model.start": ["0.3.0", "r2scan"]},
@@ -363,7 +363,7 @@ def test_targets_that_are_not_the_official_ones_are_refused_before_a_record(shar
         ),
         (
             {"distil.weight": 0.5, "tta.views": 4},
-            "with crystaltune: taught by out-of-fold teachers as well as by the labels; 4 views of each crystal averaged.",
+            "taught by out-of-fold teachers as well as by the labels; 4 views of each crystal averaged.",
         ),
     ],
 )

@@ -58,6 +58,7 @@ def train(
     folds: int | str | Iterable[int] = range(5),
     auxiliary: str | Sequence[str] = (),
     published: str | os.PathLike[str] | None = None,
+    deploy: bool = False,
     out: str | os.PathLike[str] | None = None,
     progress: bool | Progress = True,
     **options: Unpack[TrainKeywords],
@@ -71,6 +72,8 @@ def train(
         folds: of the five: 0, [0, 1] or "0-4".
         auxiliary: tasks to train on jointly first, as NAME or NAME=FILE.
         published: a CSV of published test predictions to score beside the run's.
+        deploy: then also train on all rows, for use: `predict` and `load` take that model, and the folds say how good
+            it is.
         out: the run's folder; by default runs/NAME.
         progress: whether to show it, or an object that shows it.
         target: column to predict; by default the only numeric one.
@@ -111,7 +114,9 @@ def train(
             source,
             folder,
             settings=chosen,
-            options=TrainOptions(chosen_folds, resources_of(options), None if published is None else Path(published)),
+            options=TrainOptions(
+                chosen_folds, resources_of(options), None if published is None else Path(published), deploy
+            ),
             auxiliary=names_of(auxiliary),
             progress=bars,
         )

@@ -156,6 +156,15 @@ def train(
     address: Address = None,
     cpus_per_model: CpusPerModel = 1.0,
     published: Published = None,
+    all_data: Annotated[
+        bool,
+        typer.Option(
+            "--all-data",
+            help="Then also train on all rows, for use: `predict` and `export` take that model, and the folds say how "
+            "good it is.",
+            rich_help_panel="Results",
+        ),
+    ] = False,
 ) -> None:
     """Train and test the folds of a task, resuming what is there; write scores, predictions and the record.
 
@@ -196,7 +205,7 @@ def train(
             source,
             folder,
             settings=chosen,
-            options=TrainOptions(wanted, where, published),
+            options=TrainOptions(wanted, where, published, all_data),
             auxiliary=aux or [],
             progress=shown,
         )

@@ -24,6 +24,7 @@ from trainables.progress import Progress, silent
 
 FOLD = "fold.json"
 PREDICTIONS = "predictions.parquet"
+ALL_ROWS = "all"  # folder, in a run's, of the models that were trained on all rows for use
 
 
 class FoldManifest(BaseModel):

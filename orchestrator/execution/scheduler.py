@@ -309,6 +309,8 @@ def _job(graph: ModelGraph, spec: ModelSpec, views: Sequence[TtaConfig], resourc
     split, held_out = context.split(spec)
     students = graph.students.get(context.key(spec), [])
     requests = {"val": _request(split.val), "test": _request(context.test(config.fold))}
+    if not len(requests["test"].rows):  # a model of all rows
+        del requests["test"]
     if held_out is not None:
         requests = {"labelled": _request(held_out)}
     elif any(student.config.distil.teachers == "in_sample" for student in students):

@@ -11,7 +11,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from ase.units import GPa
 
-from orchestrator.execution.fold import LoadedFold
+from orchestrator.execution.fold import ALL_ROWS, LoadedFold
 from orchestrator.execution.job import LoadedModel
 from orchestrator.predict.run import load_folds, trained_folds
 from trainables.errors import UserError
@@ -34,7 +34,8 @@ def export_run(run: Path, out: Path | None = None) -> list[Path]:
     files = []
     for source, fold in zip(trained_folds(run), load_folds(run, "cpu"), strict=True):
         for name, member in zip(fold.manifest.members, fold.members, strict=True):
-            own = source.name if name == "." else f"{source.name}-{Path(name).name}"
+            own = ALL_ROWS if source.parent.name == ALL_ROWS else source.name
+            own = own if name == "." else f"{own}-{Path(name).name}"
             files.append(folder / f"{own}.pth.tar")
             try:
                 write_stock(member.model, files[-1])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from orchestrator.execution.fold import FOLD, LoadedFold, read_fold
+from orchestrator.execution.fold import ALL_ROWS, FOLD, LoadedFold, read_fold
 from orchestrator.execution.pool import allocate
 from orchestrator.inputs.datasets import graph_store
 from orchestrator.predict.files import predictions_path, write_predictions
@@ -137,11 +137,13 @@ def _graphs(
 
 
 def trained_folds(run: Path) -> list[Path]:
-    """Return the folders of a run's finished folds.
+    """Return the folders of a run's models that predict: that of all rows, or else its finished folds.
 
     Raises:
         UserError: there are none, or one is damaged.
     """
+    if read_fold(run / ALL_ROWS / "fold_0") is not None:
+        return [run / ALL_ROWS / "fold_0"]
     folders = [run / f"fold_{fold}" for fold in range(N_FOLDS)]
     done = [folder for folder in folders if read_fold(folder) is not None]
     damaged = [folder for folder in folders if folder not in done and (folder / FOLD).exists()]

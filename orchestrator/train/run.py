@@ -22,6 +22,7 @@ from orchestrator.inputs.crystals import keep_crystals
 from orchestrator.inputs.datasets import graph_store
 from orchestrator.inputs.recipe import FoldRecipe, ModelSpec
 from orchestrator.inputs.source import Source
+from orchestrator.train.deploy import deploy
 from orchestrator.train.folder import claim_folder
 from orchestrator.train.plan import RunPlan, plan_runs
 from trainables.data.tasks import N_FOLDS
@@ -35,11 +36,16 @@ SCORES = "scores.json"
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Which folds, where they are trained, and published predictions to score beside them."""
+    """Which folds, where they are trained, and published predictions to score beside them.
+
+    Attributes:
+        deploy: then train on all rows as well, for use.
+    """
 
     folds: tuple[int, ...] = tuple(range(N_FOLDS))
     resources: Resources = field(default_factory=Resources)
     published: Path | None = None
+    deploy: bool = False
 
 
 def train(
@@ -69,6 +75,8 @@ def train(
         source, settings or {}, auxiliary, published=options.published, folds=options.folds, progress=progress
     )
     (scores,) = make_runs(context, [RunPlan(context.config, out)], options, rows_told(source, auxiliary))
+    if options.deploy:
+        deploy(context, context.config, out, options.resources, _tell)
     return scores
 
 

@@ -1,8 +1,10 @@
 """The model goes home: chgnet's own CHGNet loads it and says the same, and ASE gets energy, forces and stress."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from ase import Atoms
 from chgnet.model import CHGNet
@@ -85,11 +87,34 @@ def test_forces_and_stress_are_derivatives_of_the_energy(run: ct.Run) -> None:
 
 
 def test_what_chgnet_cannot_express_is_refused(tmp_path: Path, cells: list[Structure]) -> None:
-    import pandas as pd
-
     frame = pd.DataFrame({"structure": cells, "gap": np.linspace(0, 3, len(cells))})
     run = ct.train(
         frame, target="gap", folds=[0], settings={"optim.epochs": 1}, out=tmp_path / "out", device="cpu", progress=False
     )
     assert "only models of energies can go into CHGNet" in refusal(lambda: export_run(run.folder))
     assert not (run.folder / "chgnet").exists()
+
+
+def test_a_model_of_all_rows_is_made_for_use_beside_the_folds(
+    run: ct.Run, cells: list[Structure], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(run.folder, out)
+    before = ct.load(out, "cpu").predict(cells)
+    settings = {"optim.epochs": 1, "ensemble.members": 2}
+    again = ct.train(
+        "sample", limit=40, folds=[0, 1], settings=settings, out=out, device="cpu", progress=False, deploy=True
+    )
+    assert again.scores.mean == run.scores.mean  # the folds measure as before
+    used = ct.load(out, "cpu")
+    assert used.predict(cells).tolist() != before.tolist()
+    assert len(export_run(out)) == 2
+    assert sorted(file.name.split("-")[0] for file in (out / "chgnet").iterdir()) == ["all", "all"]
+    table = used.table(cells)
+    assert table["in_training"].any()
+    assert (table["high"] - table["low"]).nunique() == 1 or table["low"].isna().all()
+    made = (out / "all" / "fold_0").stat().st_mtime_ns
+    ct.train("sample", limit=40, folds=[0, 1], settings=settings, out=out, device="cpu", progress=False, deploy=True)
+    assert (out / "all" / "fold_0").stat().st_mtime_ns >= made
+    folds = [len(pd.read_parquet(file)) for file in out.glob("fold_*/predictions.parquet")]
+    assert sum(folds) == len(pd.read_parquet(out / "predictions.parquet"))

@@ -18,7 +18,7 @@ ID_COLUMNS = (
 )  # fmt: skip
 STRUCTURE_COLUMNS = (
     "structure", "structures", "final_structure", "crystal", "atoms", "cif", "cifs", "poscar", "contcar", "cif_path",
-    "structure_path", "structure_file", "path", "file_path", "filepath", "file", "filename", "file_name",
+    "structure_path", "structure_file", "path", "file_path", "filepath", "file", "filename", "file_name", "attributes",
 )  # fmt: skip
 _INDEX = ("unnamed: 0", "index", "")  # what pandas and spreadsheets leave of an index
 _MISSING = {"", "nan", "na", "n/a", "n.a.", "none", "null", "-", "--", "?", "<na>"}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from trainables.data.columns import ID, STRUCTURE
+from trainables.data.columns import ID, STRUCTURE, STRUCTURE_COLUMNS, matched
 from trainables.data.formats import HEADERLESS, id_of, is_structure_file, is_table, structure_files
 from trainables.data.matbench_file import is_matbench_layout
 from trainables.data.structure_files import Found, structures_in
-from trainables.data.table_files import read_frame
+from trainables.data.table_files import known_elsewhere, read_frame
 from trainables.errors import UserError, listed
 from trainables.progress import Progress, silent
 
@@ -80,9 +80,22 @@ def _of_path(path: Path, progress: Progress) -> Rows:
         raise UserError(f"{path} does not exist")
     if path.name.lower() in HEADERLESS:
         return _beside(path)
-    if is_structure_file(path):
+    if is_structure_file(path) or not (is_table(path) or _reads_as_table(path)):
         return Rows(_of_files([path], None, progress), path.parent, str(path), from_files=True)
     return Rows(read_frame(path), path.parent, str(path))
+
+
+def _reads_as_table(path: Path) -> bool:
+    """Return whether a file without a known ending is a table: text whose first line names a column of structures.
+
+    Whatever it is instead, the readers of structure files look at it, and say what they make of it.
+    """
+    if known_elsewhere(path):  # archives, pickles and the like are refused by the reader of tables
+        return True
+    try:
+        return matched(read_frame(path).columns, STRUCTURE_COLUMNS) is not None
+    except UserError:
+        return False
 
 
 def _of_folder(folder: Path, progress: Progress) -> Rows:

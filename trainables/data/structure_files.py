@@ -10,7 +10,7 @@ import numpy as np
 
 from trainables.crystals import Crystal
 from trainables.data.bad_structures import BadStructure
-from trainables.data.formats import OUTCAR, POSCAR_NAME, PYMATGEN, TEXT, VASP_RUN, id_of, plain_name
+from trainables.data.formats import OUTCAR, POSCAR_NAME, PYMATGEN, TEXT, VASP_RUN, id_of, is_structure_file, plain_name
 from trainables.data.structure_dicts import crystal_of_dict, is_structure_dict
 from trainables.data.structure_text import crystal_of_atoms, crystal_of_structure, crystal_of_text
 from trainables.data.table_files import decoded, open_bytes
@@ -61,6 +61,8 @@ def structures_in(path: Path) -> Iterator[Found]:
     try:
         if name.endswith(TEXT) or POSCAR_NAME.match(name):
             yield Found(own, _or_problem(decoded(open_bytes(path)), name))
+        elif (text := _crystal_text(path)) is not None:  # a name that says nothing, of a CIF or a POSCAR
+            yield Found(own, text)
         elif name.endswith(".json"):
             yield Found(own, _of_json(path))
         elif name.endswith(PYMATGEN):
@@ -79,6 +81,14 @@ def structures_in(path: Path) -> Iterator[Found]:
         yield Found(
             own, BadStructure(f"a file that cannot be read ({error.strerror if isinstance(error, OSError) else error})")
         )
+
+
+def _crystal_text(path: Path) -> Crystal | None:
+    """Return the crystal of a file without a known ending whose text is one, or None."""
+    if is_structure_file(path) or plain_name(path).endswith((".json", *PYMATGEN)):
+        return None
+    found = _or_problem(decoded(open_bytes(path)), "")
+    return None if isinstance(found, BadStructure) else found
 
 
 def _or_problem(text: str, name: str) -> Crystal | BadStructure:

@@ -58,17 +58,27 @@ def _kind(name: str) -> str:
     return next((kind for suffix, kind in kinds.items() if name.endswith(suffix)), "CSV")
 
 
+_PICKLES = (".pkl", ".pickle", ".p")
+_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz")
+_ARRAYS = (".h5", ".hdf5", ".npz", ".npy", ".pt", ".lmdb")
+
+
+def known_elsewhere(path: Path) -> bool:
+    """Return whether a file's name says that it is something which is refused."""
+    return _stem(path).endswith((*_PICKLES, *_ARCHIVES, *_ARRAYS))
+
+
 def _reject_by_name(path: Path, name: str) -> None:
-    if name.endswith((".pkl", ".pickle", ".p")):
+    if name.endswith(_PICKLES):
         raise UserError(
             f"{path} is a pickle, which may run any code when it is opened, so it is not read. If you trust it: "
             f'python -c "import pandas, crystaltune as ct; ct.train(pandas.read_pickle({str(path)!r}), target=...)"'
         )
     if name.endswith(".xls"):
         raise UserError(f"{path} is in Excel's old format: save it as .xlsx or CSV")
-    if name.endswith((".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz")):
+    if name.endswith(_ARCHIVES):
         raise UserError(f"{path} is an archive: unpack it and name the folder or the file in it")
-    if name.endswith((".h5", ".hdf5", ".npz", ".npy", ".pt", ".lmdb")):
+    if name.endswith(_ARRAYS):
         raise UserError(f"{path} holds arrays and no table of crystals: save one as CSV, JSON or Parquet")
 
 

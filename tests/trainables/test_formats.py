@@ -163,6 +163,8 @@ def test_targets_that_are_no_numbers_are_told_in_their_own_words(tmp_path: Path,
         ("t.jsonl", b'{"id": 1}\n{"id"', "line 2 is not JSON"),
         ("t.csv", bytes(range(256)), "is no text"),
         ("t.parquet", b"PAR1", "cannot be read as Parquet"),
+        ("notes.txt", b"hello\nworld\n", "is neither a table nor a structure file that pymatgen or ASE can read"),
+        ("bytes.dat", b"\x80\xff" * 50, "is neither a table nor a structure file"),
         ("t.json.gz", gzip.compress(b"[" + b"1," * 9000, mtime=0)[:40], "is truncated"),
     ],
 )

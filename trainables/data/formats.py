@@ -9,7 +9,7 @@ TEXT = (".cif", ".vasp", ".poscar", ".contcar")
 PYMATGEN = (".cssr", ".yaml", ".yml", ".mson")
 # What ASE reads by these endings: one crystal, or (of a relaxation) the last one.
 _ONE = (".xsf", ".gen", ".res", ".cell", ".castep", ".cfg", ".struct", ".in", ".pwi", ".pwo", ".abi", ".fdf", ".json")
-_SEVERAL = (".extxyz", ".xyz", ".traj", ".db", ".xdatcar")
+SEVERAL = (".extxyz", ".xyz", ".traj", ".db", ".xdatcar")
 POSCAR_NAME = re.compile(r"(poscar|contcar)(?![a-z])", re.IGNORECASE)
 VASP_RUN = re.compile(r"vasprun.*\.xml", re.IGNORECASE)
 OUTCAR = re.compile(r"outcar", re.IGNORECASE)
@@ -24,7 +24,7 @@ def is_structure_file(path: Path) -> bool:
     """Return whether a file holds crystals by its name, and is no table."""
     name = plain_name(path)
     return (
-        name.endswith((*TEXT, *PYMATGEN[:1], *_ONE[:-1], *_SEVERAL))
+        name.endswith((*TEXT, *PYMATGEN[:1], *_ONE[:-1], *SEVERAL))
         or bool(POSCAR_NAME.match(name))
         or bool(VASP_RUN.fullmatch(name))
         or bool(OUTCAR.match(name))
@@ -40,8 +40,9 @@ def plain_name(path: Path) -> str:
 def id_of(path: Path) -> str:
     """Return the id that a file's name gives: without its ending and, where it says nothing else, its folder's."""
     name = re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE)
-    stem = re.sub(r"\.(cif|vasp|poscar|contcar|xsf|cssr|extxyz|xyz|traj|db|json|res|gen|xml)$", "", name, flags=re.I)
-    nameless = stem.lower() in ("poscar", "contcar", "vasprun", "outcar", "xdatcar", "structure")
+    suffix = next((each for each in (*TEXT, *PYMATGEN, *_ONE, *SEVERAL, ".xml") if name.lower().endswith(each)), "")
+    stem = name[: len(name) - len(suffix)]
+    nameless = stem.lower() in ("poscar", "contcar", "vasprun", "outcar", "xdatcar", "structure", "geometry")
     return path.absolute().parent.name if nameless else stem
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from trainables.data.bad_structures import BadStructure
 from trainables.data.columns import ID, STRUCTURE, STRUCTURE_COLUMNS, matched
 from trainables.data.formats import HEADERLESS, id_of, is_structure_file, is_table, structure_files
 from trainables.data.matbench_file import is_matbench_layout
@@ -81,7 +82,10 @@ def _of_path(path: Path, progress: Progress) -> Rows:
     if path.name.lower() in HEADERLESS:
         return _beside(path)
     if is_structure_file(path) or not (is_table(path) or _reads_as_table(path)):
-        return Rows(_of_files([path], None, progress), path.parent, str(path), from_files=True)
+        table = _of_files([path], None, progress)
+        if not is_structure_file(path) and len(table) == 1 and isinstance(table[STRUCTURE][0], BadStructure):
+            raise UserError(f"{path} is neither a table nor a structure file that pymatgen or ASE can read")
+        return Rows(table, path.parent, str(path), from_files=True)
     return Rows(read_frame(path), path.parent, str(path))
 
 

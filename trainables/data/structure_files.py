@@ -10,7 +10,17 @@ import numpy as np
 
 from trainables.crystals import Crystal
 from trainables.data.bad_structures import BadStructure
-from trainables.data.formats import OUTCAR, POSCAR_NAME, PYMATGEN, TEXT, VASP_RUN, id_of, is_structure_file, plain_name
+from trainables.data.formats import (
+    OUTCAR,
+    POSCAR_NAME,
+    PYMATGEN,
+    SEVERAL,
+    TEXT,
+    VASP_RUN,
+    id_of,
+    is_structure_file,
+    plain_name,
+)
 from trainables.data.structure_dicts import crystal_of_dict, is_structure_dict
 from trainables.data.structure_text import crystal_of_atoms, crystal_of_structure, crystal_of_text
 from trainables.data.table_files import decoded, open_bytes
@@ -129,11 +139,13 @@ def _with_ase(path: Path, own: str) -> Iterator[Found]:
             reason = " ".join(str(error).split())[:80] or type(error).__name__
             raise BadStructure(f"a file that ASE cannot read ({reason})") from None
     for count, atoms in enumerate(frames):
-        yield _found(atoms, own if len(frames) == 1 else f"{own}-{count}", _properties(atoms))
+        told = _properties(atoms)
+        number = own if len(frames) == 1 else f"{own}-{count}"
+        named = next((str(told[key]) for key in _IDS if key in told), number) if name.endswith(SEVERAL) else number
+        yield _found(atoms, named, told)
 
 
-def _found(atoms: Any, number: str, properties: dict[str, Any]) -> Found:
-    named = next((str(properties[key]) for key in _IDS if key in properties), number)
+def _found(atoms: Any, named: str, properties: dict[str, Any]) -> Found:
     try:
         return Found(named, crystal_of_atoms(atoms), properties)
     except BadStructure as problem:
@@ -159,4 +171,5 @@ def _of_database(path: Path, own: str) -> Iterator[Found]:
     for row in rows:
         told = dict(row.key_value_pairs)
         told |= {name: row[name] for name in ("energy", "free_energy", "magmom") if name in row}
-        yield _found(row.toatoms(), f"{own}-{row.id}", told)
+        named = next((str(told[key]) for key in _IDS if key in told), f"{own}-{row.id}")
+        yield _found(row.toatoms(), named, told)

@@ -35,6 +35,12 @@ def run_of(*words: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
+def test_reading_is_measured_for_each_kind_of_file() -> None:
+    found = run_of("benchmarks/reading.py", "--files", "20", "--cifs", "5")
+    assert [line["crystals"] for line in found] == [20, 20, 5]
+    assert all(line["per_s"] > 0 for line in found)
+
+
 def test_the_ladder_on_paper_takes_no_less_than_its_work_and_its_longest_chain() -> None:
     found = run_of("benchmarks/scaling.py", "--speed", "1000", "--rows", "10000", "--gpus", "1", "8", "512")
     assert [line["models"] for line in found] == [105] * 3

@@ -85,6 +85,7 @@ def train(
         id, structure: columns of your own table, where they have none of the usual names.
         drop_missing: leave out rows without a target.
         total_energy: the target is the energy of the whole cell in eV: it is divided by the number of atoms.
+        per_cell: the target is a property of the whole cell, which grows with it: atoms are summed over.
         folds_by: what keeps rows in one fold: "formula", "chemical-system", "composition", "random" or a column; by
             default the formula or, where there are too few formulas, every crystal by itself.
         fold_column: column with the test fold of each row, 0 to 4; empty: never tested.
@@ -197,8 +198,8 @@ def search(
         address: a Ray cluster to join, as HOST:PORT, or "auto"; by default Ray is started on this machine.
         cpus, gpus: for each trial.
         max_concurrent: trials at the same time.
-        target, unit, energy, name, limit, file, id, structure, drop_missing, total_energy, folds_by, fold_column, test,
-            device, compiled, tf32: as for `train`.
+        target, unit, energy, name, limit, file, id, structure, drop_missing, total_energy, per_cell,
+            folds_by, fold_column, test, device, compiled, tf32: as for `train`.
 
     Raises:
         UserError: a mistake in what was asked, or a study whose trials all failed (what is finished is kept).
@@ -263,8 +264,8 @@ def ablate(
         seeds: seeds of every experiment.
         starts: weights to start from; further ones give a twin of every experiment.
         equal_steps: take the steps of joint training from the target's own epochs.
-        target, unit, energy, name, limit, file, id, structure, drop_missing, total_energy, folds_by, fold_column, test,
-            device, processes, per_gpu, compiled, tf32, ray, address,
+        target, unit, energy, name, limit, file, id, structure, drop_missing, total_energy, per_cell,
+            folds_by, fold_column, test, device, processes, per_gpu, compiled, tf32, ray, address,
             cpus_per_model: as for `train`.
 
     Returns:

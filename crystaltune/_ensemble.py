@@ -56,8 +56,8 @@ def ensemble(
         published: a CSV of published test predictions to score beside the run's.
         out: the run's folder; by default runs/ensemble-NAME.
         progress: whether to show it, or an object that shows it.
-        target, unit, energy, name, limit, file, id, structure, drop_missing, total_energy, folds_by, fold_column, test,
-            device, processes, per_gpu, compiled, tf32, ray, address,
+        target, unit, energy, name, limit, file, id, structure, drop_missing, total_energy, per_cell,
+            folds_by, fold_column, test, device, processes, per_gpu, compiled, tf32, ray, address,
             cpus_per_model: as for `train`.
 
     Raises:

@@ -21,7 +21,7 @@ from trainables.hints import closest, meant
 from trainables.progress import Progress, silent
 
 Data = str | os.PathLike[str] | pd.DataFrame
-_TABLE = ("target", "unit", "energy", "limit", "id", "structure", "drop_missing", "total_energy")
+_TABLE = ("target", "unit", "energy", "limit", "id", "structure", "drop_missing", "total_energy", "per_cell")
 _OF_ROWS = (*_TABLE, "folds_by", "fold_column")
 
 
@@ -38,6 +38,7 @@ class RowOptions(TypedDict, total=False):
         id, structure: columns of a table of one's own, where they have none of the usual names.
         drop_missing: leave out rows without a target.
         total_energy: the target is the energy of the whole cell in eV: it is divided by the number of atoms.
+        per_cell: the target is a property of the whole cell, which grows with it.
         folds_by: what keeps rows in one fold: "formula", "chemical-system", "composition", "random" or a column.
         fold_column: column with the test fold of each row, 0 to 4; empty: never tested.
         test: a file with the rows to test on; all others are trained on.
@@ -53,6 +54,7 @@ class RowOptions(TypedDict, total=False):
     structure: str
     drop_missing: bool
     total_energy: bool
+    per_cell: bool
     folds_by: str
     fold_column: str
     test: str | os.PathLike[str]

@@ -118,6 +118,7 @@ def task_words(source: Source) -> list[str]:
     named |= {"--fold-column": source.fold_column, "--test": source.test}
     words = [source.task, *(str(word) for name, value in named.items() if value for word in (name, value))]
     marks = {"--energy": source.energy, "--total-energy": source.total_energy, "--drop-missing": source.drop_missing}
+    marks["--per-cell"] = source.per_cell
     return words + [mark for mark, given in marks.items() if given]
 
 

@@ -56,6 +56,14 @@ TotalEnergy = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+PerCell = Annotated[
+    bool,
+    typer.Option(
+        "--per-cell",
+        help="The target is a property of the whole cell, which grows with it: atoms are summed over, not averaged.",
+        rich_help_panel=_DATA,
+    ),
+]
 FoldsBy = Annotated[
     str | None,
     typer.Option(

@@ -72,9 +72,11 @@ def _dummy(dataset: Dataset) -> Predictor:
 
 def _linear(dataset: Dataset) -> Predictor:
     composition = dataset.structures.composition
+    n_atoms = dataset.structures.n_atoms if dataset.task.is_sum else np.ones(len(dataset))
 
     def predictor(train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.float64]:
-        return CompositionModel.fit(composition[train], dataset.targets[train]).predict(composition[test])
+        model = CompositionModel.fit(composition[train], dataset.targets[train] / n_atoms[train])
+        return model.predict(composition[test]) * n_atoms[test]
 
     return predictor
 

@@ -150,10 +150,15 @@ def _make(job: Job, device: str, progress: Progress) -> RunSummary:
     fit(job.config, data, job.folder, compute=Compute(device, job.compiled, job.tf32), progress=progress)
     summary = read_json(job.folder / "fit.json") | _made_by(device) | {"tf32": job.tf32}
     known = Part.join(job.split.train, job.split.val)
-    fractions = store.composition(known.rows)
-    composition = CompositionModel.fit(fractions, known.targets).with_unseen(fractions, known.targets)
+    fractions, targets = store.composition(known.rows), known.targets / _atoms(job.task, store, known.rows)
+    composition = CompositionModel.fit(fractions, targets).with_unseen(fractions, targets)
     write_json(job.folder / COMPOSITION, {"coefficients": composition.coefficients.tolist()})
     return RunSummary.model_validate(summary)
+
+
+def _atoms(task: Task, store: GraphStore, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return what a composition's value is multiplied by, (n,): the atoms of a cell, where it has the property."""
+    return store.counts[rows, 0].astype(np.float64) if task.is_sum else np.ones(len(rows))
 
 
 def _made_by(device: str) -> dict[str, Any]:
@@ -341,7 +346,8 @@ class LoadedModel:
         found = predict_views(self.model, views, store, skinned, rows, frozen=frozen, progress=progress)
         fallback = ~with_graph(store, rows, self.config) | ~np.isfinite(found.value)
         value = found.value.copy()
-        value[fallback] = self.composition.predict(store.composition(rows[fallback]))
+        stand_in = self.composition.predict(store.composition(rows[fallback]))
+        value[fallback] = stand_in * _atoms(self.task, store, rows[fallback])
         if self.model.floor is not None:
             value = np.maximum(value, self.model.floor)
         return Predicted(value, np.where(fallback, 0.0, found.std)), fallback

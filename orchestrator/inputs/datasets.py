@@ -122,6 +122,7 @@ def _reading(source: Source, progress: Progress) -> dict[str, Any]:
             structure=source.structure,
             drop_missing=source.drop_missing,
             total_energy=source.total_energy,
+            per_cell=source.per_cell,
             group=None if source.folds_by in (None, *GROUPINGS) else source.folds_by,
             fold=source.fold_column,
         ),

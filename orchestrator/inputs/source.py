@@ -26,7 +26,7 @@ MARKERS = {  # the file that says what a folder of ours is
 _BESIDE = (".log", ".out", ".err", ".sh", ".slurm", ".yaml", ".yml")  # what people put into a run's folder beforehand
 
 
-_OWN_ONLY = ("id", "structure", "drop_missing", "total_energy", "folds_by", "fold_column", "test")
+_OWN_ONLY = ("id", "structure", "drop_missing", "total_energy", "per_cell", "folds_by", "fold_column", "test")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Source:
         id, structure: columns of such a table, where they have other names than the usual ones.
         drop_missing: leave out rows without a target.
         total_energy: the target is the energy of the whole cell; it is divided by the number of atoms.
+        per_cell: the target is a property of the whole cell, which grows with it.
         folds_by: what keeps rows in one fold: a name of trainables.data.grouping, or a column.
         fold_column: column with the test fold of each row.
         test: file of the rows to test on; the others are trained on.
@@ -55,6 +56,7 @@ class Source:
     structure: str | None = None
     drop_missing: bool = False
     total_energy: bool = False
+    per_cell: bool = False
     folds_by: str | None = None
     fold_column: str | None = None
     test: Path | None = None
@@ -109,6 +111,8 @@ def check_source(source: Source) -> None:
         raise UserError(
             f"`unit={source.unit}`: with `energy=True`, targets are in eV/atom: convert them if they are not"
         )
+    if source.per_cell and (source.energy or source.total_energy):
+        raise UserError("`per_cell=True` is for other properties: energies of whole cells are `total_energy=True`")
     _check_split(source)
     task = known_task(source.task) if source.is_own_table else find_task(source.task)
     if source.file is not None:

@@ -73,11 +73,11 @@ def _energies(dataset: Dataset) -> Iterator[Finding]:
         return
     r, target, middle = growth(dataset), dataset.task.target, float(np.median(np.abs(dataset.targets)))
     if not dataset.task.is_energy:
-        if r:
+        if r and not dataset.task.is_sum:
             yield Finding(
                 "warning",
                 f"'{target}' grows with the number of atoms (r = {r:.2f}): an extensive property",
-                cure="divide it by the number of atoms, as the model averages over atoms",
+                cure="use `per_cell=True`, as the model averages over atoms otherwise",
             )
         return
     cure = "use `total_energy=True`, which divides them by the number of atoms, or divide them yourself"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trainables.data.columns import ID, id_column, is_missing, number_of, numbers_of, structure_column, target_column
 from trainables.data.dataset import MOST_IDS, Dataset, RowCollector
 from trainables.data.gather import Rows, gather
-from trainables.data.tasks import N_FOLDS, Task, custom_task
+from trainables.data.tasks import N_FOLDS, Quantity, Task, custom_task
 from trainables.errors import UserError, listed
 from trainables.hints import closest
 from trainables.progress import Progress, silent
@@ -28,6 +28,7 @@ class TableOptions:
         id, structure: columns of the ids and the structures; by default the first that has one of the usual names.
         drop_missing: leave out rows whose target is empty, NaN, None or the like, and say how many.
         total_energy: targets are energies of whole cells, which are divided by the number of atoms.
+        per_cell: the target is a property of the whole cell, which grows with it.
         group: column whose cells keep rows on one side of a split.
         fold: column with the test fold of each row, 0 to 4; empty for rows that are never tested.
     """
@@ -36,6 +37,7 @@ class TableOptions:
     structure: str | None = None
     drop_missing: bool = False
     total_energy: bool = False
+    per_cell: bool = False
     group: str | None = None
     fold: str | None = None
 
@@ -51,9 +53,11 @@ class _Target:
     column: str | None
     unit: str
     energy: bool
+    per_cell: bool
 
     def task(self, column: str) -> Task:
-        return custom_task(self.name, column, self.unit, "energy_per_atom" if self.energy else "property")
+        kind: Quantity = "property_per_cell" if self.per_cell else "property"
+        return custom_task(self.name, column, self.unit, "energy_per_atom" if self.energy else kind)
 
 
 def read_table(
@@ -78,7 +82,7 @@ def read_table(
         UserError: unreadable file, missing columns, or unusable rows (ids listed).
     """
     rows = gather([paths] if isinstance(paths, Path) else paths, progress)
-    return _dataset_of(rows, _Target(name, target, unit, energy), options, progress)
+    return _dataset_of(rows, _Target(name, target, unit, energy, options.per_cell), options, progress)
 
 
 def dataset_of_frame(
@@ -99,7 +103,7 @@ def dataset_of_frame(
         UserError: missing columns, or unusable rows (ids listed).
     """
     rows = Rows(with_ids(table, options), Path(), "the table")
-    return _dataset_of(rows, _Target(name, target, unit, energy), options, progress)
+    return _dataset_of(rows, _Target(name, target, unit, energy, options.per_cell), options, progress)
 
 
 def with_ids(table: pd.DataFrame, options: TableOptions = _USUAL) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from trainables.errors import UserError
 from trainables.hints import closest
 
 N_FOLDS = 5
-Quantity = Literal["energy_per_atom", "energy_per_cell", "property"]
+Quantity = Literal["energy_per_atom", "energy_per_cell", "property", "property_per_cell"]
 Tier = Literal[
     "scratch",
     "pretrained-disjoint",
@@ -23,7 +23,8 @@ class Task:
 
     Attributes:
         quantity: which head fits it. Energies use CHGNet's own energy head and a refitted per-element
-            reference; every other property gets a fresh head on pooled atom features.
+            reference; every other property gets a fresh head on pooled atom features, whose output is multiplied by the
+            number of atoms where the property belongs to the whole cell.
         overlap: how CHGNet's pretraining data (MPtrj: Materials Project relaxations) meets this task.
         official_rows: rows of the whole Matbench v0.1 task, or None outside Matbench.
     """
@@ -44,7 +45,12 @@ class Task:
     @property
     def is_energy(self) -> bool:
         """Return whether the target is an energy."""
-        return self.quantity != "property"
+        return self.quantity.startswith("energy")
+
+    @property
+    def is_sum(self) -> bool:
+        """Return whether a property's target belongs to the whole cell: twice the cell has twice the value."""
+        return self.quantity == "property_per_cell"
 
     def tier(self, pretrained: bool) -> Tier:
         """Honesty tier of a result that pretrained weights have (or have no) part in."""

@@ -120,6 +120,7 @@ def build_model(
         model.per_cell, model.floor = task.quantity == "energy_per_cell", floor
         if not task.is_energy:
             model.head = {"plain": PropertyHead, "hurdle": HurdleHead}[head](model.atom_fea_dim, pooling=pooling)
+            model.head.per_cell = task.is_sum
     for parameter in model.parameters():
         parameter.requires_grad = True
     return model

@@ -61,11 +61,13 @@ class PropertyHead(nn.Module):
     """Pool, then an MLP, then the training fold's scale.
 
     Attributes:
-        mean, std: standardisation of the target, fitted on the training part of a fold.
+        mean, std: standardisation of the target, fitted on the training part of a fold; per atom with `per_cell`.
+        per_cell: the value is that of the whole cell: an atom's times the number of atoms.
     """
 
     mean: Tensor
     std: Tensor
+    per_cell: bool = False
 
     def __init__(
         self, width: int, *, pooling: Literal["mean", "attention"] = "mean", hidden: int = 64, n_out: int = 1
@@ -96,7 +98,11 @@ class PropertyHead(nn.Module):
 
     def outputs(self, features: Tensor, batch: Batch) -> Outputs:
         """Return the outputs for pooled features and their batch."""
-        return Outputs(self._raw(features, batch)[:, 0] * self.std + self.mean)
+        return Outputs(self._scaled(self._raw(features, batch)[:, 0], batch))
+
+    def _scaled(self, raw: Tensor, batch: Batch) -> Tensor:
+        value = raw * self.std + self.mean
+        return value * batch.n_atoms if self.per_cell else value
 
     def _raw(self, features: Tensor, batch: Batch) -> Tensor:
         if self.pooling == "attention":
@@ -125,7 +131,7 @@ class HurdleHead(PropertyHead):
     def outputs(self, features: Tensor, batch: Batch) -> Outputs:
         """Return the outputs for pooled features and their batch."""
         raw = self._raw(features, batch)
-        return Outputs(raw[:, 0] * self.std + self.mean, raw[:, 1])
+        return Outputs(self._scaled(raw[:, 0], batch), raw[:, 1])
 
 
 class EnergyHead(nn.Module):

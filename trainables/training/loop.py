@@ -148,8 +148,9 @@ def _prepare(
     elif task.is_energy:
         set_reference(model, training_reference(model, target.store, target.part, task))
     if model.head is not None:
-        model.head.set_scale(torch.from_numpy(target.part.targets))
-        target = replace(target, scale=model.head.std.clone())
+        model.head.set_scale(torch.from_numpy(_per_unit(task, target)))
+        scale = torch.tensor(float(target.part.targets.std()) or 1.0, device=device) if task.is_sum else model.head.std
+        target = replace(target, scale=scale.clone())
     if len(tasks) > 1:
         target = replace(target, scale=torch.tensor(float(target.part.targets.std()) or 1.0, device=device))
         add_auxiliary_heads(model, config, tasks[1:])
@@ -171,6 +172,11 @@ def _prepare(
     caps = [BatchBudget(cost[device.type], context.progress) for cost in (GRADIENT_COST, PREDICTION_COST)]
     optimiser = make_optimiser(model, config.optim)
     return TrainState(config, epochs, model, averaged, optimiser, caps[0], caps[1]), objectives
+
+
+def _per_unit(task: Task, target: TaskData) -> NDArray[np.float64]:
+    """Return the targets that a head standardises by, (n,): per atom where the cell has the value."""
+    return target.part.targets / target.store.counts[target.part.rows, 0] if task.is_sum else target.part.targets
 
 
 def training_reference(model: CrystalModel, store: GraphStore, train: Part, task: Task) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
 
 from orchestrator.execution.pool import Begun, Handed, Job, Result, Source
 from orchestrator.execution.ray_nodes import Nodes, actor_here, require_shared, shared_folder
@@ -250,7 +250,7 @@ class _Fleet:
     def _note_begun(self, hired: _Hired, reference: Any) -> None:
         try:
             place: WorkerPlace = ray.get(reference)
-        except (RayActorError, RayTaskError) as error:
+        except RayError as error:  # it died, or Ray's memory monitor has ended it
             self._dismiss(hired)
             self._failed_starts += self._nodes.is_fresh
             if self._failed_starts >= _MOST_FAILED_STARTS:
@@ -373,4 +373,6 @@ def _other_versions(place: WorkerPlace) -> str:
 
 def _last_line(error: Exception) -> str:
     """Return the last line of a remote error: a traceback comes before it."""
+    if isinstance(error, OutOfMemoryError):  # a page of processes, and advice
+        return "its node is low on memory, and Ray's memory monitor ended it"
     return " ".join(str(error).strip().rpartition("\n")[2].split())[:300] or type(error).__name__

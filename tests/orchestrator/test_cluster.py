@@ -9,12 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import fake_models
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from ladders import plan_of
 
@@ -221,6 +223,37 @@ def test_a_worker_that_is_killed_costs_its_job_alone(nodes: Any, tmp_path: Path)
     assert "no space left" in found["raises"]
     assert any(text.startswith("preempted is put back") and "taken away" in text for text in said.texts)
     assert any(text.startswith("once is put back") and "was killed" in text for text in said.texts)
+
+
+@contextmanager
+def node_with_memory(threshold: float) -> Iterator[Any]:
+    """A node whose memory monitor ends workers once this share of its memory is taken."""
+    from ray.cluster_utils import Cluster as Nodes
+
+    system = {"memory_usage_threshold": threshold, "memory_monitor_refresh_ms": 200}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)]))
+        head = {"num_cpus": 2, "include_dashboard": False, "_system_config": system}
+        cluster = Nodes(initialize_head=True, head_node_args=head)
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_job_that_ray_s_memory_monitor_ends_has_failed_and_the_rest_goes_on(tmp_path: Path) -> None:
+    said, memory = Messages(), psutil.virtual_memory()
+    with node_with_memory((memory.total - memory.available) / memory.total + 0.15) as node:
+        found = run_source(node, Listed([("large", f"grows {tmp_path}"), ("small", f"fine {tmp_path}")]), said)
+    assert found == {"large": "its process was killed 3 times (out of memory)", "small": "done"}
+    assert any("was killed (out of memory); continuing with" in text for text in said.texts)
+
+
+@pytest.mark.slow
+def test_where_memory_is_too_low_to_begin_it_is_said(tmp_path: Path) -> None:
+    with node_with_memory(0.01) as node, pytest.raises(UserError, match=r"no worker can begin .* is low on memory"):
+        run_source(node, Listed([("small", f"fine {tmp_path}")]), Messages())
 
 
 def test_a_folder_that_a_node_does_not_share_is_told_with_its_name(nodes: Any, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 
 from orchestrator.execution.job import Job, predictions_file
 from orchestrator.execution.summary import RunSummary
@@ -57,6 +58,10 @@ def ends_badly(job: str, device: str, progress: Progress) -> str:
     if kind == "unmounts":
         for file in Path(folder).glob(".probe-*"):
             file.unlink()
+    if kind == "grows":
+        taken = [b"x" * (psutil.virtual_memory().total // 5)]
+        time.sleep(30)
+        return f"done with {len(taken[0])}"
     if kind == "raises":
         raise OSError("no space left")
     return "done"

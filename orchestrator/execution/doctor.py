@@ -126,6 +126,9 @@ def _data() -> Finding:
     if here:
         found = f"{', '.join(here)} (in {where}: {data_home()}); other tasks are downloaded when they are named"
         return Finding("Matbench data", Level.OK, found)
+    if not data_home().is_dir() and os.environ.get("MATMINER_DATA"):
+        cure = "correct MATMINER_DATA, or unset it"
+        return Finding("Matbench data", Level.PROBLEM, f"{data_home()} does not exist", cure)
     found = f"none yet in {data_home()}; a task is downloaded when it is named"
     return Finding("Matbench data", Level.OK, found)
 
@@ -146,14 +149,28 @@ def _ray_sockets() -> Finding:
 
 def _ray_address() -> Finding:
     told, address = asked_address(None)
+    if os.environ.get("RAY_AUTH_MODE") == "token" and not _has_token():
+        found = "RAY_AUTH_MODE=token, and there is no token (RAY_AUTH_TOKEN, or ~/.ray/auth_token)"
+        return Finding("Ray", Level.PROBLEM, found, "copy the cluster's token there, or unset RAY_AUTH_MODE")
     if address is None:
-        return Finding("Ray", Level.OK, "started on this machine when a search needs it (RAY_ADDRESS is not set)")
+        return Finding("Ray", Level.OK, "started on this machine when it is needed (RAY_ADDRESS is not set)")
     try:
         check_address(None)
     except UserError as error:
         found, _, cure = str(error).partition("; ")
         return Finding("Ray", Level.PROBLEM, found, cure)
     return Finding("Ray", Level.OK, f"a cluster answers at {address} ({told})")
+
+
+def _has_token() -> bool:
+    """Return whether Ray would find a token, where it looks for one."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    try:
+        return bool(path.read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _matbench() -> Finding:

@@ -75,6 +75,21 @@ def test_a_stale_ray_address_is_named_with_its_cure(monkeypatch: pytest.MonkeyPa
     assert ray.cure.startswith("unset RAY_ADDRESS")
 
 
+def test_a_token_that_is_wanted_and_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    assert "there is no token" in found()["Ray"].found
+    (tmp_path / "token").write_text("abc")
+    assert found()["Ray"].level == Level.OK
+
+
+def test_a_data_folder_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MATMINER_DATA", str(tmp_path / "nowhere"))
+    assert found()["Matbench data"].level == Level.PROBLEM
+    assert "correct MATMINER_DATA" in found()["Matbench data"].cure
+
+
 def test_a_temporary_folder_that_is_too_long_for_sockets_is_passed_over_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

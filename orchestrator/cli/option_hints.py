@@ -24,7 +24,7 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "--cpus-per-model": _RUNS,
     "--compile": _TRAINING,
     "--tf32": _TRAINING,
-    "--out": (*_TRAINING, "predict", "quickstart", "doctor"),
+    "--out": (*_TRAINING, "predict", "export", "quickstart", "doctor"),
     "--data": _READING,
     "--target": (*_READING, "check"),
     "--unit": (*_TRAINING, "baseline", "check"),

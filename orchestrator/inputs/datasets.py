@@ -10,7 +10,7 @@ from orchestrator.inputs.source import Source, auxiliary_sources, check_source, 
 from trainables.crystals import CrystalTable
 from trainables.data.cache import cache_home
 from trainables.data.dataset import MOST_IDS, BadRows, Dataset, read_matbench
-from trainables.data.findings import Finding, findings
+from trainables.data.findings import Finding, findings, too_few
 from trainables.data.grouping import GROUPINGS, group_names, grouped
 from trainables.data.locate import matbench_file
 from trainables.data.own_table import TableOptions, dataset_of_frame, read_table
@@ -70,7 +70,7 @@ def look_at(source: Source, progress: Progress) -> tuple[Dataset | None, list[Fi
     except BadRows as bad:
         cure = "correct or remove these rows"
         return None, [Finding("error", kind, tuple(ids), cure) for kind, ids in bad.kinds.items()]
-    return dataset, findings(dataset)
+    return dataset, [*too_few(dataset), *findings(dataset)]
 
 
 def _with_test(dataset: Dataset, source: Source, progress: Progress) -> Dataset:

@@ -201,7 +201,10 @@ def test_mistakes_are_told_in_one_line_without_options(arguments: dict[str, Any]
         ("fold", "did you mean 'folds'?"),
         ("setting", "did you mean 'settings'?"),
         ("targets", "did you mean 'target'?"),
-        ("zzz", "it takes data, settings, config, folds, auxiliary, published, out, progress, address, compiled"),
+        (
+            "zzz",
+            "it takes data, settings, config, folds, auxiliary, published, deploy, out, progress, address, compiled",
+        ),
     ],
 )
 def test_an_unknown_keyword_is_a_type_error_that_says_what_may_be_meant(keyword: str, words: str) -> None:

@@ -23,7 +23,7 @@ from ladders import plan_of
 from orchestrator.execution import on_cluster
 from orchestrator.execution.pool import Listed
 from orchestrator.execution.resources import Cluster, Resources
-from orchestrator.execution.scheduler import ModelGraph, run_all
+from orchestrator.execution.scheduler import run_all
 from orchestrator.execution.status import read_status
 from orchestrator.inputs.recipe import ModelSpec
 from orchestrator.inputs.source import Source
@@ -128,34 +128,6 @@ def test_every_gpu_is_busy_and_nothing_begins_before_what_it_needs(nodes: Any, p
     gpus = {event["device"] for event in events(tmp_path) if event["event"] == "begin"}
     assert {name.rpartition(" ")[2] for name in gpus} == {"0", "1"}
     assert not list(tmp_path.glob(".probe-*"))
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelGraph, Path]:
-    """The plan made in a process of this machine."""
-    out = tmp_path_factory.mktemp("local")
-    graph = plan_of(out, seeds=1)
-    run_all(graph, Resources("cpu", processes=1), log=out)
-    return graph, out
-
-
-def require_same_predictions(one: Path, other: Path) -> None:
-    files = sorted(file.relative_to(one) for file in one.glob("*/predicted.parquet"))
-    assert files
-    for file in files:
-        pd.testing.assert_frame_equal(pd.read_parquet(one / file), pd.read_parquet(other / file), check_exact=True)
-
-
-def test_a_cluster_gives_the_digits_of_this_machine_and_makes_nothing_twice(
-    nodes: Any, local: tuple[ModelGraph, Path], tmp_path: Path
-) -> None:
-    graph = plan_of(tmp_path, seeds=1)
-    run_all(graph, on_nodes(nodes), log=tmp_path)
-    assert len(graph.summaries) == len(local[0].summaries) == 6
-    require_same_predictions(local[1], tmp_path)
-    again = plan_of(tmp_path, seeds=1)
-    run_all(again, Resources("cpu", cluster=Cluster("127.0.0.1:1")), log=tmp_path)  # nothing is left: no Ray is asked
-    assert again.found == set(again.specs())
 
 
 def after(out: Path, done: int, act: Callable[[], None]) -> Callable[[ModelSpec, Any], None]:
@@ -276,12 +248,17 @@ def test_a_folder_that_is_lost_on_the_way_ends_the_session_and_fails_no_job(node
     assert any(text.startswith("third is put back: node ") for text in said.texts)
 
 
-def test_a_ray_of_ones_own_is_started_beside_a_cluster_that_runs_here(nodes: Any) -> None:
+def test_a_ray_of_ones_own_is_started_beside_a_cluster_that_runs_here(
+    nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from orchestrator.ray_session import ray_session
 
-    assert (Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster").is_file()  # where `ray.init` would look
-    with ray_session(cores=1) as capacity:
-        assert capacity.machines == ((1.0, 0.0),)
+    with tempfile.TemporaryDirectory(prefix="ct", dir="/tmp") as short:  # sockets lie in it
+        (Path(short) / "ray").mkdir()
+        (Path(short) / "ray" / "ray_current_cluster").write_text(nodes.address)  # where `ray.init` would look
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        with ray_session(cores=1) as capacity:
+            assert capacity.machines == ((1.0, 0.0),)
 
 
 @pytest.mark.parametrize("token", [None, "0" * 64])
@@ -366,6 +343,8 @@ def test_an_ensemble_and_its_student_are_made_there_with_the_digits_of_this_mach
     begun = [event["device"] for event in events(there) if event["event"] == "begin"]
     assert len(begun) == 7  # four members, two teachers, a student
     assert all(" on " in device for device in begun)
+    nobody = Resources("cpu", cluster=Cluster("127.0.0.1:1"))
+    assert made("there", nobody) == there  # nothing is left to make: no Ray is asked
 
 
 def n_running(out: Path) -> int:

@@ -56,6 +56,12 @@ def findings(dataset: Dataset) -> list[Finding]:
     return sorted(found, key=lambda finding: order.index(finding.level))
 
 
+def too_few(dataset: Dataset) -> Iterator[Finding]:
+    """Say that rows cannot be split into folds; whoever splits them refuses it."""
+    if len(dataset) < 2 * N_FOLDS:
+        yield Finding("error", f"{len(dataset)} rows are too few: five folds need at least {2 * N_FOLDS}")
+
+
 def growth(dataset: Dataset) -> float:
     """Return the correlation of targets with the number of atoms, where dividing by it takes that away; else 0.
 
@@ -211,9 +217,7 @@ def _size(dataset: Dataset) -> Iterator[Finding]:
             "the atoms of a batch, so lower optim.batch_size if it runs out",
             tuple(dataset.ids[row] for row in large),
         )
-    if len(dataset) < 2 * N_FOLDS:
-        yield Finding("error", f"{len(dataset)} rows are too few: five folds need at least {2 * N_FOLDS}")
-    elif len(dataset) < _FEW_ROWS:
+    if 2 * N_FOLDS <= len(dataset) < _FEW_ROWS:
         yield Finding("warning", f"{len(dataset)} rows decide little: scores vary by chance more than by settings")
 
 

@@ -35,6 +35,7 @@ def ensemble(
     folds: int | str | Iterable[int] = range(5),
     auxiliary: str | Sequence[str] = (),
     published: str | os.PathLike[str] | None = None,
+    deploy: bool = False,
     out: str | os.PathLike[str] | None = None,
     progress: bool | Progress = True,
     **options: Unpack[TrainKeywords],
@@ -54,6 +55,7 @@ def ensemble(
         folds: of the five: 0, [0, 1] or "0-4".
         auxiliary: tasks to train on jointly first, as NAME or NAME=FILE.
         published: a CSV of published test predictions to score beside the run's.
+        deploy: then also train on all rows, for use, as `train` does.
         out: the run's folder; by default runs/ensemble-NAME.
         progress: whether to show it, or an object that shows it.
         target, unit, energy, name, limit, file, id, structure, drop_missing, total_energy, per_cell,
@@ -79,7 +81,9 @@ def ensemble(
             folder,
             asked,
             settings=chosen,
-            options=TrainOptions(chosen_folds, resources_of(options), None if published is None else Path(published)),
+            options=TrainOptions(
+                chosen_folds, resources_of(options), None if published is None else Path(published), deploy
+            ),
             auxiliary=names_of(auxiliary),
             progress=bars,
         )

@@ -39,12 +39,6 @@ _LONGEST = (
 _ON_ONE_RAY = ("test_search.py", "test_study_on_ray.py", "test_old_folders.py")  # in one worker, with one Ray
 
 
-@pytest.hookimpl(optionalhook=True, tryfirst=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker more than there are cores: those that wait for Ray or a terminal leave theirs to others."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """Send a module to one worker whole, as its fixtures train models, and those that want a Ray to the same one."""

@@ -10,6 +10,7 @@ from orchestrator.cli.errors import as_options
 from orchestrator.cli.interrupts import interruptible
 from orchestrator.cli.options import (
     Address,
+    AllData,
     Auxiliary,
     CompileOption,
     ConfigFile,
@@ -119,6 +120,7 @@ def ensemble(
     address: Address = None,
     cpus_per_model: CpusPerModel = 1.0,
     published: Published = None,
+    all_data: AllData = False,
 ) -> None:
     """Make an ensemble of a configuration, and a student of it with --distil; write scores, predictions and records.
 
@@ -163,7 +165,7 @@ def ensemble(
             folder,
             asked,
             settings=chosen,
-            options=TrainOptions(wanted, where, published),
+            options=TrainOptions(wanted, where, published, all_data),
             auxiliary=aux or [],
             progress=shown,
         )

@@ -22,6 +22,7 @@ from orchestrator.cli.errors import as_options, end, end_interrupted, explained
 from orchestrator.cli.interrupts import INTERRUPTED, handle_interrupts, interruptible
 from orchestrator.cli.options import (
     Address,
+    AllData,
     Auxiliary,
     CompileOption,
     ConfigFile,
@@ -158,15 +159,7 @@ def train(
     address: Address = None,
     cpus_per_model: CpusPerModel = 1.0,
     published: Published = None,
-    all_data: Annotated[
-        bool,
-        typer.Option(
-            "--all-data",
-            help="Then also train on all rows, for use: `predict` and `export` take that model, and the folds say how "
-            "good it is.",
-            rich_help_panel="Results",
-        ),
-    ] = False,
+    all_data: AllData = False,
 ) -> None:
     """Train and test the folds of a task, resuming what is there; write scores, predictions and the record.
 

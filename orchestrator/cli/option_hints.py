@@ -32,6 +32,7 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "--total-energy": (*_TRAINING, "baseline", "check"),
     "--id": (*_READING, "predict", "check"),
     "--structure": (*_READING, "predict", "check"),
+    "--all-data": ("train", "ensemble"),
     "--per-cell": (*_TRAINING, "baseline"),
     "--drop-missing": (*_READING, "check"),
     "--folds-by": (*_TRAINING, "baseline"),

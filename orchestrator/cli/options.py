@@ -56,6 +56,15 @@ TotalEnergy = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+AllData = Annotated[
+    bool,
+    typer.Option(
+        "--all-data",
+        help="Then also train on all rows, for use: `predict` and `export` take that model, and the folds say how good "
+        "it is.",
+        rich_help_panel="Results",
+    ),
+]
 PerCell = Annotated[
     bool,
     typer.Option(

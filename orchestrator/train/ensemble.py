@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.evaluation.scores import Scores
 from orchestrator.inputs.context import open_context
 from orchestrator.inputs.source import Source
+from orchestrator.train.deploy import deploy
 from orchestrator.train.members import ENSEMBLE, EnsembleSummary
 from orchestrator.train.options import STUDENT, EnsembleOptions, validate_ensemble
 from orchestrator.train.plan import RunPlan
@@ -64,6 +65,9 @@ def make_ensemble(
         validate_for_task(config, context.task)
     plans = [RunPlan(configs[0], out)] + [RunPlan(config, out / STUDENT, STUDENT) for config in configs[1:]]
     found = make_runs(context, plans, options, rows_told(source, auxiliary))
+    if options.deploy:
+        for plan in plans:
+            deploy(context, plan.config, plan.out, options.resources)
     return EnsembleScores(found[0], found[1] if len(found) > 1 else None, read_ensemble(out))
 
 

@@ -63,6 +63,7 @@ def nodes() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)]))
         patched.setenv("OMP_NUM_THREADS", "1")
+        patched.setenv(fake_models.SECONDS, "2")  # long beside what a busy machine takes to hand them out
         cluster = Nodes(initialize_head=True, head_node_args={**NODE, "include_dashboard": False, **QUICK})
         for _ in range(2):
             cluster.add_node(**NODE)
@@ -72,7 +73,7 @@ def nodes() -> Iterator[Any]:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models that take a second and need no training."""
+    """Models that take two seconds and need no training."""
     monkeypatch.setattr(on_cluster, "run_job", fake_models.pause)
 
 
@@ -363,11 +364,11 @@ def test_a_node_that_is_killed_loses_nothing_finished_and_one_that_comes_later_i
 
     with ThreadPoolExecutor(1) as pool:  # nodes are added by the main thread: they listen to signals
         run = pool.submit(run_all, graph, on_nodes(nodes), log=tmp_path, ended=after(tmp_path, 4, hold.touch))
-        wait_until(lambda: hold.exists() and n_running(tmp_path) == 8)
+        wait_until(lambda: hold.exists() and n_running(tmp_path) == 8, 240)  # a busy machine starts workers slowly
         nodes.remove_node(doomed, allow_graceful=False)
         nodes.add_node(**NODE)
         wait_until(lambda: any(event["event"] == "put_back" for event in events(tmp_path)))
-        wait_until(lambda: n_running(tmp_path) == 8)  # more than the three nodes that were left can hold
+        wait_until(lambda: n_running(tmp_path) == 8, 240)  # more than the three nodes that were left can hold
         hold.unlink()
         run.result()
     assert not any(summary.failed for summary in graph.summaries.values())

@@ -118,3 +118,23 @@ def test_a_model_of_all_rows_is_made_for_use_beside_the_folds(
     assert (out / "all" / "fold_0").stat().st_mtime_ns >= made
     folds = [len(pd.read_parquet(file)) for file in out.glob("fold_*/predictions.parquet")]
     assert sum(folds) == len(pd.read_parquet(out / "predictions.parquet"))
+
+
+def test_an_ensemble_and_its_student_may_be_of_all_rows_as_well(tmp_path: Path, cells: list[Structure]) -> None:
+    settings = {"optim.epochs": 1, "distil.inner_folds": 2, "distil.seeds": 1}
+    run = ct.ensemble(
+        "sample",
+        limit=40,
+        folds=[0],
+        seeds=2,
+        distil=True,
+        deploy=True,
+        settings=settings,
+        out=tmp_path / "out",
+        device="cpu",
+        progress=False,
+    )
+    assert run.student is not None
+    assert [file.name[:3] for file in export_run(run.folder)] == ["all", "all"]
+    assert [file.name for file in export_run(run.student.folder)] == ["all.pth.tar"]
+    assert np.isfinite(ct.load(run.student.folder, "cpu").predict(cells)).all()

@@ -22,7 +22,7 @@ def pause(job: Job, device: str, progress: Progress) -> RunSummary:
     """Sleep, and predict zeros."""
     with progress.stage("train", 1, "structures") as bar:
         time.sleep(float(os.environ.get(SECONDS, "1")))
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while (job.folder.parent / HOLD).exists() and time.monotonic() < until:
             time.sleep(0.05)
         bar.advance(1)

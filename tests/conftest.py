@@ -24,9 +24,10 @@ torch.set_num_threads(1)  # tiny crystals: threads would only wait for each othe
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Begun first, the longest first, so that no core waits for one of them at the end.
 _LONGEST = (
-    "test_cluster.py",  # most of whose time is waiting
-    "test_readme.py",
+    "test_cluster_faults.py",  # most of whose time is waiting
     "test_screens.py",
+    "test_cluster.py",
+    "test_readme.py",
     "test_search.py",
     "test_study_on_ray.py",
     "test_old_folders.py",
@@ -37,6 +38,12 @@ _LONGEST = (
 
 
 _ON_ONE_RAY = ("test_search.py", "test_study_on_ray.py", "test_old_folders.py")  # in one worker, with one Ray
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than there are cores: tests of clusters and terminals mostly wait, and leave theirs to others."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(optionalhook=True)

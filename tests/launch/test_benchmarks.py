@@ -48,6 +48,7 @@ def test_the_ladder_on_paper_takes_no_less_than_its_work_and_its_longest_chain()
     assert found[0]["hours"] > found[1]["hours"] > found[2]["hours"] == found[2]["longest_chain_hours"]
 
 
+@pytest.mark.slow  # starts Ray twice; what it measures, tests of clusters hold
 def test_scheduling_is_measured_with_as_many_models_as_asked_for() -> None:
     pauses, plan = run_of("benchmarks/scheduling.py", "--jobs", "4", "--seconds", "0.1", "--models", "50")
     assert pauses["pauses"]["ideal_s"] == 0.2

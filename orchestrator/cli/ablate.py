@@ -18,28 +18,14 @@ from orchestrator.cli.options import (
     CompileOption,
     ConfigFile,
     CpusPerModel,
-    DataFile,
     Device,
-    DropMissing,
-    Energy,
-    FoldColumn,
     Folds,
-    FoldsBy,
-    IdColumn,
-    Limit,
     OnRay,
-    PerCell,
     PerGpu,
     Processes,
     Published,
     Settings,
-    StructureColumn,
-    Target,
-    TaskName,
-    TestFile,
     Tf32,
-    TotalEnergy,
-    Unit,
     begin,
     chosen_settings,
     out_console,
@@ -47,6 +33,7 @@ from orchestrator.cli.options import (
     say,
     say_next,
 )
+from orchestrator.cli.rows import takes_rows
 from orchestrator.inputs.source import Source, check_folder, default_folder, folds_to_run, parse_folds
 from orchestrator.report.progress import display
 from trainables.errors import UserError
@@ -54,8 +41,9 @@ from trainables.errors import UserError
 _LADDER = "Experiments"
 
 
+@takes_rows()
 def ablate(
-    task: TaskName,
+    source: Source,
     experiments: Annotated[
         str | None,
         typer.Option(
@@ -63,19 +51,6 @@ def ablate(
             rich_help_panel=_LADDER,
         ),
     ] = None,
-    data: DataFile = None,
-    target: Target = None,
-    unit: Unit = "",
-    energy: Energy = False,
-    limit: Limit = None,
-    id_column: IdColumn = None,
-    structure: StructureColumn = None,
-    drop_missing: DropMissing = False,
-    total_energy: TotalEnergy = False,
-    per_cell: PerCell = False,
-    folds_by: FoldsBy = None,
-    fold_column: FoldColumn = None,
-    test: TestFile = None,
     folds: Folds = "0-4",
     seeds: Annotated[
         int, typer.Option(min=1, help="Number of seeds for each experiment.", rich_help_panel=_LADDER)
@@ -136,33 +111,17 @@ def ablate(
     from orchestrator.cli.asked import check_asked, check_ladder
 
     _check_plan(plan_only, gpus, structures_per_second)
-    source = Source(
-        task,
-        data,
-        target,
-        unit,
-        energy,
-        limit,
-        id_column,
-        structure,
-        drop_missing,
-        total_energy,
-        per_cell,
-        folds_by,
-        fold_column,
-        test,
-    )
     wanted = folds_to_run(source, parse_folds(folds))
     names, starts = parse_experiments(experiments, with_auxiliary=bool(aux)), parse_starts(start or [])
-    chosen = chosen_settings(config, settings, task)
+    chosen = chosen_settings(config, settings, source.task)
     check_asked(source, chosen, aux or [], published)
     check_ladder(source, names, starts, chosen, aux or [], equal_steps=budget == "equal-steps")
-    folder = out or default_folder("ablation-", task)
+    folder = out or default_folder("ablation-", source.task)
     check_folder(folder, marker="ablation.json")
     where = resources_of(
         device, processes, per_gpu, compiled, tf32, ray=ray, address=address, cpus_per_model=cpus_per_model
     )
-    begin(f"ablate {task}: {', '.join(names)}, in {folder}")
+    begin(f"ablate {source.task}: {', '.join(names)}, in {folder}")
     from orchestrator.ablation.plan import Planned, plan_shown, plan_table
     from orchestrator.ablation.report import summary_table
     from orchestrator.ablation.run import AblationOptions

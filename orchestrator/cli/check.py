@@ -1,7 +1,7 @@
 """The command that looks at rows before anything is trained on them."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,18 +10,9 @@ from rich.table import Table
 
 from orchestrator.cli.errors import as_options
 from orchestrator.cli.interrupts import interruptible
-from orchestrator.cli.options import (
-    DropMissing,
-    Energy,
-    IdColumn,
-    Limit,
-    StructureColumn,
-    Target,
-    TotalEnergy,
-    Unit,
-    out_console,
-)
+from orchestrator.cli.options import out_console
 from orchestrator.cli.results import say
+from orchestrator.cli.rows import LOOKED_AT, takes_rows
 from orchestrator.inputs.source import Source, check_source, known_task
 from orchestrator.report.progress import display
 from trainables.errors import listed
@@ -32,16 +23,10 @@ if TYPE_CHECKING:
 _SHOWN = 8  # ids of a finding
 
 
+@takes_rows(*LOOKED_AT)
 def check(
+    source: Source,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Rows as for --data, or the name of a Matbench task.")],
-    target: Target = None,
-    unit: Unit = "",
-    energy: Energy = False,
-    limit: Limit = None,
-    id_column: IdColumn = None,
-    structure: StructureColumn = None,
-    drop_missing: DropMissing = False,
-    total_energy: TotalEnergy = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with all ids.")] = False,
 ) -> None:
     """Look at rows before training: what is in them, what cannot be used, and what should be known.
@@ -49,10 +34,7 @@ def check(
     The exit code is 2 where something has to be corrected first.
     """
     is_task = not Path(data).exists() and known_task(data) is not None
-    source = Source(
-        data if is_task else "table", None if is_task else Path(data), target, unit, energy, limit, id_column,
-        structure, drop_missing, total_energy,
-    )  # fmt: skip
+    source = replace(source, task=data) if is_task else replace(source, file=Path(data))
     check_source(source)
     from orchestrator.inputs.datasets import look_at
 

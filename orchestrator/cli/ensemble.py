@@ -15,28 +15,14 @@ from orchestrator.cli.options import (
     CompileOption,
     ConfigFile,
     CpusPerModel,
-    DataFile,
     Device,
-    DropMissing,
-    Energy,
-    FoldColumn,
     Folds,
-    FoldsBy,
-    IdColumn,
-    Limit,
     OnRay,
-    PerCell,
     PerGpu,
     Processes,
     Published,
     Settings,
-    StructureColumn,
-    Target,
-    TaskName,
-    TestFile,
     Tf32,
-    TotalEnergy,
-    Unit,
     begin,
     chosen_settings,
     out_console,
@@ -45,6 +31,7 @@ from orchestrator.cli.options import (
     say_next,
 )
 from orchestrator.cli.results import show_scores
+from orchestrator.cli.rows import takes_rows
 from orchestrator.inputs.source import Source, check_folder, default_folder, folds_to_run, parse_folds
 from orchestrator.report.progress import display
 from orchestrator.train.options import SEEDS, STUDENT, CombineName, EnsembleOptions
@@ -52,8 +39,9 @@ from orchestrator.train.options import SEEDS, STUDENT, CombineName, EnsembleOpti
 _ENSEMBLE = "Ensemble"
 
 
+@takes_rows()
 def ensemble(
-    task: TaskName,
+    source: Source,
     seeds: Annotated[
         int | None,
         typer.Option(
@@ -87,19 +75,6 @@ def ensemble(
             "--distil", help="Also train a student of out-of-fold teachers, in DIR/student.", rich_help_panel=_ENSEMBLE
         ),
     ] = False,
-    data: DataFile = None,
-    target: Target = None,
-    unit: Unit = "",
-    energy: Energy = False,
-    limit: Limit = None,
-    id_column: IdColumn = None,
-    structure: StructureColumn = None,
-    drop_missing: DropMissing = False,
-    total_energy: TotalEnergy = False,
-    per_cell: PerCell = False,
-    folds_by: FoldsBy = None,
-    fold_column: FoldColumn = None,
-    test: TestFile = None,
     folds: Folds = "0-4",
     config: ConfigFile = None,
     settings: Settings = None,
@@ -129,32 +104,16 @@ def ensemble(
     from orchestrator.cli.asked import after_training, check_ensemble
     from trainables.config import parse_variations
 
-    source = Source(
-        task,
-        data,
-        target,
-        unit,
-        energy,
-        limit,
-        id_column,
-        structure,
-        drop_missing,
-        total_energy,
-        per_cell,
-        folds_by,
-        fold_column,
-        test,
-    )
     wanted = folds_to_run(source, parse_folds(folds))
     asked = EnsembleOptions(seeds, parse_variations(vary or []), combine, views, distil)
-    chosen = chosen_settings(config, settings, task)
+    chosen = chosen_settings(config, settings, source.task)
     made = check_ensemble(source, asked, chosen, aux or [], published)
-    folder = out or default_folder("ensemble-", task)
+    folder = out or default_folder("ensemble-", source.task)
     check_folder(folder, marker="run.json")
     where = resources_of(
         device, processes, per_gpu, compiled, tf32, ray=ray, address=address, cpus_per_model=cpus_per_model
     )
-    begin(f"ensemble {task}: {made}, fold{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted))}, in {folder}")
+    begin(f"ensemble {source.task}: {made}, fold{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted))}, in {folder}")
     from orchestrator.train.ensemble import make_ensemble
     from orchestrator.train.members_report import compared_table, members_table, sentences
     from orchestrator.train.run import TrainOptions

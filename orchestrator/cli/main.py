@@ -27,28 +27,17 @@ from orchestrator.cli.options import (
     CompileOption,
     ConfigFile,
     CpusPerModel,
-    DataFile,
     Device,
-    DropMissing,
-    Energy,
-    FoldColumn,
     Folds,
-    FoldsBy,
     IdColumn,
     Limit,
     OnRay,
-    PerCell,
     PerGpu,
     Processes,
     Published,
     Settings,
     StructureColumn,
-    Target,
-    TaskName,
-    TestFile,
     Tf32,
-    TotalEnergy,
-    Unit,
     begin,
     chosen_settings,
     out_console,
@@ -57,6 +46,7 @@ from orchestrator.cli.options import (
     say_next,
 )
 from orchestrator.cli.results import show_scores
+from orchestrator.cli.rows import PREPARED, takes_rows
 from orchestrator.cli.search import report, search, spaces
 from orchestrator.cli.status import status
 from orchestrator.inputs.source import Source, check_folder, check_source, default_folder, folds_to_run, parse_folds
@@ -97,14 +87,9 @@ def tasks() -> None:
 
 
 @app.command()
+@takes_rows(*PREPARED)
 def prepare(
-    task: TaskName,
-    data: DataFile = None,
-    target: Target = None,
-    limit: Limit = None,
-    id_column: IdColumn = None,
-    structure: StructureColumn = None,
-    drop_missing: DropMissing = False,
+    source: Source,
     start: Annotated[
         Literal["0.3.0", "r2scan", "0.2.0", "scratch"],
         typer.Option(
@@ -114,9 +99,8 @@ def prepare(
     ] = "0.3.0",
 ) -> None:
     """Fetch and check a task's data and build its graphs, so that training starts immediately."""
-    source = Source(task, data, target, limit=limit, id=id_column, structure=structure, drop_missing=drop_missing)
     check_source(source)
-    begin(f"prepare {task}")
+    begin(f"prepare {source.task}")
     from orchestrator.cli.asked import task_words
     from orchestrator.inputs.datasets import prepare_data
 
@@ -127,21 +111,9 @@ def prepare(
 
 
 @app.command()
+@takes_rows()
 def train(
-    task: TaskName,
-    data: DataFile = None,
-    target: Target = None,
-    unit: Unit = "",
-    energy: Energy = False,
-    limit: Limit = None,
-    id_column: IdColumn = None,
-    structure: StructureColumn = None,
-    drop_missing: DropMissing = False,
-    total_energy: TotalEnergy = False,
-    per_cell: PerCell = False,
-    folds_by: FoldsBy = None,
-    fold_column: FoldColumn = None,
-    test: TestFile = None,
+    source: Source,
     folds: Folds = "0-4",
     config: ConfigFile = None,
     settings: Settings = None,
@@ -168,31 +140,15 @@ def train(
     """
     from orchestrator.cli.asked import check_asked
 
-    source = Source(
-        task,
-        data,
-        target,
-        unit,
-        energy,
-        limit,
-        id_column,
-        structure,
-        drop_missing,
-        total_energy,
-        per_cell,
-        folds_by,
-        fold_column,
-        test,
-    )
     wanted = folds_to_run(source, parse_folds(folds))
-    chosen = chosen_settings(config, settings, task)
+    chosen = chosen_settings(config, settings, source.task)
     check_asked(source, chosen, aux or [], published)
-    folder = out or default_folder("", task)
+    folder = out or default_folder("", source.task)
     check_folder(folder, marker="run.json")
     where = resources_of(
         device, processes, per_gpu, compiled, tf32, ray=ray, address=address, cpus_per_model=cpus_per_model
     )
-    begin(f"train {task}, fold{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted))}, in {folder}")
+    begin(f"train {source.task}, fold{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted))}, in {folder}")
     from orchestrator.train.run import TrainOptions
     from orchestrator.train.run import train as run_training
 
@@ -302,46 +258,18 @@ def export(
 
 
 @app.command()
+@takes_rows()
 def baseline(
-    task: TaskName,
-    data: DataFile = None,
-    target: Target = None,
-    unit: Unit = "",
-    energy: Energy = False,
-    limit: Limit = None,
-    id_column: IdColumn = None,
-    structure: StructureColumn = None,
-    drop_missing: DropMissing = False,
-    total_energy: TotalEnergy = False,
-    per_cell: PerCell = False,
-    folds_by: FoldsBy = None,
-    fold_column: FoldColumn = None,
-    test: TestFile = None,
+    source: Source,
     folds: Folds = "0-4",
     published: Published = None,
 ) -> None:
     """Score the mean, the composition alone and the untouched CHGNet on the same folds."""
     from orchestrator.cli.asked import check_asked, task_words
 
-    source = Source(
-        task,
-        data,
-        target,
-        unit,
-        energy,
-        limit,
-        id_column,
-        structure,
-        drop_missing,
-        total_energy,
-        per_cell,
-        folds_by,
-        fold_column,
-        test,
-    )
     wanted = folds_to_run(source, parse_folds(folds))
     check_asked(source, {}, (), published)
-    begin(f"baseline {task}")
+    begin(f"baseline {source.task}")
     from orchestrator.report.terminal import baseline_table
     from orchestrator.train.run import baseline_run
 

@@ -33,7 +33,7 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "--id": (*_READING, "predict", "check"),
     "--structure": (*_READING, "predict", "check"),
     "--all-data": ("train", "ensemble"),
-    "--per-cell": (*_TRAINING, "baseline"),
+    "--per-cell": (*_TRAINING, "baseline", "check"),
     "--drop-missing": (*_READING, "check"),
     "--folds-by": (*_TRAINING, "baseline"),
     "--fold-column": (*_TRAINING, "baseline"),

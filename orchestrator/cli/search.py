@@ -15,29 +15,16 @@ from orchestrator.cli.options import (
     Auxiliary,
     CompileOption,
     ConfigFile,
-    DataFile,
     Device,
-    DropMissing,
-    Energy,
-    FoldColumn,
-    FoldsBy,
-    IdColumn,
-    Limit,
-    PerCell,
     Settings,
-    StructureColumn,
-    Target,
-    TaskName,
-    TestFile,
     Tf32,
-    TotalEnergy,
-    Unit,
     begin,
     chosen_settings,
     out_console,
     say,
     say_next,
 )
+from orchestrator.cli.rows import takes_rows
 from orchestrator.inputs.source import Source, check_folder, default_folder
 from orchestrator.report.progress import display
 from orchestrator.study.options import (
@@ -58,26 +45,14 @@ def _option(*names: str, help: str, panel: str = _SEARCH, **others: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **others)
 
 
+@takes_rows()
 def search(
-    task: TaskName,
+    source: Source,
     space: Annotated[
         str, _option(help="A search space (see `crystaltune spaces`), or a YAML or Python file of your own.")
     ],
     trials: Annotated[int, _option(min=1, help="Number of trials, not counting the confirmation runs.")] = 32,
     fold: Annotated[int, _option(min=0, max=4, help="Outer fold whose training rows the search uses.")] = 0,
-    data: DataFile = None,
-    target: Target = None,
-    unit: Unit = "",
-    energy: Energy = False,
-    limit: Limit = None,
-    id_column: IdColumn = None,
-    structure: StructureColumn = None,
-    drop_missing: DropMissing = False,
-    total_energy: TotalEnergy = False,
-    per_cell: PerCell = False,
-    folds_by: FoldsBy = None,
-    fold_column: FoldColumn = None,
-    test: TestFile = None,
     config: ConfigFile = None,
     settings: Settings = None,
     aux: Auxiliary = None,
@@ -143,22 +118,6 @@ def search(
     from orchestrator.cli.asked import check_asked, check_study, task_words, train_words
     from orchestrator.execution.resources import Resources
 
-    source = Source(
-        task,
-        data,
-        target,
-        unit,
-        energy,
-        limit,
-        id_column,
-        structure,
-        drop_missing,
-        total_energy,
-        per_cell,
-        folds_by,
-        fold_column,
-        test,
-    )
     options = SearchOptions(
         space=space,
         trials=trials,
@@ -182,17 +141,17 @@ def search(
         train_command=train_words(source, aux or []),
     )
     validate_options(options)
-    chosen = chosen_settings(config, settings, task)
+    chosen = chosen_settings(config, settings, source.task)
     check_asked(source, chosen, aux or [])
-    folder = out or default_folder("search-", task).with_name(
-        f"{default_folder('search-', task).name}-{Path(space).stem}"
+    folder = out or default_folder("search-", source.task).with_name(
+        f"{default_folder('search-', source.task).name}-{Path(space).stem}"
     )
     check_folder(folder, marker="study.json")
     check_study(folder, options)
     from search_spaces.reading import load_space
 
     load_space(space)  # its mistakes are told before anything begins
-    begin(f"search {task}: {trials} trials in space {Path(space).stem}, in {folder}")
+    begin(f"search {source.task}: {trials} trials in space {Path(space).stem}, in {folder}")
     with continued_by(lambda: _continuation(folder)):
         from orchestrator.study.report.files import study_table
         from orchestrator.study.run import search as run_search

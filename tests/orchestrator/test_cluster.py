@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ from cluster_nodes import (
     ROOT,
     events,
     on_nodes,
-    three_nodes,
 )
 from ladders import plan_of
 
-from orchestrator.execution import on_cluster
 from orchestrator.execution.pool import Listed
 from orchestrator.execution.resources import Cluster, Resources
 from orchestrator.execution.scheduler import run_all
@@ -35,18 +32,6 @@ from trainables.errors import UserError
 from trainables.progress import silent
 
 pytestmark = pytest.mark.trains
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    with three_nodes() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models that take two seconds and need no training."""
-    monkeypatch.setattr(on_cluster, "run_job", fake_models.pause)
 
 
 def spans(out: Path) -> dict[str, tuple[float, float]]:
@@ -185,3 +170,5 @@ def test_an_ensemble_and_its_student_are_made_there_with_the_digits_of_this_mach
     assert all(" on " in device for device in begun)
     nobody = Resources("cpu", cluster=Cluster("127.0.0.1:1"))
     assert made("there", nobody) == there  # nothing is left to make: no Ray is asked
+    last = events(there)[-8:]
+    assert [(event["event"], event.get("before")) for event in last] == [*[("end", True)] * 7, ("closed", None)]

@@ -21,30 +21,16 @@ from cluster_nodes import (
     n_running,
     on_nodes,
     run_source,
-    three_nodes,
     wait_until,
 )
 from ladders import plan_of
 
-from orchestrator.execution import on_cluster
 from orchestrator.execution.pool import Listed
 from orchestrator.execution.scheduler import run_all
 from orchestrator.execution.status import read_status
 from trainables.errors import UserError
 
 pytestmark = pytest.mark.trains
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    with three_nodes() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models that take two seconds and need no training."""
-    monkeypatch.setattr(on_cluster, "run_job", fake_models.pause)
 
 
 def test_a_driver_that_was_killed_goes_on_and_makes_nothing_twice(nodes: Any, tmp_path: Path) -> None:

@@ -245,8 +245,8 @@ STOPS = {
 }
 
 
-# At 160 columns as well, where lines that are drawn again are longest.
-@pytest.mark.parametrize(("command", "columns"), [*((command, 80) for command in STOPS), ("train", 160)])
+@pytest.mark.parametrize("columns", [80, pytest.param(160, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", STOPS)
 def test_ctrl_c_says_how_to_continue(shell: Shell, trained: tuple[str, bytes], command: str, columns: int) -> None:
     arguments, working, said = STOPS[command]
     with shell.open(*(word.format(columns=columns) for word in arguments), columns=columns) as terminal:

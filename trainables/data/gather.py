@@ -25,13 +25,11 @@ class Rows:
         table: a row a crystal.
         folder: from where relative paths in it are taken.
         source: how messages name it.
-        from_files: the structures are crystals that have been read already.
     """
 
     table: pd.DataFrame
     folder: Path
     source: str
-    from_files: bool = False
 
 
 def expanded(paths: Iterable[Path]) -> list[Path]:
@@ -71,7 +69,7 @@ def gather(paths: Iterable[Path], progress: Progress = silent) -> Rows:
             f"several files were given, of which {listed(tables, 3)} are tables: give one table, or structures"
         )
     files = [file for path in given for file in (structure_files(path) if path.is_dir() else [path])]
-    return Rows(_of_files(files, None, progress), Path(), f"{len(files):,} files", from_files=True)
+    return Rows(_of_files(files, None, progress), Path(), f"{len(files):,} files")
 
 
 def _of_path(path: Path, progress: Progress) -> Rows:
@@ -85,7 +83,7 @@ def _of_path(path: Path, progress: Progress) -> Rows:
         table = _of_files([path], None, progress)
         if not is_structure_file(path) and len(table) == 1 and isinstance(table[STRUCTURE][0], BadStructure):
             raise UserError(f"{path} is neither a table nor a structure file that pymatgen or ASE can read")
-        return Rows(table, path.parent, str(path), from_files=True)
+        return Rows(table, path.parent, str(path))
     return Rows(read_frame(path), path.parent, str(path))
 
 
@@ -108,7 +106,7 @@ def _of_folder(folder: Path, progress: Progress) -> Rows:
             return _beside(folder / name)
     files = structure_files(folder)
     if files:
-        return Rows(_of_files(files, folder, progress), folder, str(folder), from_files=True)
+        return Rows(_of_files(files, folder, progress), folder, str(folder))
     tables = sorted(file for file in folder.iterdir() if file.is_file() and is_table(file))
     if len(tables) == 1 and not is_matbench_layout(tables[0]):
         return Rows(read_frame(tables[0]), folder, str(tables[0]))

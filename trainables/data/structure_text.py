@@ -11,7 +11,7 @@ from typing import Any
 from pymatgen.core import Composition, DummySpecies, Structure
 
 from trainables.crystals import Crystal
-from trainables.data.bad_structures import BadStructure
+from trainables.data.bad_structures import BadStructure, not_periodic_enough
 from trainables.data.structure_dicts import crystal_of, crystal_of_dict
 
 _CIF_BLOCK = re.compile(r"^data_", re.MULTILINE | re.IGNORECASE)
@@ -98,8 +98,6 @@ def crystal_of_structure(structure: Any) -> Crystal:
     Raises:
         BadStructure: disorder, no such element, or vacuum that is too narrow where it is not periodic.
     """
-    from trainables.data.bad_structures import not_periodic_enough
-
     if not structure.is_ordered:
         raise BadStructure("partial occupancy")
     if any(isinstance(site.specie, DummySpecies) for site in structure):

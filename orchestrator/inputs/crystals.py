@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from trainables.data.dataset import Dataset
-from trainables.data.grouping import group_names
+from trainables.data.grouping import crystal_keys
 from trainables.files import write_parquet
 
 CRYSTALS = "crystals.parquet"
@@ -14,7 +14,7 @@ CRYSTALS = "crystals.parquet"
 def keep_crystals(run: Path, dataset: Dataset) -> None:
     """Write what identifies the crystals of a run into its folder, once."""
     if not (run / CRYSTALS).exists():
-        names = group_names(dataset.structures, "random")
+        names = crystal_keys(dataset.structures)
         write_parquet(run / CRYSTALS, pd.DataFrame({"id": dataset.ids, "crystal": names}))
 
 

@@ -1,5 +1,6 @@
 """From what the user typed to a checked Dataset."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast, get_args
@@ -11,7 +12,8 @@ from trainables.crystals import CrystalTable
 from trainables.data.cache import cache_home
 from trainables.data.dataset import MOST_IDS, BadRows, Dataset, read_matbench
 from trainables.data.findings import Finding, findings, too_few
-from trainables.data.grouping import GROUPINGS, group_names, grouped
+from trainables.data.folds import fold_of_rows
+from trainables.data.grouping import GROUPINGS, crystal_keys, grouped
 from trainables.data.locate import matbench_file
 from trainables.data.own_table import TableOptions, dataset_of_frame, read_table
 from trainables.data.tasks import find_task
@@ -38,9 +40,29 @@ def load_dataset(source: Source, progress: Progress) -> Dataset:
     dataset, told = grouped(dataset.limit(source.limit), source.folds_by)
     if told:
         progress.message(told)
+    if source.folds_by not in (None, *GROUPINGS) or source.fold_column is not None:
+        _require_twins_together(dataset)
     if source.is_own_table and not dataset.task.is_matbench:
         _tell_findings(dataset, progress)
     return dataset
+
+
+def _require_twins_together(dataset: Dataset) -> None:
+    """Refuse folds of the caller's own that test on crystals which are trained on.
+
+    Raises:
+        UserError: equal crystals are in different folds.
+    """
+    folds: dict[str, set[int]] = defaultdict(set)
+    keys = crystal_keys(dataset.structures)
+    for key, fold in zip(keys, fold_of_rows(dataset).tolist(), strict=True):
+        folds[key].add(fold)
+    apart = [row_id for row_id, key in zip(dataset.ids, keys, strict=True) if len(folds[key]) > 1]
+    if apart:
+        raise UserError(
+            f"equal crystals are in different folds, so that test rows are trained on: {listed(apart, MOST_IDS)}; give "
+            "them the same fold or group"
+        )
 
 
 def _tell_findings(dataset: Dataset, progress: Progress) -> None:
@@ -84,12 +106,17 @@ def _with_test(dataset: Dataset, source: Source, progress: Progress) -> Dataset:
     both = [row_id for row_id in test.ids if row_id in set(dataset.ids)]
     if both:
         raise UserError(f"{source.test} has ids that the training rows have, too: {listed(both, MOST_IDS)}")
-    known = set(group_names(dataset.structures, "random"))
-    same = [
-        row_id for row_id, name in zip(test.ids, group_names(test.structures, "random"), strict=True) if name in known
-    ]
+    known = set(crystal_keys(dataset.structures))
+    same = [row_id for row_id, name in zip(test.ids, crystal_keys(test.structures), strict=True) if name in known]
     if same:
         raise UserError(f"{source.test} has crystals that are trained on, too: {listed(same, MOST_IDS)}")
+    formulas = set(dataset.structures.reduced_formulas)
+    siblings = sum(formula in formulas for formula in test.structures.reduced_formulas)
+    if siblings:
+        progress.message(
+            f"warning: {siblings:,} of {len(test):,} test rows have a formula that is trained on, too: scores say less "
+            "of new compounds"
+        )
     return Dataset(
         (*dataset.ids, *test.ids),
         CrystalTable.pack([*dataset.structures, *test.structures]),

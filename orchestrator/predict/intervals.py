@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from orchestrator.inputs.crystals import kept_crystals
 from trainables.data.dataset import Dataset
-from trainables.data.grouping import group_names
+from trainables.data.grouping import crystal_keys
 
 COVERAGE = 0.9
 
@@ -38,7 +38,7 @@ class Experience:
         """Return which crystals are rows of the run, (n,); None where that is not known."""
         if self.crystals is None:
             return None
-        return np.array([name in self.crystals for name in group_names(dataset.structures, "random")], dtype=bool)
+        return np.array([name in self.crystals for name in crystal_keys(dataset.structures)], dtype=bool)
 
 
 def conformal_half_width(errors: NDArray[np.float64], coverage: float = COVERAGE) -> float:

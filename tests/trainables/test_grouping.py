@@ -1,5 +1,6 @@
 """Folds that fit the rows: by formula where there are enough, by crystal, by system, by a column, or as given."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from table_data import refusal, saved
 
 from orchestrator.inputs.datasets import load_dataset
 from orchestrator.inputs.source import Source, check_source, folds_to_run
+from trainables.crystals import Crystal, CrystalTable
 from trainables.data.dataset import Dataset
 from trainables.data.folds import fold_of_rows, make_split
-from trainables.data.grouping import group_names, grouped
+from trainables.data.grouping import crystal_keys, group_names, grouped
 from trainables.data.own_table import TableOptions, read_table
 from trainables.errors import UserError
 
@@ -29,8 +31,6 @@ def snapshots(n: int, formulas: tuple[str, ...] = ("Li",)) -> Dataset:
         cell.translate_sites([1], rng.normal(size=3) * 0.01)
         rows.append(cell)
     dataset = tiny_dataset(n)
-    from trainables.crystals import Crystal, CrystalTable
-
     return replace(dataset, structures=CrystalTable.pack(map(Crystal.from_structure, rows)))
 
 
@@ -60,6 +60,20 @@ def test_equal_crystals_stay_together_and_others_do_not() -> None:
     folds = fold_of_rows(grouped(twice)[0])
     assert (folds[::2] == folds[1::2]).all()
     assert len(set(group_names(twice.structures, "random"))) == 30
+
+
+def test_the_same_crystal_has_one_key_however_it_is_written() -> None:
+    cell = Structure(Lattice.cubic(4.1), ["Li", "F"], [[0, 0, 0.25], [0.5, 0.5, 0.5]])
+    written = [
+        cell,
+        Structure(cell.lattice, ["F", "Li"], [[0.5, 0.5, 0.5], [0, 0, 0.25]]),
+        Structure(cell.lattice, ["Li", "F"], [[1, -1, 1.25], [-0.5, 1.5, 0.5]]),
+        Structure(Lattice(cell.lattice.matrix * 1.0 - 0.0), ["Li", "F"], [[-1e-9, 1 - 1e-9, 0.25], [0.5, 0.5, 0.5]]),
+    ]
+    keys = crystal_keys(CrystalTable.pack(map(Crystal.from_structure, written)))
+    assert len(set(keys)) == 1
+    moved = Structure(cell.lattice, ["Li", "F"], [[0, 0, 0.25], [0.5, 0.5, 0.5001]])
+    assert crystal_keys(CrystalTable.pack([Crystal.from_structure(moved)]))[0] != keys[0]
 
 
 @pytest.mark.parametrize(("by", "n_groups"), [("formula", 24), ("chemical-system", 24), ("composition", 24)])
@@ -107,6 +121,18 @@ def test_a_column_may_say_the_folds_themselves(tmp_path: Path) -> None:
     assert "has to hold the test fold of each row, 0 to 4" in refusal(
         lambda: read_table(bad, "mine", "y", options=TableOptions(fold="fold"))
     )
+
+
+@pytest.mark.parametrize("how", ["fold_column", "folds_by"])
+def test_folds_of_ones_own_that_part_equal_crystals_are_refused(tmp_path: Path, how: str) -> None:
+    path = table(tmp_path, part=[place % 5 for place in range(20)])
+    source = Source("mine", path, "y", **{how: "part"})
+    load_dataset(source, Said())
+    rows = json.loads(path.read_text())
+    rows[7]["structure"] = rows[0]["structure"]  # of part 2, and of part 0
+    saved(path, rows)
+    told = refusal(lambda: load_dataset(source, Said()))
+    assert "equal crystals are in different folds, so that test rows are trained on: r0, r7" in told
 
 
 def test_a_file_may_be_the_test_set_and_shares_nothing_with_training(tmp_path: Path) -> None:

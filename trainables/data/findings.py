@@ -13,7 +13,7 @@ from pymatgen.optimization.neighbors import find_points_in_spheres
 from trainables.crystals import SYMBOLS
 from trainables.data.bad_structures import VACUUM_ANGSTROM, vacuum_widths
 from trainables.data.dataset import Dataset
-from trainables.data.grouping import enough, group_names
+from trainables.data.grouping import crystal_keys, enough
 from trainables.data.tasks import N_FOLDS
 
 _GROWS = 0.5  # correlation of targets with the number of atoms from which on they are taken for sums over atoms
@@ -134,7 +134,7 @@ def _outliers(dataset: Dataset) -> Iterator[Finding]:
 def _labels(dataset: Dataset) -> Iterator[Finding]:
     """Say which crystals are there several times, and the error that no model can go below."""
     rows: dict[str, list[int]] = defaultdict(list)
-    for row, name in enumerate(group_names(dataset.structures, "random")):
+    for row, name in enumerate(crystal_keys(dataset.structures)):
         rows[name].append(row)
     several = [each for each in rows.values() if len(each) > 1]
     if not several:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from trainables.crystals import SYMBOLS, CrystalTable
+from trainables.crystals import SYMBOLS, Crystal, CrystalTable
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
 
@@ -68,11 +68,23 @@ def group_names(structures: CrystalTable, by: str) -> tuple[str, ...]:
             " ".join(f"{SYMBOLS[z]}{row[z]:.1f}" for z in np.flatnonzero(row >= 0.05)) for row in structures.composition
         )
     if by == "random":  # the same crystal twice stays together
-        return tuple(
-            hashlib.sha256(b"".join(np.round(part, 6).tobytes() for part in crystal)).hexdigest()[:16]
-            for crystal in structures
-        )
+        return crystal_keys(structures)
     raise UserError(f"`folds_by={by}`: one of {', '.join(GROUPINGS)}, or a column of the table, was expected")
+
+
+def crystal_keys(structures: CrystalTable) -> tuple[str, ...]:
+    """Return what is the same for the same crystal in the same cell, whatever the order of its atoms.
+
+    Coordinates are compared to a millionth, and modulo the lattice; another choice of the cell is another key.
+    """
+    return tuple(map(_key, structures))
+
+
+def _key(crystal: Crystal) -> str:
+    frac = np.round(np.round(crystal.frac % 1.0, 6) % 1.0, 6) + 0.0  # no -0.0, whose bytes are others
+    order = np.lexsort((*frac.T, crystal.numbers))
+    parts = (np.round(crystal.lattice, 6) + 0.0, crystal.numbers[order], frac[order])
+    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
 
 
 def _system(counts: "np.ndarray") -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from trainables.config import dotted_names
-from trainables.hints import meant, squashed
+from trainables.hints import closest, meant, squashed
 
 _RUNS = ("train", "ablate", "ensemble")
 _TRAINING = ("train", "ablate", "search", "ensemble")
@@ -53,6 +53,17 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "--start": ("ablate", "prepare"),
     "--published": (*_RUNS, "baseline"),
 }
+_MARKS = (
+    "--ray",
+    "--tf32",
+    "--energy",
+    "--total-energy",
+    "--per-cell",
+    "--drop-missing",
+    "--all-data",
+    "--distil",
+    "--resume",
+)
 _RESUMES = "leave it out: the same command resumes what its folder holds"
 _FILE_IS_AN_ARGUMENT = "the file follows the run's folder: crystaltune predict DIR FILE"
 
@@ -158,6 +169,8 @@ def option_hint(option: str, words: Sequence[str] = ()) -> str | None:
         if _fits(text, command):
             return _filled(text, command, value)
     elsewhere = next((first for first in (name, *(text.split()[0] for text in texts)) if first in TAKEN_BY), None)
+    if elsewhere is None and (own := _misspelt(name, command)) is not None:
+        return _filled(f"{own} VALUE" if value and own not in _MARKS else own, command, value)
     if elsewhere is not None:
         return f"{elsewhere} is an option of {' and '.join(TAKEN_BY[elsewhere])}, not of {command}"
     if not _fits("--set", command):
@@ -166,6 +179,12 @@ def option_hint(option: str, words: Sequence[str] = ()) -> str | None:
     if isinstance(keys, str):
         return keys
     return _filled(f"--set {keys[0]}=VALUE", command, value) if keys else None
+
+
+def _misspelt(name: str, command: str) -> str | None:
+    """Return the option of the command that a word is nearly, or None."""
+    own = [option for option, commands in TAKEN_BY.items() if command in commands]
+    return closest(name, own, cutoff=0.75)
 
 
 def _fits(text: str, command: str) -> bool:

@@ -16,8 +16,8 @@ from orchestrator.cli.option_hints import TAKEN_BY, option_hint
     [
         ("train jdft2d --epochs 3", "use --set optim.epochs=3"),
         ("ensemble jdft2d --sedes 2", "use --seeds 2"),
-        ("train mine --data x.csv --taget y", "use --target y"),
-        ("train mine --data x.csv --engery", "use --energy"),
+        ("train mine --taget y", "use --target y"),
+        ("train mine --engery", "use --energy"),
         ("train jdft2d --epochs=3", "use --set optim.epochs=3"),
         ("search jdft2d --epochs 3", "use --set optim.epochs=3"),
         ("train jdft2d --lr 3", "use --set optim.lr=3"),

@@ -153,6 +153,17 @@ def _validate_for_task(config: RunConfig, task: Task) -> None:
         require_energies(task)
     if task.is_energy and config.model.head == "hurdle":
         raise UserError(f"model.head=hurdle is for targets that are often exactly zero; {task.name} is an energy")
+    if config.model.transform != "none" and (task.is_energy or task.is_sum):
+        kind = "an energy" if task.is_energy else "a property of the whole cell"
+        raise UserError(
+            f"model.transform={config.model.transform} is for averages over atoms; {task.name} is {kind}, which is a "
+            "sum over them: set model.transform=none"
+        )
+    if config.model.scale == "robust" and task.is_energy:
+        raise UserError(
+            f"model.scale=robust is for properties; {task.name} is an energy, which is standardised by a fitted "
+            "reference of each element: set model.scale=std"
+        )
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -348,6 +359,11 @@ def _problems(config: "RunConfig") -> Iterator[str]:
         yield (
             f"model.width={config.model.width}: the shipped weights are {FULL_WIDTH} wide, a narrower model requires "
             "model.start=scratch"
+        )
+    if config.model.transform == "log" and config.model.head == "hurdle" and config.distil.weight > 0:
+        yield (
+            "model.transform=log cannot be distilled with model.head=hurdle, whose teachers may say exactly zero: use "
+            "model.transform=asinh"
         )
     if config.consistency.weight > 0 and not config.augment.active:
         yield (

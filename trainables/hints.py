@@ -67,6 +67,10 @@ WORDS: dict[str, tuple[str, ...] | str] = {
     ),
     **dict.fromkeys(("pool", "readout", "poolingtype"), ("model.pooling",)),
     **dict.fromkeys(
+        ("log", "logtransform", "logtarget", "uselog", "targettransform", "asinh", "transform"), ("model.transform",)
+    ),
+    **dict.fromkeys(("robust", "robustscaler", "targetscale", "targetscaling"), ("model.scale",)),
+    **dict.fromkeys(
         (
             "hidden",
             "hiddendim",
@@ -148,7 +152,8 @@ WORDS: dict[str, tuple[str, ...] | str] = {
     ),
     **dict.fromkeys(
         ("standardize", "normalize", "standardscalerandpca", "scaler", "normalization"),
-        "targets are standardised by themselves (energies through a refitted reference of each element)",
+        "targets are standardised by themselves (energies through a refitted reference of each element; properties by "
+        "mean and standard deviation, or model.scale=robust)",
     ),
     **dict.fromkeys(("shuffle",), "training rows are always shuffled, by seed"),
 }

@@ -41,6 +41,9 @@ _SHARED = {
 }
 
 
+_OFF = {"transform": "none", "scale": "std"}  # levers of the model that came later
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -74,6 +77,22 @@ class ModelConfig(Section):
     floor: float | None = Field(
         None, description="Predictions below this value are raised to it, for example 0 for band gaps."
     )
+    transform: Literal["none", "log", "asinh"] = Field(
+        "none",
+        description="Function that a property is learnt under, for targets over several orders of magnitude: log "
+        "(targets above 0) or asinh (any sign); scores stay in the target's own unit.",
+    )
+    scale: Literal["std", "robust"] = Field(
+        "std",
+        description="What a property is standardised by: mean and standard deviation, or median and median absolute "
+        "deviation, which outliers hardly move.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_usual_targets(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave both out where they are off, so that runs keep the fingerprints and files they had before."""
+        content: dict[str, Any] = serialize(self)
+        return {name: value for name, value in content.items() if _OFF.get(name, ...) != value}
 
 
 class OptimConfig(Section):

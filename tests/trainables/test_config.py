@@ -31,6 +31,8 @@ OTHER_VALUES: dict[str, Any] = {
     "model.width": 32,
     "model.head": "hurdle",
     "model.floor": 0.0,
+    "model.transform": "asinh",
+    "model.scale": "robust",
     "optim.name": "sgd",
     "optim.lr": 2e-4,
     "optim.layer_decay": 0.8,

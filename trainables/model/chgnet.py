@@ -15,6 +15,7 @@ from trainables.levers import FULL_WIDTH, ModelConfig, Start
 from trainables.model.engine import atom_features
 from trainables.model.heads import EnergyHead, HurdleHead, Outputs, PropertyHead, crystal_sum, mean_pool
 from trainables.model.modules import ChgnetModules
+from trainables.model.transform import TargetTransform
 
 WEIGHT_FILES = {
     "0.3.0": "0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar",
@@ -105,6 +106,8 @@ def build_model(
     width: int = FULL_WIDTH,
     head: Literal["plain", "hurdle"] = "plain",
     floor: float | None = None,
+    transform: Literal["none", "log", "asinh"] = "none",
+    scale: Literal["std", "robust"] = "std",
 ) -> CrystalModel:
     """CHGNet from the weights its wheel ships (or random ones), with the head the task's quantity asks for.
 
@@ -112,7 +115,7 @@ def build_model(
         pooling: how a property head pools atoms; energies always use CHGNet's own sum.
         seed: of the random weights: a fresh head's, and all of them for `scratch`.
         width: of all features; only random weights can be narrower than CHGNet's.
-        head, floor: of a property (levers.ModelConfig).
+        head, floor, transform, scale: of a property (levers.ModelConfig).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -120,7 +123,9 @@ def build_model(
         model.per_cell, model.floor = task.quantity == "energy_per_cell", floor
         if not task.is_energy:
             model.head = {"plain": PropertyHead, "hurdle": HurdleHead}[head](model.atom_fea_dim, pooling=pooling)
-            model.head.per_cell = task.is_sum
+            model.head.per_cell, model.head.robust = task.is_sum, scale == "robust"
+            if transform != "none":
+                model.head.transform = TargetTransform(transform)
     for parameter in model.parameters():
         parameter.requires_grad = True
     return model
@@ -136,6 +141,8 @@ def configured_model(config: ModelConfig, task: Task, seed: int = 0) -> CrystalM
         width=config.width,
         head=config.head,
         floor=config.floor,
+        transform=config.transform,
+        scale=config.scale,
     )
 
 

@@ -1,12 +1,13 @@
 """From atom features to a crystal's number."""
 
 import copy
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from trainables.graphs.batch import Batch
+from trainables.model.transform import TargetTransform, location_and_spread
 
 ATTENTION_HEADS = 3
 
@@ -17,19 +18,32 @@ class Outputs(NamedTuple):
     A hurdle head says whether the target is above zero (`logit`) and how large it is then (`value`).
     """
 
-    value: Tensor  # (n,) in the target's unit
+    value: Tensor  # (n,) as it is learnt: in the target's unit, unless there is a transform
     logit: Tensor | None = None  # (n,) of "above zero"
+    transform: TargetTransform | None = None
+
+    def in_unit(self) -> Tensor:
+        """Return the value in the target's unit, (n,)."""
+        return self.value if self.transform is None else self.transform.inverse(self.value)
+
+    def as_learnt(self, targets: Tensor) -> Tensor:
+        """Return targets (n,) as the value is learnt."""
+        return targets if self.transform is None else cast(Tensor, self.transform(targets))
 
     def expected(self) -> Tensor:
         """Return a differentiable prediction, (n,): the value, times its probability where there is a hurdle."""
-        return self.value if self.logit is None else torch.sigmoid(self.logit) * self.value
+        return self.in_unit() if self.logit is None else torch.sigmoid(self.logit) * self.in_unit()
+
+    def expected_as_learnt(self) -> Tensor:
+        """Return the differentiable prediction as targets are learnt, (n,)."""
+        return self.value if self.logit is None else self.as_learnt(self.expected())
 
     def decided(self) -> Tensor:
         """Return the prediction, (n,): of a hurdle the value where it is more likely than zero.
 
         That is the mixture's median but for the value's own spread, and the median minimises the absolute error.
         """
-        return self.value if self.logit is None else torch.where(self.logit > 0, self.value, 0.0)
+        return self.in_unit() if self.logit is None else torch.where(self.logit > 0, self.in_unit(), 0.0)
 
 
 def crystal_sum(values: Tensor, batch: Batch) -> Tensor:
@@ -62,12 +76,15 @@ class PropertyHead(nn.Module):
 
     Attributes:
         mean, std: standardisation of the target, fitted on the training part of a fold; per atom with `per_cell`.
+        transform: what the target is learnt under, before it is standardised.
+        robust: standardise by median and median absolute deviation.
         per_cell: the value is that of the whole cell: an atom's times the number of atoms.
     """
 
     mean: Tensor
     std: Tensor
     per_cell: bool = False
+    robust: bool = False
 
     def __init__(
         self, width: int, *, pooling: Literal["mean", "attention"] = "mean", hidden: int = 64, n_out: int = 1
@@ -86,11 +103,17 @@ class PropertyHead(nn.Module):
         )
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
+        self.transform: TargetTransform | None = None
 
     def set_scale(self, targets: Tensor) -> None:
         """Standardise by these targets (the training part's)."""
-        self.mean.fill_(float(targets.mean()))
-        self.std.fill_(max(float(targets.std(correction=0)), 1e-12))
+        values = targets
+        if self.transform is not None:
+            self.transform.fit(targets)
+            values = self.transform(targets.to(self.transform.unit.device)).cpu()
+        location, spread = location_and_spread(values, robust=self.robust)
+        self.mean.fill_(location)
+        self.std.fill_(max(spread, 1e-12))
 
     def forward(self, features: Tensor, batch: Batch) -> Tensor:
         """Return (A, D) -> (n,) in the target's unit."""
@@ -98,7 +121,7 @@ class PropertyHead(nn.Module):
 
     def outputs(self, features: Tensor, batch: Batch) -> Outputs:
         """Return the outputs for pooled features and their batch."""
-        return Outputs(self._scaled(self._raw(features, batch)[:, 0], batch))
+        return Outputs(self._scaled(self._raw(features, batch)[:, 0], batch), transform=self.transform)
 
     def _scaled(self, raw: Tensor, batch: Batch) -> Tensor:
         value = raw * self.std + self.mean
@@ -131,7 +154,7 @@ class HurdleHead(PropertyHead):
     def outputs(self, features: Tensor, batch: Batch) -> Outputs:
         """Return the outputs for pooled features and their batch."""
         raw = self._raw(features, batch)
-        return Outputs(self._scaled(raw[:, 0], batch), raw[:, 1])
+        return Outputs(self._scaled(raw[:, 0], batch), raw[:, 1], self.transform)
 
 
 class EnergyHead(nn.Module):

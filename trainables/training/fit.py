@@ -79,10 +79,7 @@ def fit_steps(
     left_out = len(data.split.train) + len(data.split.val) - len(rows) - len(val)
     trained = Part.join(rows, val) if config.data.refit else rows
     context = _context(config, data, trained, compute, progress, validations_per_epoch)
-    if config.model.head == "hurdle" and rows.targets.min() < 0:
-        raise UserError(
-            f"model.head=hurdle is for targets of zero or more; {data.task.name} has {rows.targets.min():.4g}"
-        )
+    _require_targets(config, trained, context)
     if compute.tf32:
         start = configured_model(config.model, data.task, config.seed)
         require_exact_tf32(start.to(context.device), context.store, rows.rows)
@@ -126,6 +123,23 @@ def _context(
     return TrainingContext(
         data.task, store, near_skinned, data.soft_targets, frozen, device, compute, progress, validations_per_epoch
     )
+
+
+def _require_targets(config: RunConfig, rows: Part, context: TrainingContext) -> None:
+    """Refuse targets that the head cannot learn."""
+    model, name = config.model, context.task.name
+    if model.head == "hurdle" and rows.targets.min() < 0:
+        raise UserError(f"model.head=hurdle is for targets of zero or more; {name} has {rows.targets.min():.4g}")
+    if model.transform != "log":
+        return
+    learnt = rows.targets[rows.targets > 0] if model.head == "hurdle" else rows.targets
+    soft = None if context.soft is None else context.soft.aligned(rows.ids).mean
+    for values, whose in ((learnt, name), (soft, "a teacher")):
+        if values is not None and len(values) and values.min() <= 0:
+            raise UserError(
+                f"model.transform=log is for targets above zero; {whose} has {values.min():.4g}: use "
+                "model.transform=asinh, or model.head=hurdle where many are exactly zero"
+            )
 
 
 def _target(config: RunConfig, rows: Part, context: TrainingContext) -> TaskData:

@@ -152,7 +152,7 @@ def _prepare(
         scale = torch.tensor(float(target.part.targets.std()) or 1.0, device=device) if task.is_sum else model.head.std
         target = replace(target, scale=scale.clone())
     if len(tasks) > 1:
-        target = replace(target, scale=torch.tensor(float(target.part.targets.std()) or 1.0, device=device))
+        target = replace(target, scale=torch.tensor(_spread(model, target.part.targets) or 1.0, device=device))
         add_auxiliary_heads(model, config, tasks[1:])
     if config.distil.features > 0 and target.soft is not None and target.soft.features is not None:
         model.match = torch.nn.Linear(model.atom_fea_dim, target.soft.features.shape[1]).to(device)
@@ -172,6 +172,14 @@ def _prepare(
     caps = [BatchBudget(cost[device.type], context.progress) for cost in (GRADIENT_COST, PREDICTION_COST)]
     optimiser = make_optimiser(model, config.optim)
     return TrainState(config, epochs, model, averaged, optimiser, caps[0], caps[1]), objectives
+
+
+def _spread(model: CrystalModel, targets: NDArray[np.float64]) -> float:
+    """Return the standard deviation of targets as the model learns them."""
+    transform = None if model.head is None else model.head.transform
+    if transform is None:
+        return float(targets.std())
+    return float(transform(torch.from_numpy(targets).to(transform.unit.device)).std(correction=0))
 
 
 def _per_unit(task: Task, target: TaskData) -> NDArray[np.float64]:

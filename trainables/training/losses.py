@@ -26,8 +26,9 @@ def supervised(config: LossConfig, outputs: Outputs, target: Tensor, scale: Tens
 
     A hurdle pays for the wrong side of zero (cross-entropy) and, where the target is above zero, for the distance.
     """
+    wanted = outputs.as_learnt(target)
     if outputs.logit is None:
-        return distance(config, outputs.value, target, scale)
+        return distance(config, outputs.value, wanted, scale)
     above = (target > 0).to(outputs.logit.dtype)
     side = F.binary_cross_entropy_with_logits(outputs.logit, above, reduction="none")
-    return side + above * distance(config, outputs.value, target, scale)
+    return side + above * distance(config, outputs.value, wanted, scale)

@@ -142,8 +142,9 @@ class Objective:
         hard = supervised(config.loss, outputs, self._at(self._target, places, outputs) + add, data.scale)
         if data.soft is None:
             return hard
-        expected, share = outputs.expected(), config.distil.weight
-        soft = distance(config.loss, expected, self._at(self._soft, places, outputs) + add, data.scale)
+        expected, share = outputs.expected_as_learnt(), config.distil.weight
+        taught = outputs.as_learnt(self._at(self._soft, places, outputs)) + add
+        soft = distance(config.loss, expected, taught, data.scale)
         mixed = self._at(self._row_weight, places, outputs) * ((1 - share) * hard + share * soft)
         if model.match is not None and self._features is not None:
             wanted = self._at(self._features, places, outputs)
@@ -169,10 +170,10 @@ class Objective:
         per_row = self._supervised(model, clean, places)
         if config.supervised:
             per_row = 0.5 * (per_row + self._supervised(model, perturbed, places, gain))
-        target = clean[1].expected() + (0.0 if gain is None else gain)
+        target = clean[1].expected_as_learnt() + (0.0 if gain is None else gain)
         if config.target == "stop_gradient":
             target = target.detach()
-        apart = distance(self._config.loss, perturbed[1].expected(), target, self.data.scale)
+        apart = distance(self._config.loss, perturbed[1].expected_as_learnt(), target, self.data.scale)
         return per_row + share * config.weight * apart
 
     def _at(self, values: Tensor, places: NDArray[np.int64], outputs: Outputs) -> Tensor:

@@ -101,11 +101,16 @@ def collect_predictions(dataset: Dataset, folds: Sequence[int], out: Path, progr
 
 @dataclass(frozen=True, eq=False)
 class LoadedFold:
-    """A finished fold's models, and how they predict together."""
+    """A finished fold's models, and how they predict together.
+
+    Attributes:
+        deployed: they were trained on all rows, for use.
+    """
 
     members: list[LoadedModel]
     config: RunConfig
     manifest: FoldManifest
+    deployed: bool = False
 
     @classmethod
     def load(cls, folder: Path, device: str) -> "LoadedFold":
@@ -123,7 +128,12 @@ class LoadedFold:
         except ValueError as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{folder / FOLD} is damaged or of another version of crystaltune ({reason})") from None
-        return cls(members, config, manifest)
+        return cls(members, config, manifest, folder.parent.name == ALL_ROWS)
+
+    @property
+    def number(self) -> int | None:
+        """Return the outer fold whose rows the models have not seen; None where they were trained on all rows."""
+        return None if self.deployed else self.config.fold
 
     @property
     def task(self) -> Task:

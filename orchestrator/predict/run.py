@@ -1,16 +1,18 @@
 """Predict new structures with the folds a run has trained."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from orchestrator.execution.fold import ALL_ROWS, FOLD, LoadedFold, read_fold
 from orchestrator.execution.pool import allocate
 from orchestrator.inputs.datasets import graph_store
 from orchestrator.predict.files import predictions_path, write_predictions
-from orchestrator.predict.intervals import read_experience
+from orchestrator.predict.intervals import ByFold, Experience, read_experience
 from trainables.data.dataset import Dataset
 from trainables.data.own_table import TableOptions
 from trainables.data.tasks import N_FOLDS
@@ -23,6 +25,28 @@ from trainables.progress import Progress, silent
 from trainables.training.augment import skin_of
 
 _USUAL = TableOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a run says of n crystals, in the task's unit.
+
+    Attributes:
+        value: (n,) mean of the folds.
+        std: (n,) over all models of all folds; of a single one over its views, or NaN.
+        fallback: (n,) where the composition model stood in for one that needs a graph.
+    """
+
+    value: NDArray[np.float64]
+    std: NDArray[np.float64]
+    fallback: NDArray[np.bool_]
+    by_fold: ByFold
+
+    @classmethod
+    def of_nothing(cls) -> "Prediction":
+        """Return what is said of no crystals."""
+        none = np.empty(0)
+        return cls(none, none, none.astype(bool), ByFold((None,), none[None], none[None]))
 
 
 def predict_file(
@@ -64,12 +88,7 @@ def predict_rows(run: Path, folds: Sequence[LoadedFold], rows: ToPredict, progre
         of the rows. What is not known is NaN.
     """
     known, dataset = read_experience(run), rows.dataset
-    columns = ["prediction", "std", "fallback"]
-    found = predict_structures(folds, dataset, progress)[columns] if len(dataset) else pd.DataFrame(columns=columns)
-    fallback = found["fallback"].to_numpy(dtype=bool)
-    width = np.where(fallback, known.fallback_half_width, known.half_width)
-    found["std"] = np.where(fallback, known.fallback_std, found["std"].to_numpy(dtype=float))
-    found["low"], found["high"] = found["prediction"] - width, found["prediction"] + width
+    found = _with_intervals(known, predict_structures(folds, dataset, progress))
     seen = known.in_training(dataset)
     found["in_training"] = False if seen is None else seen
     whole = pd.DataFrame({"id": rows.ids}, index=range(len(rows.ids)))
@@ -82,6 +101,21 @@ def predict_rows(run: Path, folds: Sequence[LoadedFold], rows: ToPredict, progre
     return whole
 
 
+def _with_intervals(known: Experience, said: Prediction) -> pd.DataFrame:
+    """Return columns prediction, std, fallback, low and high."""
+    low, high = known.errors.interval(said.by_fold)
+    wide = known.fallback_half_width
+    return pd.DataFrame(
+        {
+            "prediction": said.value,
+            "std": np.where(said.fallback, known.fallback_std, said.std),
+            "fallback": said.fallback,
+            "low": np.where(said.fallback, said.value - wide, np.minimum(low, said.value)),
+            "high": np.where(said.fallback, said.value + wide, np.maximum(high, said.value)),
+        }
+    )
+
+
 def load_folds(run: Path, device: str = "auto") -> list[LoadedFold]:
     """Read the trained folds of a run.
 
@@ -92,38 +126,36 @@ def load_folds(run: Path, device: str = "auto") -> list[LoadedFold]:
     return [LoadedFold.load(folder, device) for folder in folders]
 
 
-def predict_structures(folds: Sequence[LoadedFold], dataset: Dataset, progress: Progress = silent) -> pd.DataFrame:
-    """Predict structures with the mean of trained folds.
-
-    Returns:
-        Columns id, prediction, std (over all models of all folds; of a single one over its views, or NaN) and fallback
-        (bool), in the dataset's order.
-    """
+def predict_structures(folds: Sequence[LoadedFold], dataset: Dataset, progress: Progress = silent) -> Prediction:
+    """Predict structures with the mean of trained folds."""
+    if not len(dataset):
+        return Prediction.of_nothing()
     views = folds[0].config.tta
     starts = dict.fromkeys(member.config.model.start for fold in folds for member in fold.members)
     graphs = {start: _graphs(dataset, start, views, progress) for start in starts}
     rows, n_members = np.arange(len(dataset)), sum(len(fold.members) for fold in folds)
-    values, fallback = np.empty((len(folds), len(rows))), np.zeros(len(rows), dtype=bool)
-    each, over_views = [], np.zeros(len(rows))
+    fallback, values, spreads = np.zeros(len(rows), dtype=bool), [], []
+    each: list[NDArray[np.float64]] = []
     with progress.stage("predict", n_members * len(rows), "crystals") as bar:
-        for index, fold in enumerate(folds):
-            members = []
+        for fold in folds:
+            members, over_views = [], np.full(len(rows), np.nan)
             for member in fold.members:
                 store, skinned = graphs[member.config.model.start]
                 predicted, stood_in = member.predict(store, rows, views, skinned)
                 members.append(predicted.value)
-                over_views = predicted.std
+                over_views = predicted.std if views.views > 1 else over_views  # a single number has no spread
                 fallback |= stood_in
                 bar.advance(len(rows))
-            values[index] = fold.combine(members)
+            values.append(fold.combine(members))
+            spreads.append(np.std(members, axis=0) if len(members) > 1 else over_views)
             each += members
     if fallback.any():
         progress.message(
             f"{int(fallback.sum())} rows have isolated atoms or no graph: the composition model is used for them"
         )
-    alone = over_views if views.views > 1 else np.full(len(rows), np.nan)  # a single number has no spread
-    std = np.std(each, axis=0) if len(each) > 1 else alone
-    return pd.DataFrame({"id": dataset.ids, "prediction": values.mean(0), "std": std, "fallback": fallback})
+    by_fold = ByFold(tuple(fold.number for fold in folds), np.stack(values), np.stack(spreads))
+    std = np.std(each, axis=0) if len(each) > 1 else spreads[0]
+    return Prediction(by_fold.value.mean(axis=0), std, fallback, by_fold)
 
 
 def _graphs(

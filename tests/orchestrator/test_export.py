@@ -112,7 +112,9 @@ def test_a_model_of_all_rows_is_made_for_use_beside_the_folds(
     assert sorted(file.name.split("-")[0] for file in (out / "chgnet").iterdir()) == ["all", "all"]
     table = used.table(cells)
     assert table["in_training"].any()
-    assert (table["high"] - table["low"]).nunique() == 1 or table["low"].isna().all()
+    assert ((table["low"] < table["prediction"]) & (table["prediction"] < table["high"])).all()
+    width = table["high"] - table["low"]
+    assert width.max() < 3 * width.min()  # of models that agree
     made = (out / "all" / "fold_0").stat().st_mtime_ns
     ct.train("sample", limit=40, folds=[0, 1], settings=settings, out=out, device="cpu", progress=False, deploy=True)
     assert (out / "all" / "fold_0").stat().st_mtime_ns >= made

@@ -2,25 +2,29 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from trainables.data.dataset import Dataset
-from trainables.data.grouping import crystal_keys
+from trainables.data.same_crystal import CrystalSet
 from trainables.files import write_parquet
+from trainables.progress import Progress
 
 CRYSTALS = "crystals.parquet"
 
 
-def keep_crystals(run: Path, dataset: Dataset) -> None:
+def keep_crystals(run: Path, dataset: Dataset, progress: Progress) -> None:
     """Write what identifies the crystals of a run into its folder, once."""
-    if not (run / CRYSTALS).exists():
-        names = crystal_keys(dataset.structures)
-        write_parquet(run / CRYSTALS, pd.DataFrame({"id": dataset.ids, "crystal": names}))
+    if kept_crystals(run) is None:
+        found = CrystalSet.of(dataset.structures, progress)
+        table = {"id": dataset.ids, "formula": found.formulas, "numbers": found.numbers}
+        write_parquet(run / CRYSTALS, pd.DataFrame(table))
 
 
-def kept_crystals(run: Path) -> frozenset[str] | None:
-    """Return what identifies the crystals of a run; None where it has kept nothing."""
+def kept_crystals(run: Path) -> CrystalSet | None:
+    """Return what identifies the crystals of a run; None where it has kept nothing that can be read."""
     try:
-        return frozenset(pd.read_parquet(run / CRYSTALS)["crystal"])
+        table = pd.read_parquet(run / CRYSTALS)
+        return CrystalSet(tuple(table["formula"]), tuple(np.asarray(row, np.float32) for row in table["numbers"]))
     except (OSError, ValueError, KeyError):
         return None

@@ -16,6 +16,7 @@ from trainables.data.folds import fold_of_rows
 from trainables.data.grouping import GROUPINGS, crystal_keys, grouped
 from trainables.data.locate import matbench_file
 from trainables.data.own_table import TableOptions, dataset_of_frame, read_table
+from trainables.data.same_crystal import CrystalSet
 from trainables.data.tasks import find_task
 from trainables.errors import UserError, listed
 from trainables.graphs.store import GraphStore, open_or_build
@@ -106,8 +107,8 @@ def _with_test(dataset: Dataset, source: Source, progress: Progress) -> Dataset:
     both = [row_id for row_id in test.ids if row_id in set(dataset.ids)]
     if both:
         raise UserError(f"{source.test} has ids that the training rows have, too: {listed(both, MOST_IDS)}")
-    known = set(crystal_keys(dataset.structures))
-    same = [row_id for row_id, name in zip(test.ids, crystal_keys(test.structures), strict=True) if name in known]
+    seen = CrystalSet.of(dataset.structures).holds(CrystalSet.of(test.structures))
+    same = [test.ids[row] for row in np.flatnonzero(seen)]
     if same:
         raise UserError(f"{source.test} has crystals that are trained on, too: {listed(same, MOST_IDS)}")
     formulas = set(dataset.structures.reduced_formulas)

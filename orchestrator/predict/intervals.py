@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from orchestrator.inputs.crystals import kept_crystals
 from trainables.data.dataset import Dataset
-from trainables.data.grouping import crystal_keys
+from trainables.data.same_crystal import CrystalSet
 
 COVERAGE = 0.9
 _BISECTIONS = 60  # of a float64 range
@@ -104,13 +104,13 @@ class Experience:
     half_width: float
     fallback_half_width: float
     fallback_std: float
-    crystals: frozenset[str] | None
+    crystals: CrystalSet | None
 
     def in_training(self, dataset: Dataset) -> NDArray[np.bool_] | None:
         """Return which crystals are rows of the run, (n,); None where that is not known."""
         if self.crystals is None:
             return None
-        return np.array([name in self.crystals for name in crystal_keys(dataset.structures)], dtype=bool)
+        return self.crystals.holds(CrystalSet.of(dataset.structures))
 
 
 def conformal_half_width(errors: NDArray[np.float64], coverage: float = COVERAGE) -> float:

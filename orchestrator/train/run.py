@@ -105,7 +105,7 @@ def make_runs(
         for plan in plans:
             held.enter_context(only_process(plan.out))
             claim_folder(plan.out, context, plan.config, rows)
-            keep_crystals(plan.out, context.dataset)
+            keep_crystals(plan.out, context.dataset, context.progress)
         planned = plan_runs(context, plans, options.folds)
         run_all(planned.graph, options.resources, ended=partial(_tell, planned.graph), log=plans[0].out)
         failed = [_write_folds(planned.graph, recipes) for recipes in planned.recipes]

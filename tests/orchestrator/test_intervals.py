@@ -11,6 +11,7 @@ from small_data import tiny_dataset
 from orchestrator.inputs.crystals import keep_crystals, kept_crystals
 from orchestrator.predict.intervals import ByFold, TestErrors, conformal_half_width, read_experience
 from trainables.data.composition import CompositionModel
+from trainables.progress import silent
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.9])
@@ -138,7 +139,7 @@ def test_a_run_without_test_rows_knows_nothing(tmp_path: Path) -> None:
 
 def test_crystals_of_the_run_are_known_again(tmp_path: Path) -> None:
     dataset = tiny_dataset(12)
-    keep_crystals(tmp_path, dataset.take(np.arange(8)))
+    keep_crystals(tmp_path, dataset.take(np.arange(8)), silent)
     assert kept_crystals(tmp_path) is not None
     seen = read_experience(tmp_path).in_training(dataset)
     assert seen is not None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from trainables.crystals import SYMBOLS, Crystal, CrystalTable
+from trainables.data.same_crystal import same_crystals
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
 
@@ -73,14 +74,16 @@ def group_names(structures: CrystalTable, by: str) -> tuple[str, ...]:
 
 
 def crystal_keys(structures: CrystalTable) -> tuple[str, ...]:
-    """Return what is the same for the same crystal in the same cell, whatever the order of its atoms.
-
-    Coordinates are compared to a millionth, and modulo the lattice; another choice of the cell is another key.
-    """
-    return tuple(map(_key, structures))
+    """Return what is the same for the same crystal (same_crystal), and does not depend on the order of the rows."""
+    names, first = list(map(_key, structures)), same_crystals(structures)
+    least: dict[int, str] = {}
+    for place, name in zip(first.tolist(), names, strict=True):
+        least[place] = min(name, least.get(place, name))
+    return tuple(least[place] for place in first.tolist())
 
 
 def _key(crystal: Crystal) -> str:
+    """Return what is the same for a crystal in one cell, whatever the order of its atoms."""
     frac = np.round(np.round(crystal.frac % 1.0, 6) % 1.0, 6) + 0.0  # no -0.0, whose bytes are others
     order = np.lexsort((*frac.T, crystal.numbers))
     parts = (np.round(crystal.lattice, 6) + 0.0, crystal.numbers[order], frac[order])

@@ -2,6 +2,7 @@
 
     import crystaltune as ct
 
+    ct.check("my_crystals.csv")
     run = ct.train("jdft2d", settings={"optim.epochs": 80})
     run.scores.mean.mae
     run.predict("new_structures.csv")
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import orchestrator  # noqa: F401  sets what ray reads when it is imported, and loads nothing
 
 if TYPE_CHECKING:
+    from crystaltune._check import Check as Check
+    from crystaltune._check import check as check
     from crystaltune._commands import ablate as ablate
     from crystaltune._commands import baseline as baseline
     from crystaltune._commands import load_dataset as load_dataset
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     from trainables.training.fit import fit as fit
 
 _HOMES = {
+    "check": "crystaltune._check",
+    "Check": "crystaltune._check",
     "train": "crystaltune._commands",
     "search": "crystaltune._commands",
     "ensemble": "crystaltune._ensemble",

@@ -89,7 +89,7 @@ def train(
         folds_by: what keeps rows in one fold: "formula", "chemical-system", "composition", "random" or a column; by
             default the formula or, where there are too few formulas, every crystal by itself.
         fold_column: column with the test fold of each row, 0 to 4; empty: never tested.
-        test: a file with the rows to test on; all others are trained on.
+        test: a file or a DataFrame with the rows to test on; all others are trained on.
         device: "auto", "cpu" or "cuda".
         processes: models trained at the same time; by default one per core, or one per GPU.
         per_gpu: models that share a GPU.

@@ -1,13 +1,13 @@
 """A run's models, loaded once, for use in one's own script."""
 
 import os
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from crystaltune._crystals import crystals_of
 from crystaltune._rows import path_of
 from crystaltune._run import Run
 
@@ -34,7 +34,8 @@ class Model:
         """Predict the mean of the folds.
 
         Args:
-            structures: one crystal (a pymatgen Structure, ASE Atoms, a dictionary or text), or several.
+            structures: one crystal (a pymatgen Structure, ASE Atoms, a dictionary or text), several, a DataFrame with
+                a column `structure`, or the path of a file or folder.
 
         Returns:
             (n,) in `unit`; NaN where a crystal cannot be used. `table` says why.
@@ -44,12 +45,8 @@ class Model:
     def table(self, structures: Any) -> pd.DataFrame:
         """Predict with everything that `Run.predict` tells beside the value."""
         from orchestrator.predict.run import predict_rows
-        from trainables.data.to_predict import structures_of_frame
 
-        several = isinstance(structures, list | tuple | pd.Series) or _is_iterator(structures)
-        cells = pd.Series(list(structures) if several else [structures], dtype=object)
-        rows = structures_of_frame(pd.DataFrame({"structure": cells}), self._folds[0].task)
-        return predict_rows(self.run.folder, self._folds, rows)
+        return predict_rows(self.run.folder, self._folds, crystals_of(structures, self._folds[0].task))
 
     def calculator(self, device: str = "cpu") -> "RunCalculator":
         """Return ASE's calculator: energy, forces and stress, where the run is of energies.
@@ -63,10 +60,6 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({str(self.run.folder)!r})"
-
-
-def _is_iterator(value: Any) -> bool:
-    return isinstance(value, Iterable) and not hasattr(value, "__len__")
 
 
 def load(folder: str | os.PathLike[str], device: str = "auto") -> Model:

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 import pandas as pd
 
-from orchestrator.inputs.source import Source, check_source, config_file, known_task, parse_folds
+from orchestrator.inputs.source import Source, check_source, config_file, known_task, name_of_file, parse_folds
 from orchestrator.report.progress import display
 from trainables.config import RunConfig, dotted_names, for_task, load_config, merged
 from trainables.data.formats import holds_rows, is_structure_file, is_table
@@ -41,7 +41,7 @@ class RowOptions(TypedDict, total=False):
         per_cell: the target is a property of the whole cell, which grows with it.
         folds_by: what keeps rows in one fold: "formula", "chemical-system", "composition", "random" or a column.
         fold_column: column with the test fold of each row, 0 to 4; empty: never tested.
-        test: a file with the rows to test on; all others are trained on.
+        test: a file or a DataFrame with the rows to test on; all others are trained on.
     """
 
     name: str
@@ -57,7 +57,7 @@ class RowOptions(TypedDict, total=False):
     per_cell: bool
     folds_by: str
     fold_column: str
-    test: str | os.PathLike[str]
+    test: str | os.PathLike[str] | pd.DataFrame
 
 
 def source_of(data: Data, options: RowOptions) -> Source:
@@ -77,14 +77,16 @@ def source_of(data: Data, options: RowOptions) -> Source:
             "DataFrame with a column `structure` and one for the target"
         )
     named = picked(options, *_OF_ROWS)
-    if "test" in options:
+    if isinstance(options.get("test"), pd.DataFrame):
+        named["test_frame"] = options["test"]
+    elif "test" in options:
         named["test"] = path_of(options["test"], "test")
     name, file = options.get("name"), options.get("file")
     if isinstance(data, pd.DataFrame):
         source = Source(name or _safe_name(options.get("target")), frame=data, **named)
     elif _is_table(data):
         path = Path(data)
-        source = Source(name or path.name.split(".")[0], path, **named)
+        source = Source(name or name_of_file(path), path, **named)
     else:
         source = Source(str(data), None if file is None else Path(file), **named)
     check_source(source)

@@ -1,13 +1,12 @@
 """A finished or partly finished run, as its folder has it."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pymatgen.core import Structure
 
+from crystaltune._crystals import crystals_of
 from crystaltune._rows import path_of, shown
 from orchestrator.evaluation.scores import Scores
 from orchestrator.train.options import STUDENT
@@ -81,7 +80,7 @@ class Run:
 
     def predict(
         self,
-        data: str | os.PathLike[str] | pd.DataFrame | Structure | Mapping[str, Any] | Iterable[Structure],
+        data: Any,
         *,
         out: str | os.PathLike[str] | None = None,
         device: str = "auto",
@@ -90,8 +89,8 @@ class Run:
         """Predict structures with the mean of the trained folds.
 
         Args:
-            data: the path of a table or of a CIF file, a DataFrame with a column `structure`, or one or several
-                Structures, their dictionaries or CIF texts.
+            data: the path of a table, a structure file or a folder of them, a DataFrame with a column `structure`, or
+                one or several pymatgen Structures, ASE Atoms, dictionaries of crystals or CIF texts.
             out: also write the predictions there, in the format of the name's ending.
 
         Returns:
@@ -105,25 +104,12 @@ class Run:
         """
         from orchestrator.predict.files import check_predictions_path, write_predictions
         from orchestrator.predict.run import load_folds, predict_rows
-        from trainables.data.to_predict import read_structures, structures_of_frame
 
-        if isinstance(data, Structure | Mapping) or (isinstance(data, str) and "\n" in data):  # one crystal, or its CIF
-            data = pd.DataFrame({"structure": [data]})
-        if not isinstance(data, str | os.PathLike | pd.DataFrame | Iterable):
-            raise UserError(f"`data` of type {type(data).__name__}: a path, a DataFrame or Structures were expected")
         if out is not None:
             check_predictions_path(Path(out))
         with shown(progress) as bars:
             folds = load_folds(self.folder, device)
-            if isinstance(data, pd.DataFrame):
-                rows = structures_of_frame(data, folds[0].task)
-            elif isinstance(data, str | os.PathLike):
-                rows = read_structures(Path(data), folds[0].task, progress=bars)
-            elif paths := _paths(data):
-                rows = read_structures(paths, folds[0].task, progress=bars)
-            else:
-                rows = structures_of_frame(pd.DataFrame({"structure": list(data)}), folds[0].task)
-            table = predict_rows(self.folder, folds, rows, bars)
+            table = predict_rows(self.folder, folds, crystals_of(data, folds[0].task, bars), bars)
         if out is not None:
             write_predictions(Path(out), table)
         return table
@@ -144,13 +130,6 @@ class Run:
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the scores of the folds, and of what they are compared with."""
         return f"<p>{_title(self.scores)}</p>{_score_frame(self.scores).to_html(index=False, na_rep='')}"
-
-
-def _paths(data: Iterable[Any]) -> list[Path]:
-    """Return the paths that are given, where all that is given are names of files or folders that are there."""
-    given = list(data) if isinstance(data, Sequence) else []
-    named = all(isinstance(each, os.PathLike) or (isinstance(each, str) and "\n" not in each) for each in given)
-    return [Path(each) for each in given] if given and named and all(Path(each).exists() for each in given) else []
 
 
 def _title(scores: Scores) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, overload
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,16 @@ _SYMBOL = re.compile(r"[A-Z][a-z]?")
 _AMOUNTS = re.compile(r"[\d.\s()]")
 
 
+Trait = Literal["charges", "magnetic moments", "isotopes", "not periodic"]
+
+
 class Crystal(NamedTuple):
     """One ordered crystal."""
 
     lattice: NDArray[np.float64]  # (3, 3) rows are lattice vectors, A
     numbers: NDArray[np.uint8]  # (n_atoms,) atomic numbers
     frac: NDArray[np.float64]  # (n_atoms, 3) fractional coordinates
+    left_out: frozenset[Trait] = frozenset()  # what its source says beside these
 
     @classmethod
     def from_structure(cls, structure: Structure) -> "Crystal":

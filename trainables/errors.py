@@ -16,9 +16,12 @@ class CannotWrite(UserError):
     """A file could not be written (a full disk, most likely): nothing is wrong with what was being done."""
 
 
+_LONGEST = 120  # characters of an item
+
+
 def listed(items: Iterable[object], most: int = 50) -> str:
-    """Join at most `most` items with commas and say how many were left out."""
-    everything = [str(item) for item in items]
+    """Join at most `most` items with commas and say how many were left out; long ones are cut."""
+    everything = [text if len(text := str(item)) <= _LONGEST else f"{text[:_LONGEST]}..." for item in items]
     shown = ", ".join(everything[:most])
     left_out = len(everything) - most
     return f"{shown} (+{left_out} more)" if left_out > 0 else shown

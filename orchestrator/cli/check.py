@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -16,9 +16,6 @@ from orchestrator.cli.rows import LOOKED_AT, takes_rows
 from orchestrator.inputs.source import Source, check_source, known_task
 from orchestrator.report.progress import display
 from trainables.errors import listed
-
-if TYPE_CHECKING:
-    from trainables.data.dataset import Dataset
 
 _SHOWN = 8  # ids of a finding
 
@@ -36,11 +33,11 @@ def check(
     is_task = not Path(data).exists() and known_task(data) is not None
     source = replace(source, task=data) if is_task else replace(source, file=Path(data))
     check_source(source)
-    from orchestrator.inputs.datasets import look_at
+    from orchestrator.inputs.datasets import facts_of, look_at
 
     with interruptible(), display(as_options) as shown:
         dataset, found = look_at(source, shown)
-    facts = {} if dataset is None else _facts(dataset)
+    facts = {} if dataset is None else facts_of(dataset)
     if as_json:
         out_console.print_json(json.dumps({"facts": facts, "findings": [asdict(each) for each in found]}))
     else:
@@ -58,18 +55,3 @@ def check(
             say("Nothing stands in the way.")
     if any(each.level == "error" for each in found):
         raise typer.Exit(2)
-
-
-def _facts(dataset: "Dataset") -> dict[str, str]:
-    """Return what is in the rows, in words."""
-    n_atoms, formulas = dataset.structures.n_atoms, dataset.structures.reduced_formulas
-    elements = int(dataset.structures.element_counts.any(axis=0).sum())
-    unit = f" {dataset.task.unit}" if dataset.task.unit else ""
-    return {
-        "rows": f"{len(dataset):,}, of {len(set(formulas)):,} formulas with {elements} elements",
-        "atoms": f"{int(n_atoms.min())} to {int(n_atoms.max())} in a cell, {n_atoms.mean():.1f} on average",
-        "target": (
-            f"'{dataset.task.target}', {dataset.targets.min():.4g} to {dataset.targets.max():.4g}{unit}, "
-            f"mean {dataset.targets.mean():.4g}, SD {dataset.targets.std():.4g}"
-        ),
-    }

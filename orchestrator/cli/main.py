@@ -46,7 +46,7 @@ from orchestrator.cli.options import (
     say_next,
 )
 from orchestrator.cli.results import show_scores
-from orchestrator.cli.rows import PREPARED, takes_rows
+from orchestrator.cli.rows import takes_rows
 from orchestrator.cli.search import report, search, spaces
 from orchestrator.cli.status import status
 from orchestrator.inputs.source import Source, check_folder, check_source, default_folder, folds_to_run, parse_folds
@@ -87,7 +87,7 @@ def tasks() -> None:
 
 
 @app.command()
-@takes_rows(*PREPARED)
+@takes_rows()
 def prepare(
     source: Source,
     start: Annotated[
@@ -207,7 +207,8 @@ def predict(
         say(f"The first {_SHOWN} of {len(table):,}:")
     shown_columns = [name for name in table.columns if table[name].dtype != bool or table[name].any()]
     shown_columns = [name for name in shown_columns if name != "problem" or table[name].any()]
-    out_console.print(table.head(_SHOWN)[shown_columns].to_string(index=False), soft_wrap=True)
+    rows = table.head(_SHOWN)[shown_columns].to_string(index=False, float_format="{:.6g}".format, max_colwidth=24)
+    out_console.print(rows, soft_wrap=True)
     failed = int((table["problem"] != "").sum())
     say(f"{len(table) - failed:,} prediction{'s' * (len(table) - failed != 1)} in {path}")
     if failed:

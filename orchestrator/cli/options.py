@@ -23,7 +23,11 @@ out_console = Console(highlight=False, markup=False)
 _DATA, _TRAINING, _WHERE = "Data", "Training", "Where it runs"
 
 TaskName = Annotated[
-    str, typer.Argument(metavar="TASK", help="A Matbench task (see `crystaltune tasks`), or a name for your own table.")
+    str | None,
+    typer.Argument(
+        metavar="TASK",
+        help="A Matbench task (see `crystaltune tasks`), or a name for your own table; by default its file's.",
+    ),
 ]
 DataFile = Annotated[
     Path | None,

@@ -21,11 +21,12 @@ from orchestrator.cli.options import (
     TotalEnergy,
     Unit,
 )
-from orchestrator.inputs.source import Source
+from orchestrator.inputs.source import Source, name_of_file
+from trainables.errors import UserError
 
 # By the name of the Source's field: its option and its default.
 _OPTIONS: Mapping[str, tuple[Any, Any]] = {
-    "task": (TaskName, inspect.Parameter.empty),
+    "task": (TaskName, None),
     "file": (DataFile, None),
     "target": (Target, None),
     "unit": (Unit, ""),
@@ -41,7 +42,6 @@ _OPTIONS: Mapping[str, tuple[Any, Any]] = {
     "test": (TestFile, None),
 }
 LOOKED_AT = ("target", "unit", "energy", "limit", "id", "structure", "drop_missing", "total_energy", "per_cell")
-PREPARED = ("task", "file", "target", "limit", "id", "structure", "drop_missing")
 
 
 def takes_rows(*fields: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -58,7 +58,7 @@ def takes_rows(*fields: str) -> Callable[[Callable[..., None]], Callable[..., No
         @wraps(command)
         def run(**given: Any) -> None:
             named = {name: given.pop(name) for name in chosen}
-            command(source=Source(**{"task": "table", **named}), **given)
+            command(source=Source(**{**named, "task": _task_of(named)}), **given)
 
         kept = [each for each in signature.parameters.values() if each.name != "source"]
         parameters = [_parameter(name) for name in chosen] + [
@@ -70,6 +70,17 @@ def takes_rows(*fields: str) -> Callable[[Callable[..., None]], Callable[..., No
         return run
 
     return decorate
+
+
+def _task_of(named: Mapping[str, Any]) -> str:
+    """Return the task that was named, or a name for the caller's own table."""
+    if "task" not in named:
+        return "table"
+    if named["task"] is not None:
+        return str(named["task"])
+    if named.get("file") is None:
+        raise UserError("Missing argument 'TASK': a Matbench task, or your own rows with `data=FILE`")
+    return name_of_file(named["file"])
 
 
 def _parameter(name: str) -> inspect.Parameter:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -36,7 +37,7 @@ def load_dataset(source: Source, progress: Progress) -> Dataset:
     """
     check_source(source)
     dataset = _read(source, progress)
-    if source.test is not None:
+    if source.has_test_rows:
         dataset = _with_test(dataset, source, progress)
     dataset, told = grouped(dataset.limit(source.limit), source.folds_by)
     if told:
@@ -44,7 +45,7 @@ def load_dataset(source: Source, progress: Progress) -> Dataset:
     if source.folds_by not in (None, *GROUPINGS) or source.fold_column is not None:
         _require_twins_together(dataset)
     if source.is_own_table and not dataset.task.is_matbench:
-        _tell_findings(dataset, progress)
+        _tell_findings(findings(dataset, chosen_folds=source.folds_by is not None), progress)
     return dataset
 
 
@@ -66,13 +67,13 @@ def _require_twins_together(dataset: Dataset) -> None:
         )
 
 
-def _tell_findings(dataset: Dataset, progress: Progress) -> None:
+def _tell_findings(found: Sequence[Finding], progress: Progress) -> None:
     """Say what the rows say about themselves.
 
     Raises:
         UserError: rows with which training makes no sense.
     """
-    for finding in findings(dataset):
+    for finding in found:
         ids = f" ({listed(finding.ids, _SHOWN)})" if finding.ids else ""
         text = f"{finding.text}{ids}" + (f": {finding.cure}" if finding.cure else "")
         if finding.level == "error":
@@ -96,21 +97,39 @@ def look_at(source: Source, progress: Progress) -> tuple[Dataset | None, list[Fi
     return dataset, [*too_few(dataset), *findings(dataset)]
 
 
+def facts_of(dataset: Dataset) -> dict[str, str]:
+    """Return what is in the rows, in words."""
+    n_atoms, formulas = dataset.structures.n_atoms, dataset.structures.reduced_formulas
+    elements = int(dataset.structures.element_counts.any(axis=0).sum())
+    unit = f" {dataset.task.unit}" if dataset.task.unit else ""
+    return {
+        "rows": f"{len(dataset):,}, of {len(set(formulas)):,} formulas with {elements} elements",
+        "atoms": f"{int(n_atoms.min())} to {int(n_atoms.max())} in a cell, {n_atoms.mean():.1f} on average",
+        "target": (
+            f"'{dataset.task.target}', {dataset.targets.min():.4g} to {dataset.targets.max():.4g}{unit}, "
+            f"mean {dataset.targets.mean():.4g}, SD {dataset.targets.std():.4g}"
+        ),
+    }
+
+
 def _with_test(dataset: Dataset, source: Source, progress: Progress) -> Dataset:
     """Add the rows to test on, as fold 0; what is trained on is in no fold.
 
     Raises:
         UserError: rows that are in both.
     """
-    assert source.test is not None
-    test = read_table(source.test, source.task, dataset.task.target, **_reading(source, progress))
+    reading, target = _reading(source, progress), dataset.task.target
+    if source.test_frame is not None:
+        test, named = dataset_of_frame(source.test_frame, source.task, target, **reading), "`test`"
+    else:
+        test, named = read_table(cast(Path, source.test), source.task, target, **reading), str(source.test)
     both = [row_id for row_id in test.ids if row_id in set(dataset.ids)]
     if both:
-        raise UserError(f"{source.test} has ids that the training rows have, too: {listed(both, MOST_IDS)}")
+        raise UserError(f"{named} has ids that the training rows have, too: {listed(both, MOST_IDS)}")
     seen = CrystalSet.of(dataset.structures).holds(CrystalSet.of(test.structures))
     same = [test.ids[row] for row in np.flatnonzero(seen)]
     if same:
-        raise UserError(f"{source.test} has crystals that are trained on, too: {listed(same, MOST_IDS)}")
+        raise UserError(f"{named} has crystals that are trained on, too: {listed(same, MOST_IDS)}")
     formulas = set(dataset.structures.reduced_formulas)
     siblings = sum(formula in formulas for formula in test.structures.reduced_formulas)
     if siblings:

@@ -5,6 +5,7 @@ Only the standard library and light modules of trainables are used here.
 
 import csv
 import glob
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,7 @@ class Source:
         per_cell: the target is a property of the whole cell, which grows with it.
         folds_by: what keeps rows in one fold: a name of trainables.data.grouping, or a column.
         fold_column: column with the test fold of each row.
-        test: file of the rows to test on; the others are trained on.
+        test: file of the rows to test on; the others are trained on. Or `test_frame`, a DataFrame of them.
         limit: keep a seeded random number of rows.
     """
 
@@ -61,6 +62,7 @@ class Source:
     fold_column: str | None = None
     test: Path | None = None
     frame: Any = field(default=None, compare=False, repr=False)
+    test_frame: Any = field(default=None, compare=False, repr=False)
 
     def keywords(self) -> dict[str, Any]:
         """Return the arguments of crystaltune.train that name the same rows; `data` is the first one."""
@@ -79,6 +81,17 @@ class Source:
     def is_own_table(self) -> bool:
         """Return whether rows come with the caller, not from Matbench's own files."""
         return self.file is not None or self.frame is not None
+
+    @property
+    def has_test_rows(self) -> bool:
+        """Return whether the rows to test on are given apart."""
+        return self.test is not None or self.test_frame is not None
+
+
+def name_of_file(file: Path) -> str:
+    """Return the name of a table of one's own where none was chosen: that of its file or folder."""
+    named = file.parent if glob.has_magic(file.name) else file
+    return re.sub(r"[^\w.+-]+", "_", named.absolute().resolve().name.split(".")[0]).strip("_-") or "table"
 
 
 def known_task(name: str) -> Task | None:
@@ -129,7 +142,8 @@ def check_source(source: Source) -> None:
 
 
 def _check_split(source: Source) -> None:
-    chosen = [name for name in ("folds_by", "fold_column", "test") if getattr(source, name)]
+    chosen = [name for name in ("folds_by", "fold_column") if getattr(source, name)]
+    chosen += ["test"] if source.has_test_rows else []
     if len(chosen) > 1:
         raise UserError(f"`{chosen[0]}` and `{chosen[1]}` both say which rows are tested: use one of them")
     if source.test is not None and not source.test.exists():
@@ -138,7 +152,7 @@ def _check_split(source: Source) -> None:
 
 def folds_to_run(source: Source, folds: tuple[int, ...]) -> tuple[int, ...]:
     """Return the folds to run: with a fixed test set there is one, unless others are asked for by number."""
-    return (0,) if source.test is not None and folds == tuple(range(N_FOLDS)) else folds
+    return (0,) if source.has_test_rows and folds == tuple(range(N_FOLDS)) else folds
 
 
 def check_name(name: str) -> None:
@@ -167,26 +181,33 @@ def _check_file(file: Path) -> None:
     if file.is_dir():
         if not holds_rows(file):
             raise UserError(
-                f"`data={file}` is a folder without structure files (CIF, POSCAR, extxyz, ...), and without one table; "
+                f"{file} is a folder without structure files (CIF, POSCAR, extxyz, ...), and without one table; "
                 "either was expected"
             )
         return
     if not file.exists() and glob.has_magic(str(file)):
         if not glob.glob(str(file), recursive=True):  # noqa: PTH207 - absolute patterns, too
-            raise UserError(f"`data={file}` matches no file")
+            raise UserError(f"{file} matches no file")
         return
     if not file.exists():
-        near = _nearest_file(file)
-        raise UserError(f"`data={file}`: there is no such file" + (f" (did you mean {near}?)" if near else ""))
+        raise UserError(f"{file}: {_why_no_file(file)}")
     if not file.is_file():
-        raise UserError(f"`data={file}` is not a regular file; save its content to a file and use that")
+        raise UserError(f"{file} is not a regular file; save its content to a file and use that")
     try:
         with file.open("rb") as handle:
             empty = not handle.read(1)
     except OSError as error:
-        raise UserError(f"`data={file}` cannot be read ({error.strerror})") from None
+        raise UserError(f"{file} cannot be read ({error.strerror})") from None
     if empty:
-        raise UserError(f"`data={file}` is empty; a table with structures and targets was expected")
+        raise UserError(f"{file} is empty; a table with structures and targets was expected")
+
+
+def _why_no_file(file: Path) -> str:
+    """Return why a file is not there, with what may be meant."""
+    if re.match(r"\w+:/", str(file)):
+        return "an address cannot be read; download the file and name it"
+    near = _nearest_file(file) or closest(str(file), [name.removeprefix("matbench_") for name in TASKS])
+    return "there is no such file" + (f" (did you mean {near}?)" if near else "")
 
 
 def _nearest_file(file: Path) -> Path | None:
@@ -217,11 +238,16 @@ def _validate_target(source: Source, task: Task) -> None:
         wrong.append(f"`unit={source.unit}`")
     if source.energy and task.quantity != "energy_per_atom":
         wrong.append("`energy=True`")
-    wrong += [f"`{name}={value}`" for name in _OWN_ONLY if (value := getattr(source, name))]
+    own = [f"`{name}={value}`" for name in _OWN_ONLY if (value := getattr(source, name))]
     if wrong:
         raise UserError(
             f"{' '.join(wrong)}: {task.name} predicts '{task.target}' ({task.unit}), which cannot be changed; leave "
             "it out, or use a table of your own with `data` and a different task name"
+        )
+    if own:
+        raise UserError(
+            f"{' '.join(own)}: the rows and folds of {task.name} are fixed, so that scores can be compared; leave it "
+            "out, or use a table of your own with `data` and a different task name"
         )
 
 
@@ -241,7 +267,7 @@ def _check_target_column(file: Path, target: str) -> None:
         return
     near = closest(target, columns)
     hint = f" (did you mean '{near}'?)" if near else ""
-    raise UserError(f"{file} has no column '{target}'{hint}; it has {listed(columns)}")
+    raise UserError(f"{file}: there is no column '{target}'{hint}, but {listed(columns, 30)}")
 
 
 def auxiliary_sources(texts: Sequence[str]) -> dict[str, Source]:

@@ -14,6 +14,8 @@ from ase.units import GPa
 from orchestrator.execution.fold import ALL_ROWS, LoadedFold
 from orchestrator.execution.job import LoadedModel
 from orchestrator.predict.run import load_folds, trained_folds
+from trainables.data.bad_structures import BadStructure, checked
+from trainables.data.structure_text import crystal_of_atoms
 from trainables.errors import UserError
 from trainables.model.stock import require_exportable, stock_content, write_stock
 
@@ -61,6 +63,20 @@ def weights_of(folds: Sequence[LoadedFold]) -> list[tuple[float, LoadedModel]]:
     return [(share, member) for share, member in shares if share]
 
 
+def _require_crystal(atoms: Any) -> None:
+    """Refuse atoms that the models cannot take.
+
+    Raises:
+        UserError: no cell, directions that are not periodic without vacuum, overlapping atoms, unknown elements.
+    """
+    try:
+        crystal = checked(crystal_of_atoms(atoms))
+    except BadStructure as bad:
+        raise UserError(f"these atoms cannot be used: {bad.kind}") from None
+    if "not periodic" in crystal.left_out:
+        raise UserError("these atoms fill a cell that is periodic in no direction: set atoms.pbc = True")
+
+
 class RunCalculator(Calculator):
     """ASE's calculator of a run of energies: the mean of its models, each evaluated by chgnet's CHGNet.
 
@@ -90,6 +106,7 @@ class RunCalculator(Calculator):
         from pymatgen.io.ase import AseAtomsAdaptor
 
         super().calculate(atoms, list(properties), list(system_changes))
+        _require_crystal(self.atoms)
         structure = AseAtomsAdaptor.get_structure(self.atoms)  # type: ignore[arg-type]
         wanted = "efs" if {"forces", "stress"} & set(properties) else "e"
         found = [(share, model.predict_structure(structure, task=wanted)) for share, model in self._models]

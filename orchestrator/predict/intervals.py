@@ -9,6 +9,7 @@ disagree too. With one model for all rows it is split conformal prediction (Lei 
 """
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orchestrator.inputs.crystals import kept_crystals
+from trainables.crystals import SYMBOLS
 from trainables.data.dataset import Dataset
 from trainables.data.same_crystal import CrystalSet
 
 COVERAGE = 0.9
+FEWEST = math.ceil(COVERAGE / (1 - COVERAGE) - 1e-9)  # errors that tell an interval
 _BISECTIONS = 60  # of a float64 range
 
 
@@ -105,6 +108,14 @@ class Experience:
     fallback_half_width: float
     fallback_std: float
     crystals: CrystalSet | None
+
+    def unknown_elements(self, dataset: Dataset) -> list[int]:
+        """Return the atomic numbers in these crystals that no row of the run has; none where its rows are not known."""
+        if self.crystals is None:
+            return []
+        seen = {symbol for formula in set(self.crystals.formulas) for symbol in re.findall(r"[A-Z][a-z]?", formula)}
+        there = np.flatnonzero(dataset.structures.element_counts.any(axis=0))
+        return [int(z) for z in there if SYMBOLS[z] not in seen]
 
     def in_training(self, dataset: Dataset) -> NDArray[np.bool_] | None:
         """Return which crystals are rows of the run, (n,); None where that is not known."""

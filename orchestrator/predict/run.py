@@ -12,12 +12,14 @@ from orchestrator.execution.fold import ALL_ROWS, FOLD, LoadedFold, read_fold
 from orchestrator.execution.pool import allocate
 from orchestrator.inputs.datasets import graph_store
 from orchestrator.predict.files import predictions_path, write_predictions
-from orchestrator.predict.intervals import ByFold, Experience, read_experience
+from orchestrator.predict.intervals import COVERAGE, FEWEST, ByFold, Experience, read_experience
+from trainables.crystals import SYMBOLS
 from trainables.data.dataset import Dataset
+from trainables.data.findings import findings_of_crystals
 from trainables.data.own_table import TableOptions
 from trainables.data.tasks import N_FOLDS
 from trainables.data.to_predict import ToPredict, read_structures
-from trainables.errors import UserError
+from trainables.errors import UserError, listed
 from trainables.graphs.store import GraphStore
 from trainables.levers import Start, TtaConfig
 from trainables.model.chgnet import cutoffs_of
@@ -25,6 +27,7 @@ from trainables.progress import Progress, silent
 from trainables.training.augment import skin_of
 
 _USUAL = TableOptions()
+_SHOWN = 5  # ids, in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +91,7 @@ def predict_rows(run: Path, folds: Sequence[LoadedFold], rows: ToPredict, progre
         of the rows. What is not known is NaN.
     """
     known, dataset = read_experience(run), rows.dataset
+    _tell(known, dataset, progress)
     found = _with_intervals(known, predict_structures(folds, dataset, progress))
     seen = known.in_training(dataset)
     found["in_training"] = False if seen is None else seen
@@ -99,6 +103,24 @@ def predict_rows(run: Path, folds: Sequence[LoadedFold], rows: ToPredict, progre
         whole[name] = found[name].reindex(whole.index, fill_value=False).astype(bool)
     whole["problem"] = [rows.problems.get(place, "") for place in whole.index]
     return whole
+
+
+def _tell(known: Experience, dataset: Dataset, progress: Progress) -> None:
+    """Say what makes predictions of these crystals doubtful."""
+    for finding in (each for each in findings_of_crystals(dataset) if each.level == "warning"):
+        progress.message(f"warning: {finding.text} ({listed(finding.ids, _SHOWN)})")
+    new = known.unknown_elements(dataset)
+    if new:
+        ids = [dataset.ids[row] for row in np.flatnonzero(dataset.structures.element_counts[:, new].any(axis=1))]
+        names = listed(SYMBOLS[z] for z in new)
+        progress.message(
+            f"warning: the run has no row with {names}: its predictions are guesses ({listed(ids, _SHOWN)})"
+        )
+    if len(dataset) and len(known.errors.size) < FEWEST:
+        progress.message(
+            f"no intervals: the run has {len(known.errors.size)} test rows to learn from, and {COVERAGE:.0%} wants at "
+            f"least {FEWEST}"
+        )
 
 
 def _with_intervals(known: Experience, said: Prediction) -> pd.DataFrame:

@@ -232,7 +232,7 @@ def test_an_unknown_keyword_is_a_type_error_that_says_what_may_be_meant(keyword:
         ({"processes": 0}, "`processes=0`: must be a whole number of at least 1"),
         ({"device": "gpu"}, "`device=gpu`: must be one of auto, cpu, cuda"),
         ({"target": "formula"}, "column 'formula' has 6 cells that are no numbers, such as 'NaCl': only numbers"),
-        ({"target": "structure"}, "cannot be the target, it has the ids or structures"),
+        ({"target": "structure"}, "cannot be the target: it has the ids, the structures"),
     ],
 )
 def test_values_of_the_wrong_kind_are_one_line(arguments: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -313,7 +313,8 @@ def process_state() -> dict[str, Any]:
         "interrupt": signal.getsignal(signal.SIGINT),
         "environment": {key: value for key, value in os.environ.items() if not key.startswith(_LIBRARIES)},
         "folder": Path.cwd(),
-        "filters": list(warnings.filters),
+        # Those that a library adds for its own warnings when it is first imported are not ours.
+        "filters": [each for each in warnings.filters if each[1] is None and each[2].__module__ == "builtins"],
         "optuna": optuna.logging.get_verbosity(),
         "levels": {name: logging.getLogger(name).level for name in ("", "ray", "ray.tune", "optuna")},
         "random": torch.random.get_rng_state().tolist(),

@@ -100,7 +100,7 @@ def test_files_that_cannot_be_a_table(table: Path, tmp_path: Path) -> None:
 
 def test_a_target_that_is_no_column_is_told_the_nearest(table: Path, tmp_path: Path) -> None:
     assert "no column 'bandgap' (did you mean 'band_gap'?)" in told(Source("mine", table, "bandgap"))
-    assert "it has id, structure, band_gap" in told(Source("mine", table, "zzz"))
+    assert "but id, structure, band_gap" in told(Source("mine", table, "zzz"))
     zipped = tmp_path / "table.csv.gz"
     zipped.write_bytes(gzip.compress(b"\xef\xbb\xbfid,structure,Y\n"))
     assert "did you mean 'Y'?" in told(Source("mine", zipped, "y"))

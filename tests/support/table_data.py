@@ -45,7 +45,7 @@ BAD_STRUCTURES: dict[str, tuple[Any, str]] = {
     "no coordinates": (changed(CUBE, abc=None), "wrong shapes"),
     "words for coordinates": (changed(CUBE, abc=["a", "b", "c"]), "wrong shapes"),
     "lattice of 2 x 3": (CUBE.as_dict() | {"lattice": {"matrix": [[4, 0, 0], [0, 4, 0]]}}, "wrong shapes"),
-    "no atoms": (CUBE.as_dict() | {"sites": []}, "wrong shapes"),
+    "no atoms": (CUBE.as_dict() | {"sites": []}, "no atoms"),
     "NaN coordinate": (changed(CUBE, abc=[0.1, float("nan"), 0]), "non-finite lattice or coordinates"),
     "infinite lattice": (
         CUBE.as_dict() | {"lattice": {"matrix": [[float("inf"), 0, 0], [0, 4, 0], [0, 0, 4]]}},

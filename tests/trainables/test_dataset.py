@@ -130,7 +130,7 @@ def test_the_only_numeric_column_is_the_target(tmp_path: Path, cells: list[Struc
 def test_two_numeric_columns_want_a_name(tmp_path: Path, cells: list[Structure]) -> None:
     path = saved(tmp_path / "t.json", records(cells, bulk=[9.0] * 5))
     message = refusal(lambda: read_table(path, "mine"))
-    assert "2 numeric columns (y, bulk); choose one with `target`" in message
+    assert "2 columns have numbers (y, bulk); choose one with `target`" in message
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,9 @@ def test_two_numeric_columns_want_a_name(tmp_path: Path, cells: list[Structure])
     [
         (
             "structure",
-            "has no column of structures (its columns: id, y): call it structure, or name it with `structure`",
+            "there is no column of structures (its columns: id, y): call it structure, or name it with `structure`",
         ),
-        ("y", "has no column of numbers to predict"),
+        ("y", "there is no column of numbers to predict"),
     ],
 )
 def test_a_missing_column_is_named(tmp_path: Path, cells: list[Structure], missing: str, told: str) -> None:
@@ -153,7 +153,7 @@ def test_a_missing_column_is_named(tmp_path: Path, cells: list[Structure], missi
 def test_a_target_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, cells: list[Structure]) -> None:
     path = saved(tmp_path / "t.json", records(cells))
     message = refusal(lambda: read_table(path, "mine", "gap"))
-    assert "has no column 'gap'; it has id, structure, y" in message
+    assert "there is no column 'gap', but id, structure, y" in message
 
 
 @pytest.mark.parametrize("kind", BAD_STRUCTURES)

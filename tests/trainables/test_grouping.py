@@ -106,7 +106,7 @@ def test_a_column_may_say_what_stays_together(tmp_path: Path) -> None:
     folds = fold_of_rows(dataset)
     assert (folds[::2] == folds[1::2]).all()
     told = refusal(lambda: load_dataset(Source("mine", path, "y", folds_by="bach"), Said()))
-    assert "has no column 'bach' (did you mean 'batch'?)" in told
+    assert "there is no column 'bach' (did you mean 'batch'?)" in told
 
 
 def test_a_column_may_say_the_folds_themselves(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ def checked(crystal: Crystal) -> Crystal:
         BadStructure: wrong shapes, non-finite numbers, elements beyond CHGNet's, overlapping atoms.
     """
     n_atoms = len(crystal.numbers)
-    if n_atoms == 0 or crystal.lattice.shape != (3, 3) or crystal.frac.shape != (n_atoms, 3):
+    if n_atoms == 0:
+        raise BadStructure("no atoms")
+    if crystal.lattice.shape != (3, 3) or crystal.frac.shape != (n_atoms, 3):
         raise BadStructure("wrong shapes (expected a 3 x 3 lattice and 3 coordinates per atom)")
     if not (np.isfinite(crystal.lattice).all() and np.isfinite(crystal.frac).all()):
         raise BadStructure("non-finite lattice or coordinates")

@@ -22,8 +22,8 @@ STRUCTURE_COLUMNS = (
 )  # fmt: skip
 _INDEX = ("unnamed: 0", "index", "")  # what pandas and spreadsheets leave of an index
 _MISSING = {"", "nan", "na", "n/a", "n.a.", "none", "null", "-", "--", "?", "<na>"}
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?")
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?", re.ASCII)
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?", re.ASCII)
 _WITH_UNIT = re.compile(r"[+-]?\d[\d.,]*([eE][+-]?\d+)?\s*[A-Za-zµμ%°/^]+.*")
 
 
@@ -65,7 +65,7 @@ def structure_column(table: pd.DataFrame, asked: str | None, source: str) -> str
     found = matched(table.columns, STRUCTURE_COLUMNS)
     if found is None:
         raise UserError(
-            f"{source} has no column of structures (its columns: {listed(table.columns, 12) or 'none'}): call it "
+            f"{source}: there is no column of structures (its columns: {listed(table.columns, 12) or 'none'}): call it "
             "structure, or name it with `structure`"
         )
     return found
@@ -89,9 +89,12 @@ def target_column(table: pd.DataFrame, target: str | None, taken: set[str], sour
         if target not in table.columns:
             near = closest(target, [str(column) for column in table.columns])
             hint = f" (did you mean '{near}'?)" if near else ""
-            raise UserError(f"{source} has no column '{target}'{hint}; it has {listed(table.columns)}")
+            raise UserError(f"{source}: there is no column '{target}'{hint}, but {listed(table.columns, 30)}")
         if target in taken:
-            raise UserError(f"{source}: column '{target}' cannot be the target, it has the ids or structures")
+            raise UserError(
+                f"{source}: column '{target}' cannot be the target: it has the ids, the structures or what folds are "
+                "made by"
+            )
         _require_numbers(table, target, source)
         return target
     left = [str(column) for column in table.columns if column not in taken and same_name(column) not in _INDEX]
@@ -101,11 +104,13 @@ def target_column(table: pd.DataFrame, target: str | None, taken: set[str], sour
     numeric = [name for name in left if any(math.isfinite(number_of(cell, comma)) for cell in table[name])]
     if not numeric:
         raise UserError(
-            f"{source} has no column of numbers to predict (its columns: {listed(table.columns, 12)}): a target for "
-            "every structure was expected"
+            f"{source}: there is no column of numbers to predict (its columns: {listed(table.columns, 12)}): a target "
+            "for every structure was expected"
         )
     if len(numeric) > 1:
-        raise UserError(f"{source} has {len(numeric)} numeric columns ({listed(numeric)}); choose one with `target`")
+        raise UserError(
+            f"{source}: {len(numeric)} columns have numbers ({listed(numeric, 30)}); choose one with `target`"
+        )
     return numeric[0]
 
 

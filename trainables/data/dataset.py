@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.crystals import Crystal, CrystalTable
+from trainables.crystals import Crystal, CrystalTable, Trait
 from trainables.data.bad_structures import BadStructure
 from trainables.data.columns import number_of
 from trainables.data.matbench_file import read_matbench_file
@@ -33,6 +33,7 @@ class Dataset:
         official_row: (n,) 0-based rows of the whole Matbench task, or None outside Matbench.
         groups: of each row, what keeps it on one side of a split with others; None for its reduced formula.
         outer: (n,) test fold of each row where the caller has fixed it, -1 for rows that are never tested; else None.
+        left_out: ids of the rows whose sources say more than a crystal does, by what it is; no part of the digest.
     """
 
     ids: tuple[str, ...]
@@ -42,6 +43,7 @@ class Dataset:
     official_row: NDArray[np.int64] | None = None
     groups: tuple[str, ...] | None = None
     outer: NDArray[np.int8] | None = None
+    left_out: Mapping[Trait, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,7 +78,12 @@ class Dataset:
         ids = tuple(self.ids[int(row)] for row in rows)
         groups = None if self.groups is None else tuple(self.groups[int(row)] for row in rows)
         outer = None if self.outer is None else self.outer[rows]
-        return Dataset(ids, self.structures.take(rows), self.targets[rows], self.task, official, groups, outer)
+        kept = set(ids)
+        left_out = {trait: tuple(row for row in there if row in kept) for trait, there in self.left_out.items()}
+        return Dataset(
+            ids, self.structures.take(rows), self.targets[rows], self.task, official, groups, outer,
+            {trait: there for trait, there in left_out.items() if there},
+        )  # fmt: skip
 
     def limit(self, n_rows: int | None, seed: int = 0) -> "Dataset":
         """Return a seeded random choice of `n_rows` rows in table order, or the whole table."""
@@ -137,7 +144,12 @@ class RowCollector:
     def usable(self, task: Task) -> Dataset:
         """Return the good rows."""
         ids = tuple(self.ids[place] for place in self.places)
-        return Dataset(ids, CrystalTable.pack(self._crystals), np.array(self._targets), task)
+        left_out: dict[Trait, list[str]] = defaultdict(list)
+        for row_id, crystal in zip(ids, self._crystals, strict=True):
+            for trait in sorted(crystal.left_out):
+                left_out[trait].append(row_id)
+        told = {trait: tuple(rows) for trait, rows in sorted(left_out.items())}
+        return Dataset(ids, CrystalTable.pack(self._crystals), np.array(self._targets), task, left_out=told)
 
     def finish(self, task: Task, official_row: Iterable[int] | None = None) -> Dataset:
         """Return all rows.

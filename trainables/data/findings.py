@@ -1,16 +1,16 @@
 """What a table's rows say about themselves before anything is trained: mistakes, and what should be known."""
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pymatgen.core import Element
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
-from trainables.crystals import SYMBOLS
+from trainables.crystals import SYMBOLS, Crystal, Trait
 from trainables.data.bad_structures import VACUUM_ANGSTROM, vacuum_widths
 from trainables.data.dataset import Dataset
 from trainables.data.grouping import crystal_keys, enough
@@ -24,6 +24,7 @@ _FEW_ROWS = 100
 _OUTLIER = 10.0  # robust standard deviations from the median
 _CLOSE = 0.5  # of the sum of two atomic radii
 _LARGE_CELL = 200  # atoms
+_GB_AN_ATOM = (1e-3, 5e-3)  # of a forward and backward pass: shaken NaCl, shaken MgO (512 atoms each, float32)
 # Noble gases and radioactive elements of which MPtrj has next to nothing (Deng et al., Nat. Mach. Intell. 5, 1031
 # (2023): 89 elements; no Po, At, Rn, Fr, Ra).
 _UNSEEN = frozenset(("Po", "At", "Rn", "Fr", "Ra"))
@@ -46,12 +47,25 @@ class Finding:
     cure: str = ""
 
 
-def findings(dataset: Dataset) -> list[Finding]:
-    """Look at checked rows: errors first, then warnings, then notes."""
+def findings(dataset: Dataset, *, chosen_folds: bool = False) -> list[Finding]:
+    """Look at checked rows: errors first, then warnings, then notes.
+
+    Args:
+        chosen_folds: whoever asks has said how folds are made.
+    """
     looks: tuple[Callable[[Dataset], Iterator[Finding]], ...] = (
-        _energies, _targets, _outliers, _labels, _elements, _distances, _vacuum, _size, _folds,
+        _energies, _targets, _marks, _outliers, _labels, _elements, _distances, _vacuum, _left_out, _size, _folds,
     )  # fmt: skip
-    found = [finding for look in looks for finding in look(dataset)]
+    return _in_order(finding for look in looks if not (chosen_folds and look is _folds) for finding in look(dataset))
+
+
+def findings_of_crystals(dataset: Dataset) -> list[Finding]:
+    """Look at crystals alone, whose targets are not known."""
+    looks = (_elements, _distances, _left_out)
+    return _in_order(finding for look in looks for finding in look(dataset))
+
+
+def _in_order(found: Iterable[Finding]) -> list[Finding]:
     order: Sequence[Level] = ("error", "warning", "note")
     return sorted(found, key=lambda finding: order.index(finding.level))
 
@@ -113,6 +127,30 @@ def _targets(dataset: Dataset) -> Iterator[Finding]:
             "targets are 0 and 1, a classification: they are fitted as numbers, and the MAE is no accuracy",
             cure="round predictions yourself, or predict what the classes were made from",
         )
+
+
+def _marks(dataset: Dataset) -> Iterator[Finding]:
+    """Say which targets look like marks of what is missing: a number such as -999, far from all others."""
+    values = np.unique(dataset.targets)
+    marks = [value for value in values if _is_mark(float(value))]
+    others = dataset.targets[~np.isin(dataset.targets, marks)]
+    if not marks or not len(others):
+        return
+    middle, reach = np.median(others), 5 * max(float(np.ptp(others)), float(np.abs(others).max()), 1e-12)
+    far = [value for value in marks if abs(value - middle) > reach]
+    ids = tuple(dataset.ids[row] for row in np.flatnonzero(np.isin(dataset.targets, far)))
+    if ids:
+        shown = ", ".join(f"{value:g}" for value in far)
+        yield Finding(
+            "warning", f"{len(ids):,} targets are {shown}, which looks like a mark of missing values", ids,
+            "empty these cells and use `drop_missing=True`, or leave the rows out",
+        )  # fmt: skip
+
+
+def _is_mark(value: float) -> bool:
+    """Return whether a number is nines or ones and zeros alone: 999, -9999, 99999.0, 1e10, -1e30."""
+    digits = f"{abs(value):.10g}"
+    return bool(re.fullmatch(r"9{2,}(\.9+)?|10{3,}", digits)) or (abs(value) >= 1e10 and digits.startswith("1e"))
 
 
 def _outliers(dataset: Dataset) -> Iterator[Finding]:
@@ -180,8 +218,8 @@ def _distances(dataset: Dataset) -> Iterator[Finding]:
 _RADII = np.array([0.5] + [float(Element.from_Z(z).atomic_radius or 1.5) for z in range(1, 119)])
 
 
-def _too_close(crystal: "tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.float64]]") -> bool:
-    lattice, numbers, frac = crystal
+def _too_close(crystal: Crystal) -> bool:
+    lattice, numbers, frac = crystal.lattice, crystal.numbers, crystal.frac
     coords = frac @ lattice
     longest = float(2 * _CLOSE * _RADII[numbers].max())
     first, second, _, distance = find_points_in_spheres(
@@ -207,14 +245,30 @@ def _vacuum(dataset: Dataset) -> Iterator[Finding]:
         )
 
 
+_DONE: dict[Trait, str] = {
+    "charges": "oxidation states and charges are left out: CHGNet learns from elements and places alone",
+    "magnetic moments": "magnetic moments are left out: crystals that differ in them alone are one to the model",
+    "isotopes": "deuterium and tritium are read as hydrogen",
+}
+
+
+def _left_out(dataset: Dataset) -> Iterator[Finding]:
+    for trait, ids in dataset.left_out.items():
+        if trait == "not periodic":
+            text = "crystals are said to be periodic in no direction, but fill their cells: they are read as periodic"
+            yield Finding("warning", f"{len(ids):,} {text}", ids, "set pbc where they are, leave them out where not")
+        else:
+            yield Finding("note", _DONE[trait], ids)
+
+
 def _size(dataset: Dataset) -> Iterator[Finding]:
     large = np.flatnonzero(dataset.structures.n_atoms > _LARGE_CELL)
     if len(large):
         most = int(dataset.structures.n_atoms.max())
         yield Finding(
             "note",
-            f"{len(large):,} cells have more than {_LARGE_CELL} atoms, the largest {most:,}: memory grows with "
-            "the atoms of a batch, so lower optim.batch_size if it runs out",
+            f"{len(large):,} cells have more than {_LARGE_CELL} atoms, the largest {most:,}: training on it "
+            f"takes about {_GB_AN_ATOM[0] * most:.1f} to {_GB_AN_ATOM[1] * most:.1f} GB, more the denser it is",
             tuple(dataset.ids[row] for row in large),
         )
     if 2 * N_FOLDS <= len(dataset) < _FEW_ROWS:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trainables.data.dataset import Dataset
 from trainables.data.tasks import N_FOLDS, Task
-from trainables.errors import UserError
+from trainables.errors import UserError, listed
 
 # Matbench v0.1, structure regression: KFold(5, shuffle=True, random_state=18012019) in table order
 # (Dunn et al., npj Comput. Mater. 6, 138, 2020; checked against matbench's own split file in the tests).
@@ -113,6 +113,11 @@ def _too_few(dataset: Dataset) -> str:
     """Return why a part of the rows is empty, and what to do."""
     if dataset.official_row is not None:
         return f"({len(dataset)} rows in all); provide more rows"
+    if dataset.outer is not None:
+        tested = sorted(set(dataset.outer[dataset.outer >= 0].tolist()))
+        return (
+            f"(what is tested is fixed, by `test` or `fold_column`: folds {listed(tested)}); choose others by `folds`"
+        )
     n_groups = len(set(dataset.group_names))
     kind = "formula" if dataset.groups is None else "group"
     return f"({len(dataset)} rows of {n_groups} {kind}s, and rows of one {kind} share a fold); provide more {kind}s"

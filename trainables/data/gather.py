@@ -8,8 +8,17 @@ from pathlib import Path
 import pandas as pd
 
 from trainables.data.bad_structures import BadStructure
-from trainables.data.columns import ID, STRUCTURE, STRUCTURE_COLUMNS, matched
-from trainables.data.formats import HEADERLESS, id_of, is_structure_file, is_table, structure_files
+from trainables.data.columns import ID, ID_COLUMNS, STRUCTURE, STRUCTURE_COLUMNS, matched
+from trainables.data.formats import (
+    HEADERLESS,
+    id_of,
+    is_structure_file,
+    is_table,
+    one_a_calculation,
+    plain_name,
+    structure_files,
+    table_beside,
+)
 from trainables.data.matbench_file import is_matbench_layout
 from trainables.data.structure_files import Found, structures_in
 from trainables.data.table_files import known_elsewhere, read_frame
@@ -68,8 +77,8 @@ def gather(paths: Iterable[Path], progress: Progress = silent) -> Rows:
         raise UserError(
             f"several files were given, of which {listed(tables, 3)} are tables: give one table, or structures"
         )
-    files = [file for path in given for file in (structure_files(path) if path.is_dir() else [path])]
-    return Rows(_of_files(files, None, progress), Path(), f"{len(files):,} files")
+    files = [file for path in given for file in (_chosen(structure_files(path), progress) if path.is_dir() else [path])]
+    return Rows(_of_files(files, None, progress), Path(), f"the {len(files):,} files")
 
 
 def _of_path(path: Path, progress: Progress) -> Rows:
@@ -77,14 +86,34 @@ def _of_path(path: Path, progress: Progress) -> Rows:
         return _of_folder(path, progress)
     if not path.exists():
         raise UserError(f"{path} does not exist")
-    if path.name.lower() in HEADERLESS:
-        return _beside(path)
+    if plain_name(path) in HEADERLESS:
+        return _beside(path, read_frame(path), progress)
     if is_structure_file(path) or not (is_table(path) or _reads_as_table(path)):
         table = _of_files([path], None, progress)
         if not is_structure_file(path) and len(table) == 1 and isinstance(table[STRUCTURE][0], BadStructure):
             raise UserError(f"{path} is neither a table nor a structure file that pymatgen or ASE can read")
         return Rows(table, path.parent, str(path))
-    return Rows(read_frame(path), path.parent, str(path))
+    frame = read_frame(path)
+    if matched(frame.columns, STRUCTURE_COLUMNS) is None and _names_files(frame, path.parent):
+        return _beside(path, frame, progress)
+    return Rows(frame, path.parent, str(path))
+
+
+def _names_files(table: pd.DataFrame, folder: Path) -> bool:
+    """Return whether the ids of a table without structures are the names of structure files beside it."""
+    column = matched(table.columns, ID_COLUMNS)
+    return column is not None and len(table) > 0 and str(table[column].iloc[0]) in _files_by_id(folder)
+
+
+def _chosen(files: list[Path], progress: Progress) -> list[Path]:
+    """Return one file of each calculation, and say what is left out."""
+    chosen, left_out = one_a_calculation(files)
+    if left_out:
+        progress.message(
+            f"{len(left_out):,} files of VASP are left out for another of the same folder, in the order vasprun.xml, "
+            f"OUTCAR, CONTCAR, POSCAR, XDATCAR: {listed(left_out, 3)}"
+        )
+    return chosen
 
 
 def _reads_as_table(path: Path) -> bool:
@@ -101,13 +130,15 @@ def _reads_as_table(path: Path) -> bool:
 
 
 def _of_folder(folder: Path, progress: Progress) -> Rows:
-    for name in HEADERLESS:
-        if (folder / name).is_file():
-            return _beside(folder / name)
-    files = structure_files(folder)
-    if files:
-        return Rows(_of_files(files, folder, progress), folder, str(folder))
+    beside = table_beside(folder)
+    if beside is not None:
+        return _beside(beside, read_frame(beside), progress)
+    files = _chosen(structure_files(folder), progress)
     tables = sorted(file for file in folder.iterdir() if file.is_file() and is_table(file))
+    if files:
+        if tables:
+            progress.message(f"{listed((each.name for each in tables), 4)} in {folder} is not read: name the table to")
+        return Rows(_of_files(files, folder, progress), folder, str(folder))
     if len(tables) == 1 and not is_matbench_layout(tables[0]):
         return Rows(read_frame(tables[0]), folder, str(tables[0]))
     what = f"several tables ({listed((each.name for each in tables), 4)}): name one" if tables else "no structure files"
@@ -143,15 +174,15 @@ def _distinct(found: list[tuple[Path, Found]], folder: Path | None) -> list[str]
     return numbered
 
 
-def _beside(path: Path) -> Rows:
-    """Read id_prop.csv: ids name files beside it, with or without their endings.
+def _beside(path: Path, table: pd.DataFrame, progress: Progress) -> Rows:
+    """Read a table such as id_prop.csv: ids name files beside it, with or without their endings.
 
     Raises:
         UserError: there is no file for an id.
     """
-    table = read_frame(path)
-    ids = [str(value) for value in table.iloc[:, 0]]
-    by_id = _files_by_id(path.parent)
+    column = matched(table.columns, ID_COLUMNS)
+    ids = [str(value) for value in table[table.columns[0] if column is None else column]]
+    by_id = _files_by_id(path.parent, progress)
     missing = [value for value in ids if value not in by_id]
     if missing:
         raise UserError(
@@ -159,11 +190,15 @@ def _beside(path: Path) -> Rows:
             f"as {missing[0]}.cif were expected"
         )
     files = [str(by_id[value]) for value in ids]
+    unused = sorted({file for file in by_id.values() if is_structure_file(file)} - set(map(Path, files)))
+    if unused:
+        progress.message(f"{len(unused):,} structure files are not named in {path.name}: {listed(unused, 3)}")
     return Rows(table.assign(**{STRUCTURE: files}), Path(), str(path))
 
 
-def _files_by_id(folder: Path) -> dict[str, Path]:
-    files = [*folder.iterdir(), *(file for below in folder.iterdir() if below.is_dir() for file in below.iterdir())]
+def _files_by_id(folder: Path, progress: Progress = silent) -> dict[str, Path]:
+    below = [file for each in sorted(folder.iterdir()) if each.is_dir() for file in sorted(each.iterdir())]
+    files = [*sorted(folder.iterdir()), *_chosen(below, progress)]
     kinds: Iterator[Callable[[Path], str]] = iter((lambda file: file.name, id_of, lambda file: file.stem))
     usable = [file for file in files if file.is_file() and (is_structure_file(file) or file.suffix.lower() == ".json")]
     found: dict[str, Path] = {}

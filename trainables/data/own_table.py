@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from trainables.data.bad_structures import BadStructure
 from trainables.data.columns import ID, id_column, is_missing, number_of, numbers_of, structure_column, target_column
-from trainables.data.dataset import MOST_IDS, Dataset, RowCollector
+from trainables.data.dataset import MOST_IDS, BadRows, Dataset, RowCollector
 from trainables.data.gather import Rows, gather
+from trainables.data.grouping import GROUPINGS
 from trainables.data.tasks import N_FOLDS, Quantity, Task, custom_task
 from trainables.errors import UserError, listed
 from trainables.hints import closest
@@ -139,8 +141,11 @@ def ids_of(rows: Rows, options: TableOptions) -> list[str]:
 
 def _dataset_of(rows: Rows, asked: _Target, options: TableOptions, progress: Progress) -> Dataset:
     ids, table = ids_of(rows, options), rows.table
+    if not ids:
+        raise UserError(f"{rows.source} has no rows; structures with their targets were expected")
     structures = structure_column(table, options.structure, rows.source)
     taken = {structures, *filter(None, [id_column(table, options.id, rows.source), options.group, options.fold])}
+    _require_some(rows, ids, table[structures])
     target = target_column(table, asked.column, taken, rows.source)
     values = numbers_of(table[target], bool(table.attrs.get("decimal_comma")))
     missing = [is_missing(cell) for cell in table[target]]
@@ -160,6 +165,20 @@ def _dataset_of(rows: Rows, asked: _Target, options: TableOptions, progress: Pro
     return _with_split(dataset, table.iloc[kept], options, rows.source)
 
 
+def _require_some(rows: Rows, ids: Sequence[str], cells: Iterable[Any]) -> None:
+    """Say what is wrong with structure files of which none can be read: what they tell of a target is not known.
+
+    Raises:
+        BadRows: with the reasons.
+    """
+    there = list(cells)
+    if all(isinstance(cell, BadStructure) for cell in there):
+        kinds: dict[str, list[str]] = {}
+        for row_id, cell in zip(ids, there, strict=True):
+            kinds.setdefault(cell.kind, []).append(row_id)
+        raise BadRows(rows.source, kinds)
+
+
 def _problem(value: float, missing: bool) -> str:
     """Return what is wrong with a target, or an empty string."""
     if missing:
@@ -174,7 +193,7 @@ def _problem(value: float, missing: bool) -> str:
 def _with_split(dataset: Dataset, table: pd.DataFrame, options: TableOptions, source: str) -> Dataset:
     """Take over what the table itself says of groups and folds."""
     if options.group is not None:
-        cells = _cells(table, options.group, source)
+        cells = _cells(table, options.group, source, GROUPINGS)
         # A row without a group stands for itself.
         groups = [
             f"row {row_id}" if is_missing(cell) else str(cell) for row_id, cell in zip(dataset.ids, cells, strict=True)
@@ -185,11 +204,14 @@ def _with_split(dataset: Dataset, table: pd.DataFrame, options: TableOptions, so
     return dataset
 
 
-def _cells(table: pd.DataFrame, column: str, source: str) -> Sequence[Any]:
-    if column not in table.columns:
-        near = closest(column, [str(name) for name in table.columns])
-        raise UserError(f"{source} has no column '{column}'" + (f" (did you mean '{near}'?)" if near else ""))
-    return list(table[column])
+def _cells(table: pd.DataFrame, column: str, source: str, others: Sequence[str] = ()) -> Sequence[Any]:
+    """Return a column's cells; `others` are words that could be meant instead."""
+    if column in table.columns:
+        return list(table[column])
+    near = closest(column.lower(), [*others, *(str(name) for name in table.columns)])
+    there = listed(table.columns, 12)
+    wanted = f"; {', '.join(others)} or a column ({there}) was expected" if others else f", but {there}"
+    raise UserError(f"{source}: there is no column '{column}'" + (f" (did you mean '{near}'?)" if near else wanted))
 
 
 def _folds(cells: Sequence[Any], ids: Sequence[str], column: str) -> NDArray[np.int8]:

@@ -1,13 +1,13 @@
 """Dictionaries of crystals: pymatgen's, ASE's, JARVIS' and OPTIMADE's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Element
 
-from trainables.crystals import Crystal
+from trainables.crystals import Crystal, Trait
 from trainables.data.bad_structures import BadStructure, not_periodic_enough
 
 _WRONG_SHAPES = "wrong shapes (expected a 3 x 3 lattice and 3 coordinates per atom)"
@@ -94,7 +94,9 @@ def _of_pymatgen(content: Mapping[str, Any]) -> Crystal:
     lattice, sites = content["lattice"], content["sites"]
     if not isinstance(lattice, Mapping) or "matrix" not in lattice or not isinstance(sites, list | tuple | np.ndarray):
         raise BadStructure("not a pymatgen structure dictionary (lattice.matrix and sites are required)")
-    numbers, frac = [], []
+    numbers, frac, left_out = [], [], set[Trait]()
+    if content.get("charge"):
+        left_out.add("charges")
     for site in sites:
         try:
             species = site.get("species", ())
@@ -102,9 +104,28 @@ def _of_pymatgen(content: Mapping[str, Any]) -> Crystal:
                 raise BadStructure("partial occupancy")
             numbers.append(atomic_number(str(species[0].get("element", ""))))
             frac.append(site["abc"])
+            left_out.update(_beside(site, species[0]))
         except (AttributeError, TypeError, KeyError):
             raise BadStructure("not a pymatgen structure dictionary (a site without species and abc)") from None
-    return crystal_of(lattice["matrix"], numbers, frac, cartesian=False, pbc=lattice.get("pbc", True))
+    crystal = crystal_of(lattice["matrix"], numbers, frac, cartesian=False, pbc=lattice.get("pbc", True))
+    return crystal._replace(left_out=frozenset(left_out))
+
+
+def _beside(site: Mapping[str, Any], kind: Mapping[str, Any]) -> Iterator[Trait]:
+    """Tell what a site of pymatgen's dictionary has beside element and place."""
+    if kind.get("oxidation_state"):
+        yield "charges"
+    moment = (site.get("properties") or {}).get("magmom")
+    if kind.get("spin") or (moment is not None and _size(moment) > 0):
+        yield "magnetic moments"
+    if kind.get("element") in ("D", "T"):
+        yield "isotopes"
+
+
+def _size(moment: Any) -> float:
+    """Return the size of a moment: a number, a vector, or pymatgen's dictionary of one."""
+    moment = moment.get("moment", 0.0) if isinstance(moment, Mapping) else moment
+    return float(np.linalg.norm(np.asarray(moment, dtype=np.float64)))
 
 
 def _of_jarvis(content: Mapping[str, Any]) -> Crystal:

@@ -5,25 +5,31 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from pymatgen.core import Composition, DummySpecies, Structure
 
-from trainables.crystals import Crystal
-from trainables.data.bad_structures import BadStructure, not_periodic_enough
+from trainables.crystals import Crystal, Trait
+from trainables.data.bad_structures import VACUUM_ANGSTROM, BadStructure, not_periodic_enough, vacuum_widths
 from trainables.data.structure_dicts import crystal_of, crystal_of_dict
 
 _CIF_BLOCK = re.compile(r"^data_", re.MULTILINE | re.IGNORECASE)
 _CIF_CELL = re.compile(r"^_cell[_.]length_a\b", re.MULTILINE | re.IGNORECASE)
 _CIF_FORMULA = re.compile(r"^_chemical_formula_sum\s+(?:'([^']*)'|\"([^\"]*)\"|(\S+)|\n;?([^\n;]+))", re.MULTILINE)
-_PRINTED = ("Full Formula (", "Structure Summary", "Lattice\n", "PeriodicSite", "Atoms(", "<", "Structure(", "Crystal(")
+_PRINTED = re.compile(r"Full Formula \(|Structure Summary|Lattice\n|PeriodicSite|\w*Atoms\(|<|I?Structure\(|Crystal\(")
+_D_OR_T = re.compile(r"\b[DT]\b")
+_HEAVY_HYDROGEN = 1.5  # u; below it is protium
 _EXPORT = "export dictionaries (structure.as_dict()) or CIF (structure.to(fmt='cif'))"
 
 
 def looks_like_text(cell: str) -> bool:
     """Return whether a cell holds a crystal's text, not the name of a file."""
-    return "\n" in cell or "\\n" in cell or "\r" in cell or cell.startswith(("{", *_PRINTED))
+    return (
+        "\n" in cell or "\\n" in cell or "\r" in cell or cell.startswith("{") or bool(_PRINTED.match(cell))
+        or "_cell_length_a" in cell
+    )  # fmt: skip
 
 
 def crystal_of_text(text: str) -> Crystal:
@@ -38,8 +44,10 @@ def crystal_of_text(text: str) -> Crystal:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if text.startswith("{"):
         return crystal_of_dict(_mapping(text))
-    if text.startswith(_PRINTED):
+    if _PRINTED.match(text):
         raise BadStructure(f"printed structures, which lack digits and cannot be read back: {_EXPORT}")
+    if "\n" not in text and "_cell_length_a" in text:
+        raise BadStructure("a CIF whose line ends were lost: keep them, or write each as \\n")
     if _CIF_CELL.search(text) or _CIF_BLOCK.search(text):
         return crystal_of_cif(text)
     first, second = [*text.split("\n", 2), "", ""][:2]
@@ -51,7 +59,21 @@ def crystal_of_text(text: str) -> Crystal:
         float(second.split()[0])
     except (IndexError, ValueError):
         raise BadStructure("text that is neither CIF, POSCAR, extended XYZ nor a dictionary") from None
-    return _with_ase("vasp", text, "a POSCAR that ASE cannot read (elements in its first or sixth line, then counts)")
+    return _of_poscar(text)
+
+
+def _of_poscar(text: str) -> Crystal:
+    """Read a POSCAR; deuterium and tritium, which ASE does not know, are hydrogen."""
+    problem = "a POSCAR that ASE cannot read (elements in its first or sixth line, then counts)"
+    lines = text.split("\n")
+    counts = lines[5].split() if len(lines) > 5 else []
+    if counts and all(count.isdigit() for count in counts) and len(lines[0].split()) != len(counts):
+        raise BadStructure("a POSCAR of VASP 4 whose first line does not name as many elements as it counts")
+    plain = [_D_OR_T.sub("H", line) if place in (0, 5) else line for place, line in enumerate(lines)]
+    if len(lines) < 6 or plain[5] == lines[5]:
+        return _with_ase("vasp", text, problem)
+    crystal = _with_ase("vasp", "\n".join(plain), problem)
+    return crystal._replace(left_out=crystal.left_out | {"isotopes"})
 
 
 def _mapping(text: str) -> dict[str, Any]:
@@ -80,7 +102,7 @@ def _with_ase(kind: str, text: str, problem: str) -> Crystal:
 
 
 def crystal_of_atoms(atoms: Any) -> Crystal:
-    """Read ASE's Atoms.
+    """Read ASE's Atoms. One that is periodic in no direction but has a cell is read as periodic, which it tells.
 
     Raises:
         BadStructure: no lattice, or vacuum that is too narrow where it is not periodic.
@@ -89,7 +111,21 @@ def crystal_of_atoms(atoms: Any) -> Crystal:
     occupancies = atoms.info.get("occupancy") or {}
     if any(abs(share - 1) > 1e-6 for site in occupancies.values() for share in site.values()):
         raise BadStructure("partial occupancy")
-    return crystal_of(atoms.cell.array, atoms.numbers.tolist(), atoms.positions, cartesian=True, pbc=pbc)
+    crystal = crystal_of(atoms.cell.array, atoms.numbers.tolist(), atoms.positions, cartesian=True, pbc=pbc)
+    return crystal._replace(left_out=frozenset(_left_out(atoms, crystal)))
+
+
+def _left_out(atoms: Any, crystal: Crystal) -> Iterator[Trait]:
+    """Tell what ASE's Atoms have beside the crystal."""
+    if atoms.has("initial_charges") and np.any(atoms.get_initial_charges()):
+        yield "charges"
+    told = atoms.calc.results.get("magmom") if atoms.calc is not None else None
+    if told or (atoms.has("initial_magmoms") and np.any(atoms.get_initial_magnetic_moments())):
+        yield "magnetic moments"
+    if atoms.has("masses") and np.any(atoms.get_masses()[atoms.numbers == 1] > _HEAVY_HYDROGEN):
+        yield "isotopes"
+    if not atoms.pbc.any() and len(atoms) and vacuum_widths(crystal).max() < VACUUM_ANGSTROM:
+        yield "not periodic"
 
 
 def crystal_of_structure(structure: Any) -> Crystal:
@@ -104,7 +140,24 @@ def crystal_of_structure(structure: Any) -> Crystal:
         raise BadStructure("elements CHGNet does not know (no such element)")
     crystal = Crystal.from_structure(structure)
     not_periodic_enough(crystal, structure.lattice.pbc)
-    return crystal
+    return crystal._replace(left_out=frozenset(_beside(structure)))
+
+
+def _beside(structure: Any) -> Iterator[Trait]:
+    """Tell what pymatgen's Structure has beside the crystal."""
+    species = {site.specie for site in structure}
+    if any(getattr(each, "oxi_state", None) for each in species) or getattr(structure, "_charge", None):
+        yield "charges"
+    spins = (getattr(each, "spin", None) for each in species)
+    if any(spins) or np.any([_size(moment) for moment in structure.site_properties.get("magmom", ())]):
+        yield "magnetic moments"
+    if any(each.symbol in ("D", "T") for each in species):
+        yield "isotopes"
+
+
+def _size(moment: Any) -> float:
+    """Return the size of a moment: a number, a vector, pymatgen's Magmom, or None."""
+    return 0.0 if moment is None else float(np.linalg.norm(np.asarray(getattr(moment, "moment", moment), dtype=float)))
 
 
 def crystal_of_cif(text: str) -> Crystal:

@@ -7,20 +7,23 @@ import csv
 import gzip
 import io
 import json
+import math
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from trainables.data.columns import ID, ID_COLUMNS, STRUCTURE_COLUMNS, matched, same_name
+from trainables.data.columns import ID, ID_COLUMNS, STRUCTURE_COLUMNS, is_missing, matched, number_of, same_name
 from trainables.data.formats import HEADERLESS
 from trainables.data.formats import plain_name as _stem
 from trainables.data.structure_dicts import is_structure_dict
-from trainables.errors import UserError
+from trainables.errors import UserError, listed
 
 _SEPARATORS = ",;\t|"
+_LONGEST_REASON = 200  # characters
 _EXCEL_LONGEST = 32_767  # characters of a cell
 
 
@@ -49,7 +52,8 @@ def read_frame(path: Path) -> pd.DataFrame:
     except MemoryError:
         raise UserError(f"{path} does not fit into memory") from None
     except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+        reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."
         raise UserError(f"{path} cannot be read as {_kind(name)}: {reason}") from None
 
 
@@ -105,13 +109,19 @@ def _text_of(path: Path) -> str:
     text = decoded(content)
     if not text.strip():
         raise UserError(f"{path} is empty")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     text = _text_of(path)
+    if text.lstrip().startswith(("[", "{")):
+        return _read_json(path)
     separator = _separator(text)
-    headerless = path.name.lower() in HEADERLESS and _has_no_header(text, separator)
+    header = _first_row(text, separator)
+    headerless = _stem(path) in HEADERLESS and not _is_header(header)
+    doubles = [name for name, count in Counter(header).items() if count > 1 and name.strip()]
+    if doubles and not headerless:
+        raise UserError(f"{path} has several columns named {listed(doubles)}: rename or drop all but one of each")
     options: Mapping[str, Any] = {"header": None} if headerless else {}
     table = pd.read_csv(
         io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True, **options
@@ -126,27 +136,32 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def _separator(text: str) -> str:
     """Return what stands between columns: the mark whose names are known, else the one that makes most columns."""
 
-    def names(mark: str) -> list[str]:
-        return next((row for row in csv.reader(io.StringIO(text), delimiter=mark) if row), [])
+    def known(mark: str) -> tuple[int, bool, int]:
+        columns = _first_row(text, mark)
+        # Of rows without names, one such as "mp-1;-3,09" is split by the mark that leaves numbers.
+        numbers = len(columns) > 1 and all(math.isfinite(number_of(cell, True)) for cell in columns[1:])
+        return sum(map(_is_known, columns)), numbers, len(columns)
 
-    def known(mark: str) -> tuple[int, int]:
-        columns = names(mark)
-        return sum(same_name(name) in (*ID_COLUMNS, *STRUCTURE_COLUMNS) for name in columns), len(columns)
+    return max(_SEPARATORS, key=known)
 
+
+def _first_row(text: str, separator: str) -> list[str]:
     limit = csv.field_size_limit(1 << 30)  # a cell may hold a large CIF
     try:
-        return max(_SEPARATORS, key=known)
+        return next((row for row in csv.reader(io.StringIO(text), delimiter=separator) if row), [])
     finally:
         csv.field_size_limit(limit)
 
 
-def _has_no_header(text: str, separator: str) -> bool:
-    first = next(row for row in csv.reader(io.StringIO(text), delimiter=separator) if row)
-    try:
-        float(first[1])
-    except (IndexError, ValueError):
+def _is_known(name: str) -> bool:
+    return same_name(name) in (*ID_COLUMNS, *STRUCTURE_COLUMNS)
+
+
+def _is_header(first: list[str]) -> bool:
+    """Return whether the first row of a file that mostly has none is one: names alone, one of which is usual."""
+    if any(math.isfinite(number_of(cell, True)) or is_missing(cell) for cell in first[1:]):
         return False
-    return True
+    return any(_is_known(cell) or same_name(cell) == "target" for cell in first)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -186,7 +201,9 @@ def _read_json(path: Path) -> pd.DataFrame:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and "\n" in text.strip():  # one object a line, under JSON's name
             return _read_json_lines(path)
-        if error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated string"):
+        left = text[error.pos :].strip()
+        cut = any(word.startswith(left) for word in ("true", "false", "null", "NaN"))  # the empty text, too
+        if cut or error.msg.startswith("Unterminated string"):
             raise UserError(f"{path} is truncated: its JSON ends in the middle; get it again") from None
         raise UserError(f"{path} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
     return frame_of_json(content, path)
@@ -202,6 +219,8 @@ def frame_of_json(content: Any, path: Path) -> pd.DataFrame:
         return _of_list(content, path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}: a list of records was expected")
+    if isinstance(content.get("ids"), list) and "nextid" in content:
+        return _of_ase_database(content, path)
     if is_structure_dict(content):
         return pd.DataFrame({ID: [_stem(path).rsplit(".", 1)[0]], "structure": [content]})
     if isinstance(content.get("data"), list):
@@ -220,6 +239,16 @@ def frame_of_json(content: Any, path: Path) -> pd.DataFrame:
     if not inner or not all(isinstance(value, list | dict) for value in inner):
         raise UserError(f"{path} holds one object with {', '.join(list(content)[:5])}: a list of records was expected")
     return pd.DataFrame(content)
+
+
+def _of_ase_database(content: Mapping[str, Any], path: Path) -> pd.DataFrame:
+    """Return the rows of ASE's database in JSON, with its keys and energies as columns."""
+    stem, records = _stem(path).rsplit(".", 1)[0], []
+    for number in content["ids"]:
+        row = content[str(number)]
+        told = {name: row[name] for name in ("energy", "free_energy", "magmom") if isinstance(row.get(name), float)}
+        records.append({ID: f"{stem}-{number}", "structure": row, **told, **(row.get("key_value_pairs") or {})})
+    return pd.DataFrame(records)
 
 
 def _of_list(rows: list[Any], path: Path) -> pd.DataFrame:

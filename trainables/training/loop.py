@@ -98,13 +98,13 @@ def train(
         state.restore(restored, context.device)
     if state.model.compiled and len(state.history) < epochs:
         progress.message("compiling the model first: a minute or two on a CPU, less when it was done before")
-    rows = _rows_an_epoch(config, objectives)
+    rows = _rows_of_epochs(config, objectives, epochs)
     with (
         precision(context.compute),
         parts_mapper(context.device) as state.over_parts,
-        progress.stage("train" if len(tasks) == 1 else "train jointly", epochs * rows, "structures") as bar,
+        progress.stage("train" if len(tasks) == 1 else "train jointly", sum(rows), "structures") as bar,
     ):
-        bar.advance(len(state.history) * rows + state.part.rows, _note(state, context.task))
+        bar.advance(sum(rows[: len(state.history)]) + state.part.rows, _note(state, context.task))
         if restored is not None and (state.history or state.part.share):
             yield state, state.part.val_mae if state.part.share else state.history[-1].val_mae
         while len(state.history) < epochs:
@@ -199,11 +199,11 @@ def _batches(config: RunConfig, objectives: Sequence[Objective], epoch: int) -> 
     return epoch_batches(objectives, config.optim, config.multitask, seed=config.seed, epoch=epoch)
 
 
-def _rows_an_epoch(config: RunConfig, objectives: Sequence[Objective]) -> int:
-    """Rows of all tasks in an epoch; in joint training those of the first, which the others hardly differ from."""
+def _rows_of_epochs(config: RunConfig, objectives: Sequence[Objective], epochs: int) -> list[int]:
+    """Return the rows of all tasks in each epoch; in joint training their number differs from epoch to epoch."""
     if len(objectives) == 1:
-        return len(objectives[0].data.part)
-    return sum(len(places) for _, places in _batches(config, objectives, 0))
+        return [len(objectives[0].data.part)] * epochs
+    return [sum(len(places) for _, places in _batches(config, objectives, epoch)) for epoch in range(epochs)]
 
 
 def _one_share(

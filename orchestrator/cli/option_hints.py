@@ -27,17 +27,17 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "--out": (*_TRAINING, "predict", "export", "quickstart", "doctor"),
     "--data": _READING,
     "--target": (*_READING, "check"),
-    "--unit": (*_TRAINING, "baseline", "check"),
-    "--energy": (*_TRAINING, "baseline", "check"),
-    "--total-energy": (*_TRAINING, "baseline", "check"),
+    "--unit": (*_READING, "check"),
+    "--energy": (*_READING, "check"),
+    "--total-energy": (*_READING, "check"),
     "--id": (*_READING, "predict", "check"),
     "--structure": (*_READING, "predict", "check"),
     "--all-data": ("train", "ensemble"),
-    "--per-cell": (*_TRAINING, "baseline", "check"),
+    "--per-cell": (*_READING, "check"),
     "--drop-missing": (*_READING, "check"),
-    "--folds-by": (*_TRAINING, "baseline"),
-    "--fold-column": (*_TRAINING, "baseline"),
-    "--test": (*_TRAINING, "baseline"),
+    "--folds-by": _READING,
+    "--fold-column": _READING,
+    "--test": _READING,
     "--limit": (*_READING, "quickstart", "check"),
     "--folds": (*_RUNS, "baseline"),
     "--fold": ("search",),
@@ -172,7 +172,7 @@ def option_hint(option: str, words: Sequence[str] = ()) -> str | None:
     if elsewhere is None and (own := _misspelt(name, command)) is not None:
         return _filled(f"{own} VALUE" if value and own not in _MARKS else own, command, value)
     if elsewhere is not None:
-        return f"{elsewhere} is an option of {' and '.join(TAKEN_BY[elsewhere])}, not of {command}"
+        return f"{elsewhere} is an option of {_in_words(TAKEN_BY[elsewhere])}, not of {command}"
     if not _fits("--set", command):
         return None
     keys = meant(name.lstrip("-"), list(dotted_names()))
@@ -212,3 +212,9 @@ def typed_value(name: str, words: Sequence[str]) -> str:
         if word == name and place + 1 < len(words) and not words[place + 1].startswith("-"):
             return words[place + 1]
     return ""
+
+
+def _in_words(names: Sequence[str]) -> str:
+    """Return "a", "a and b" or "a, b and c"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -109,7 +109,11 @@ class RunCalculator(Calculator):
         _require_crystal(self.atoms)
         structure = AseAtomsAdaptor.get_structure(self.atoms)  # type: ignore[arg-type]
         wanted = "efs" if {"forces", "stress"} & set(properties) else "e"
-        found = [(share, model.predict_structure(structure, task=wanted)) for share, model in self._models]
+        try:
+            found = [(share, model.predict_structure(structure, task=wanted)) for share, model in self._models]
+        except (ValueError, RuntimeError) as error:  # an atom without neighbours, for one
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"CHGNet cannot evaluate these atoms ({reason})") from None
 
         def mean(name: str) -> Any:
             return sum(share * np.asarray(each[name], dtype=np.float64) for share, each in found)

@@ -68,7 +68,7 @@ BAD_STRUCTURES: dict[str, tuple[Any, str]] = {
     "species as a dictionary": (changed(CUBE, species={"Cu": 1}), "not a pymatgen structure dictionary"),
     "nothing": (None, "no structure"),
     "empty text": ("  ", "no structure"),
-    "a number": (5, "a int, not a pymatgen Structure, its dictionary or CIF text"),
+    "a number": (5, "int instead of a pymatgen Structure, its dictionary or CIF text"),
     "no CIF": ("data_x\n_cell_length_a nonsense\n", "a CIF pymatgen cannot read"),
     "a disordered CIF": (
         Structure(Lattice.cubic(4.0), [{"Cu": 0.5, "Au": 0.5}], [[0, 0, 0]]).to(fmt="cif"),
@@ -84,7 +84,7 @@ BAD_STRUCTURES: dict[str, tuple[Any, str]] = {
     "broken JSON": ('{"lattice": ', "neither JSON nor Python"),
     "an absent file": ("absent.cif", "a structure file that does not exist"),
     "an absent file named like CIF text": ("data_1.cif", "a structure file that does not exist"),
-    "a folder": (".", "neither a structure's text nor the path"),
+    "a folder": (".", "a folder, where a structure file was expected"),
     "a line too long for a name": ("x" * 5000, "neither a structure's text nor the path"),
 }
 

@@ -60,7 +60,7 @@ def test_cif_text_may_have_any_line_ends_even_as_two_characters() -> None:
         ("a word", "neither a structure's text nor the path of a file"),
         ("missing.cif", "a structure file that does not exist"),
         ({"a": 1}, "which is no crystal's"),
-        ([1, 2], "a list, not a pymatgen Structure"),
+        ([1, 2], "list instead of a pymatgen Structure"),
     ],
 )
 def test_what_is_no_crystal_is_called_by_its_name(cell: Any, told: str) -> None:

@@ -20,6 +20,7 @@ STRUCTURE_COLUMNS = (
     "structure", "structures", "final_structure", "crystal", "atoms", "cif", "cifs", "poscar", "contcar", "cif_path",
     "structure_path", "structure_file", "path", "file_path", "filepath", "file", "filename", "file_name", "attributes",
 )  # fmt: skip
+_LONGEST_NAME = 100  # characters of a column's name
 _INDEX = ("unnamed: 0", "index", "")  # what pandas and spreadsheets leave of an index
 _MISSING = {"", "nan", "na", "n/a", "n.a.", "none", "null", "-", "--", "?", "<na>"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?", re.ASCII)
@@ -64,9 +65,12 @@ def structure_column(table: pd.DataFrame, asked: str | None, source: str) -> str
         return _asked(table, asked, "structure", source)
     found = matched(table.columns, STRUCTURE_COLUMNS)
     if found is None:
+        odd = any(len(str(name)) > _LONGEST_NAME or math.isfinite(number_of(name)) for name in table.columns)
+        there = (
+            "its first line does not look like names" if odd else f"its columns: {listed(table.columns, 12) or 'none'}"
+        )
         raise UserError(
-            f"{source}: there is no column of structures (its columns: {listed(table.columns, 12) or 'none'}): call it "
-            "structure, or name it with `structure`"
+            f"{source}: there is no column of structures ({there}): call it structure, or name it with `structure`"
         )
     return found
 

@@ -1,12 +1,14 @@
 """What a table's rows say about themselves before anything is trained: mistakes, and what should be known."""
 
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pymatgen.core import Element
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
@@ -22,6 +24,7 @@ _TOTAL_EV_PER_ATOM = 3.0  # formation energies are smaller
 _MOST_EV_PER_ATOM = 100.0  # no energy per atom of a pseudopotential code is that large
 _FEW_ROWS = 100
 _OUTLIER = 10.0  # robust standard deviations from the median
+_UNIT = re.compile(r"[(\[]([^)\]]+)[)\]]\s*$")  # at the end of a column's name
 _CLOSE = 0.5  # of the sum of two atomic radii
 _LARGE_CELL = 200  # atoms
 _GB_AN_ATOM = (1e-3, 5e-3)  # of a forward and backward pass: shaken NaCl, shaken MgO (512 atoms each, float32)
@@ -97,7 +100,9 @@ def _energies(dataset: Dataset) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 f"'{target}' grows with the number of atoms (r = {r:.2f}): an extensive property",
-                cure="use `per_cell=True`, as the model averages over atoms otherwise",
+                cure="use `total_energy=True`, if it is the energy of the whole cell in eV"
+                if "energy" in target.lower() or target.lower() in ("e", "toten")
+                else "use `per_cell=True`, as the model averages over atoms otherwise",
             )
         return
     cure = "use `total_energy=True`, which divides them by the number of atoms, or divide them yourself"
@@ -113,7 +118,7 @@ def _energies(dataset: Dataset) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"'{target}' has a median size of {middle:.2f} eV/atom: total energies of DFT, not formation energies",
-            cure="none is needed: the reference of each element is fitted, but they are no formation energies",
+            cure="nothing has to be done: a reference of each element is fitted to them",
         )
 
 
@@ -215,7 +220,13 @@ def _distances(dataset: Dataset) -> Iterator[Finding]:
         )
 
 
-_RADII = np.array([0.5] + [float(Element.from_Z(z).atomic_radius or 1.5) for z in range(1, 119)])
+def _atomic_radii() -> NDArray[np.float64]:
+    with warnings.catch_warnings():  # of elements without one
+        warnings.simplefilter("ignore")
+        return np.array([0.5] + [float(Element.from_Z(z).atomic_radius or 1.5) for z in range(1, 119)])
+
+
+_RADII = _atomic_radii()
 
 
 def _too_close(crystal: Crystal) -> bool:
@@ -273,6 +284,10 @@ def _size(dataset: Dataset) -> Iterator[Finding]:
         )
     if 2 * N_FOLDS <= len(dataset) < _FEW_ROWS:
         yield Finding("warning", f"{len(dataset)} rows decide little: scores vary by chance more than by settings")
+    stated = _UNIT.search(dataset.task.target)
+    if stated and dataset.task.unit and stated[1].strip() != dataset.task.unit:
+        text = f"the column is '{dataset.task.target}', but the unit is given as {dataset.task.unit}"
+        yield Finding("warning", text, cure="give the unit that the numbers are in; nothing is converted")
 
 
 def _folds(dataset: Dataset) -> Iterator[Finding]:

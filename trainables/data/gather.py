@@ -1,6 +1,7 @@
 """What a person points at becomes rows: a table, a structure file, a folder, a pattern, or several of these."""
 
 import glob
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +191,10 @@ def _beside(path: Path, table: pd.DataFrame, progress: Progress) -> Rows:
             f"as {missing[0]}.cif were expected"
         )
     files = [str(by_id[value]) for value in ids]
+    several = Counter(id_of(file) for file in set(by_id.values()))
+    doubtful = [f"{Path(file).name} for {value}" for value, file in zip(ids, files, strict=True) if several[value] > 1]
+    if doubtful:
+        progress.message(f"warning: some ids have several files, of which one is taken: {listed(doubtful, 3)}")
     unused = sorted({file for file in by_id.values() if is_structure_file(file)} - set(map(Path, files)))
     if unused:
         progress.message(f"{len(unused):,} structure files are not named in {path.name}: {listed(unused, 3)}")

@@ -10,7 +10,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trainables.data.bad_structures import BadStructure
-from trainables.data.columns import ID, id_column, is_missing, number_of, numbers_of, structure_column, target_column
+from trainables.data.columns import (
+    ID,
+    STRUCTURE_COLUMNS,
+    id_column,
+    is_missing,
+    number_of,
+    numbers_of,
+    same_name,
+    structure_column,
+    target_column,
+)
 from trainables.data.dataset import MOST_IDS, BadRows, Dataset, RowCollector
 from trainables.data.gather import Rows, gather
 from trainables.data.grouping import GROUPINGS
@@ -20,6 +30,7 @@ from trainables.hints import closest
 from trainables.progress import Progress, silent
 
 _FLOAT32 = 3e38  # the largest number that training can hold
+_OBJECTS = 9  # of the names of columns with structures; the others may be names of files beside them
 
 
 @dataclass(frozen=True)
@@ -136,7 +147,11 @@ def ids_of(rows: Rows, options: TableOptions) -> list[str]:
         raise UserError(
             f"{rows.source} has no id in rows {listed(np.flatnonzero(empty))} (counted from 0): give every row an id"
         )
-    return [str(cell) for cell in ids]
+    names = [str(cell) for cell in ids]
+    odd = [ascii(name) for name in names if any("\ud800" <= mark <= "\udfff" for mark in name)]
+    if odd:
+        raise UserError(f"{rows.source} has ids with broken characters, which no file can hold: {listed(odd, 5)}")
+    return names
 
 
 def _dataset_of(rows: Rows, asked: _Target, options: TableOptions, progress: Progress) -> Dataset:
@@ -153,6 +168,11 @@ def _dataset_of(rows: Rows, asked: _Target, options: TableOptions, progress: Pro
     if len(kept) < len(ids):
         dropped = [row_id for row_id, empty in zip(ids, missing, strict=True) if empty]
         progress.message(f"{len(dropped):,} rows without '{target}' are left out: {listed(dropped, MOST_IDS)}")
+    if not kept:
+        raise UserError(f"{rows.source}: no row is left, as none has a '{target}'")
+    others = [name for name in table.columns if name != structures and same_name(name) in STRUCTURE_COLUMNS[:_OBJECTS]]
+    if others:
+        progress.message(f"structures are those of column '{structures}', not of {listed(others, 3)}")
     collector, cells = RowCollector(rows.source, rows.folder), list(table[structures])
     with progress.stage(f"read {Path(rows.source).name}", len(kept), "rows") as bar:
         for place in kept:
@@ -222,4 +242,6 @@ def _folds(cells: Sequence[Any], ids: Sequence[str], column: str) -> NDArray[np.
             f"column '{column}' has to hold the test fold of each row, 0 to {N_FOLDS - 1} (empty: never tested), which "
             f"it does not for {listed(wrong, MOST_IDS)}"
         )
+    if all(number < 0 for number in numbers):
+        raise UserError(f"column '{column}' names no fold: at least one row has to be tested")
     return np.array(numbers, dtype=np.int8)

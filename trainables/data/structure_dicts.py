@@ -1,5 +1,6 @@
 """Dictionaries of crystals: pymatgen's, ASE's, JARVIS' and OPTIMADE's."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,8 @@ def crystal_of_dict(content: Mapping[str, Any]) -> Crystal:
         if isinstance(error, BadStructure):
             raise
         raise BadStructure(_WRONG_SHAPES) from None
+    if isinstance(content.get("atoms_json"), str):  # pymatgen's MSONAtoms
+        return crystal_of_dict(json.loads(content["atoms_json"]))
     inner = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
     if inner is not None:
         return crystal_of_dict(inner)

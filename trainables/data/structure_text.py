@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Composition, DummySpecies, Structure
 
-from trainables.crystals import Crystal, Trait
+from trainables.crystals import SYMBOLS, Crystal, Trait
 from trainables.data.bad_structures import VACUUM_ANGSTROM, BadStructure, not_periodic_enough, vacuum_widths
 from trainables.data.structure_dicts import crystal_of, crystal_of_dict
 
@@ -19,6 +19,11 @@ _CIF_BLOCK = re.compile(r"^data_", re.MULTILINE | re.IGNORECASE)
 _CIF_CELL = re.compile(r"^_cell[_.]length_a\b", re.MULTILINE | re.IGNORECASE)
 _CIF_FORMULA = re.compile(r"^_chemical_formula_sum\s+(?:'([^']*)'|\"([^\"]*)\"|(\S+)|\n;?([^\n;]+))", re.MULTILINE)
 _PRINTED = re.compile(r"Full Formula \(|Structure Summary|Lattice\n|PeriodicSite|\w*Atoms\(|<|I?Structure\(|Crystal\(")
+_FORMULA = re.compile(r"([A-Z][a-z]?\d*)+")
+_GROUP = re.compile(
+    r"^_(?:symmetry_Int_Tables_number|space_group_IT_number|symmetry_space_group_name_H-M|space_group_name_H-M_alt)\s+"
+    r"['\"]?([^'\"\n]+)", re.MULTILINE
+)  # fmt: skip
 _D_OR_T = re.compile(r"\b[DT]\b")
 _HEAVY_HYDROGEN = 1.5  # u; below it is protium
 _EXPORT = "export dictionaries (structure.as_dict()) or CIF (structure.to(fmt='cif'))"
@@ -67,11 +72,11 @@ def _of_poscar(text: str) -> Crystal:
     problem = "a POSCAR that ASE cannot read (elements in its first or sixth line, then counts)"
     lines = text.split("\n")
     counts = lines[5].split() if len(lines) > 5 else []
-    if counts and all(count.isdigit() for count in counts) and len(lines[0].split()) != len(counts):
-        raise BadStructure("a POSCAR of VASP 4 whose first line does not name as many elements as it counts")
+    if counts and all(count.isdigit() for count in counts):  # VASP 4
+        lines = [*lines[:5], " ".join(_elements_of_title(lines[0], len(counts))), *lines[5:]]
     plain = [_D_OR_T.sub("H", line) if place in (0, 5) else line for place, line in enumerate(lines)]
     if len(lines) < 6 or plain[5] == lines[5]:
-        return _with_ase("vasp", text, problem)
+        return _with_ase("vasp", "\n".join(lines), problem)
     crystal = _with_ase("vasp", "\n".join(plain), problem)
     return crystal._replace(left_out=crystal.left_out | {"isotopes"})
 
@@ -89,16 +94,35 @@ def _mapping(text: str) -> dict[str, Any]:
     return content
 
 
+def _elements_of_title(title: str, n: int) -> list[str]:
+    """Return the elements that a title of VASP 4 names: all of it symbols, or one formula, as many as are counted.
+
+    Raises:
+        BadStructure: any other title, of which readers make up elements.
+    """
+    words = title.split()
+    if len(words) == 1 and _FORMULA.fullmatch(words[0]):
+        words = re.findall(r"[A-Z][a-z]?", words[0])
+    if len(words) != n or len(set(words)) != n or not set(words) <= {*SYMBOLS[1:], "D", "T"}:
+        raise BadStructure(
+            "a POSCAR without a line of elements (VASP 4), whose first line does not name them: write them above the "
+            "counts"
+        )
+    return words
+
+
 def _with_ase(kind: str, text: str, problem: str) -> Crystal:
     from ase.io import read
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            atoms = read(io.StringIO(text), format=kind)
+            found = read(io.StringIO(text), index=":", format=kind)
         except Exception:  # a reader raises what it happens to meet
             raise BadStructure(problem) from None
-    return crystal_of_atoms(atoms)
+    if len(found) != 1:
+        raise BadStructure("text of several structures, where one was expected")
+    return crystal_of_atoms(found[0])
 
 
 def crystal_of_atoms(atoms: Any) -> Crystal:
@@ -178,6 +202,9 @@ def crystal_of_cif(text: str) -> Crystal:
     said: Callable[[str], bool] = lambda words: any(words in str(warning.message).lower() for warning in told)  # noqa: E731
     if said("missing elements") or said("occupanc"):
         raise BadStructure("a CIF with sites pymatgen leaves out or rescales")
+    group = [name for each in _GROUP.findall(text) if (name := each.strip().replace(" ", "")) not in ("?", ".", "")]
+    if said("defaulting to p1") and any(name not in ("1", "P1") for name in group):
+        raise BadStructure("a CIF of a space group that pymatgen does not know, without its operations")
     crystal = crystal_of_structure(structure)
     _require_stated_formula(text, structure)
     return crystal

@@ -11,6 +11,7 @@ from trainables.data.bad_structures import OVERLAP_ANGSTROM, BadStructure, check
 from trainables.data.structure_dicts import crystal_of_dict
 from trainables.data.structure_files import read_structure_file
 from trainables.data.structure_text import crystal_of_atoms, crystal_of_structure, crystal_of_text, looks_like_text
+from trainables.data.table_files import decoded
 
 __all__ = ["OVERLAP_ANGSTROM", "BadStructure", "checked", "read_crystal"]
 
@@ -33,6 +34,8 @@ def _crystal(value: Any, folder: Path) -> Crystal:
         return crystal_of_dict(value)
     if isinstance(value, Structure | IStructure):
         return crystal_of_structure(value)
+    if isinstance(value, bytes):  # text, of Parquet
+        value = decoded(value)
     if isinstance(value, str | Path) and str(value).strip():
         text = str(value)
         return crystal_of_text(text) if looks_like_text(text.strip()) else _in_file(text.strip(), folder)
@@ -44,17 +47,19 @@ def _crystal(value: Any, folder: Path) -> Crystal:
         return crystal_of_dict(value.to_dict())
     if hasattr(value, "structure"):  # pymatgen's ComputedStructureEntry
         return _crystal(value.structure, folder)
-    raise BadStructure(f"a {type(value).__name__}, not a pymatgen Structure, its dictionary or CIF text")
+    raise BadStructure(f"{type(value).__name__} instead of a pymatgen Structure, its dictionary or CIF text")
 
 
 def _in_file(name: str, folder: Path) -> Crystal:
-    path = folder / name
     try:
-        there = path.is_file()
-    except (OSError, ValueError):  # text that is too long to be a name
-        there = False
-    if there:
-        return read_structure_file(path)
+        places = [folder / name, Path(name).expanduser(), folder / name.replace("\\", "/")]
+        path = next((place for place in places if place.exists()), folder / name)
+        if path.is_file():
+            return read_structure_file(path)
+        if path.is_dir():
+            raise BadStructure("a folder, where a structure file was expected")
+    except (OSError, RuntimeError) as error:  # text that is too long to be a name; no such home
+        raise BadStructure("neither a structure's text nor the path of a file") from error
     if path.suffix or "/" in name or "\\" in name:
         raise BadStructure(f"a structure file that does not exist (looked in {folder.absolute()})")
     raise BadStructure("neither a structure's text nor the path of a file")

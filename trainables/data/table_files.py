@@ -44,14 +44,15 @@ def read_frame(path: Path) -> pd.DataFrame:
     reader = next((reader for suffix, reader in readers.items() if name.endswith(suffix)), _read_csv)
     _reject_by_name(path, name)
     try:
-        return _with_text_names(reader(path))
+        table = _with_text_names(reader(path), path)
+        return _with_index_as_ids(table)
     except UserError:
         raise
     except (EOFError, zlib.error) as error:
         raise UserError(f"{path} is truncated ({error}): get it again") from None
     except MemoryError:
         raise UserError(f"{path} does not fit into memory") from None
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, OSError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
         reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."
         raise UserError(f"{path} cannot be read as {_kind(name)}: {reason}") from None
@@ -75,8 +76,9 @@ def known_elsewhere(path: Path) -> bool:
 def _reject_by_name(path: Path, name: str) -> None:
     if name.endswith(_PICKLES):
         raise UserError(
-            f"{path} is a pickle, which may run any code when it is opened, so it is not read. If you trust it: "
-            f'python -c "import pandas, crystaltune as ct; ct.train(pandas.read_pickle({str(path)!r}), target=...)"'
+            f"{path} is a pickle, which may run any code when it is opened, so it is not read. If you trust it, "
+            f'convert it: python -c "import pandas; pandas.read_pickle({str(path)!r}).reset_index().to_json('
+            f"{str(path.with_suffix('.json'))!r}, orient='records', default_handler=lambda x: x.as_dict())\""
         )
     if name.endswith(".xls"):
         raise UserError(f"{path} is in Excel's old format: save it as .xlsx or CSV")
@@ -104,6 +106,9 @@ def decoded(content: bytes) -> str:
 
 def _text_of(path: Path) -> str:
     content = open_bytes(path)
+    if content[:4] in (b"PAR1", b"PK\x03\x04"):
+        kind = "Parquet" if content[:4] == b"PAR1" else "a zip archive, such as Excel's .xlsx"
+        raise UserError(f"{path} is {kind} under another name: rename it")
     if b"\x00" in content[:1000] and content[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(f"{path} is no text: a table as CSV, JSON, Parquet or Excel was expected")
     text = decoded(content)
@@ -116,11 +121,12 @@ def _read_csv(path: Path) -> pd.DataFrame:
     text = _text_of(path)
     if text.lstrip().startswith(("[", "{")):
         return _read_json(path)
-    separator = _separator(text)
+    text = _without_comments(text)
+    separator = _separator(text, " " if _stem(path) in HEADERLESS else "")
     header = _first_row(text, separator)
     headerless = _stem(path) in HEADERLESS and not _is_header(header)
-    doubles = [name for name, count in Counter(header).items() if count > 1 and name.strip()]
-    if doubles and not headerless:
+    doubles = [name for name, count in Counter(map(str.strip, header)).items() if count > 1 and name]
+    if doubles and not headerless:  # pandas would rename them
         raise UserError(f"{path} has several columns named {listed(doubles)}: rename or drop all but one of each")
     options: Mapping[str, Any] = {"header": None} if headerless else {}
     table = pd.read_csv(
@@ -133,7 +139,16 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return table
 
 
-def _separator(text: str) -> str:
+def _without_comments(text: str) -> str:
+    """Return a table without the lines above its names that begin with #; names themselves may."""
+    lines = text.split("\n")
+    first = next((place for place, line in enumerate(lines) if not line.startswith("#")), 0)
+    if first and lines[first - 1].count(",") + 1 == lines[first].count(",") + 1 > 1:
+        return "\n".join([lines[first - 1].lstrip("# "), *lines[first:]])
+    return "\n".join(lines[first:])
+
+
+def _separator(text: str, others: str) -> str:
     """Return what stands between columns: the mark whose names are known, else the one that makes most columns."""
 
     def known(mark: str) -> tuple[int, bool, int]:
@@ -142,7 +157,7 @@ def _separator(text: str) -> str:
         numbers = len(columns) > 1 and all(math.isfinite(number_of(cell, True)) for cell in columns[1:])
         return sum(map(_is_known, columns)), numbers, len(columns)
 
-    return max(_SEPARATORS, key=known)
+    return max(_SEPARATORS + others, key=known)
 
 
 def _first_row(text: str, separator: str) -> list[str]:
@@ -170,17 +185,31 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _read_excel(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_excel(io.BytesIO(open_bytes(path)), dtype=object, keep_default_na=False)
+        sheets = pd.read_excel(io.BytesIO(open_bytes(path)), sheet_name=None, dtype=object, keep_default_na=False)
     except ImportError:
         raise UserError(
             f"{path}: Excel files need the package openpyxl (pip install openpyxl); or save it as CSV"
         ) from None
+    table = _one_sheet(sheets, path)
     cut = [name for name in table.columns if table[name].map(lambda cell: len(str(cell)) >= _EXCEL_LONGEST).any()]
     if cut:
         raise UserError(
             f"{path}: Excel cut cells of column '{cut[0]}' at {_EXCEL_LONGEST:,} characters: export them as CSV or JSON"
         )
     return table
+
+
+def _one_sheet(sheets: Mapping[str, pd.DataFrame], path: Path) -> pd.DataFrame:
+    """Return the sheet that has structures, or the only one with rows.
+
+    Raises:
+        UserError: several have.
+    """
+    filled = {name: sheet for name, sheet in sheets.items() if len(sheet)} or dict(sheets)
+    found = {name: sheet for name, sheet in filled.items() if matched(sheet.columns, STRUCTURE_COLUMNS)} or filled
+    if len(found) > 1:
+        raise UserError(f"{path} has {len(found)} sheets of rows ({listed(found, 5)}): save the one to use as a file")
+    return next(iter(found.values()))
 
 
 def _read_json_lines(path: Path) -> pd.DataFrame:
@@ -230,6 +259,10 @@ def frame_of_json(content: Any, path: Path) -> pd.DataFrame:
             return table if index is None or matched(table.columns, ID_COLUMNS) else table.assign(**{ID: index})
         return _of_list(content["data"], path)
     inner = list(content.values())
+    frames = [value for value in inner if isinstance(value, dict) and value and _are_records(list(value.values()))]
+    if inner and len(frames) == len(inner):  # MPtrj: frames of a calculation, by their ids
+        named = [(name, row) for each in frames for name, row in each.items()]
+        return pd.DataFrame([{ID: name, **_flat(row)} for name, row in named])
     if inner and all(isinstance(value, dict) for value in inner):
         if any(is_structure_dict(value) for value in inner):
             return pd.DataFrame({ID: list(content), "structure": inner})
@@ -251,8 +284,27 @@ def _of_ase_database(content: Mapping[str, Any], path: Path) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
+def _are_records(rows: list[Any]) -> bool:
+    return all(isinstance(row, dict) and is_structure_dict(row.get("structure")) for row in rows)
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the single values that lie one level deeper, in OPTIMADE's and pymatgen's entries."""
+    if is_structure_dict(row):
+        return row
+    told: dict[str, Any] = {}
+    for name in ("attributes", "data"):
+        inner = row.get(name)
+        if isinstance(inner, dict):
+            told |= {
+                key: value for key, value in inner.items() if isinstance(value, str | int | float) and key not in row
+            }
+    return {**row, **told}
+
+
 def _of_list(rows: list[Any], path: Path) -> pd.DataFrame:
     if rows and all(isinstance(row, dict) for row in rows):
+        rows = [_flat(row) for row in rows]
         if all(is_structure_dict(row) for row in rows):
             return pd.DataFrame({ID: [str(place) for place in range(len(rows))], "structure": rows})
         return pd.DataFrame(rows)
@@ -261,6 +313,22 @@ def _of_list(rows: list[Any], path: Path) -> pd.DataFrame:
     return pd.DataFrame({ID: [], "structure": []})
 
 
-def _with_text_names(table: pd.DataFrame) -> pd.DataFrame:
+def _with_text_names(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Return a table whose columns have names of text, none of them twice.
+
+    Raises:
+        UserError: two columns have one name.
+    """
     table.columns = pd.Index([str(name).strip() for name in table.columns])
+    doubles = [name for name, count in Counter(table.columns).items() if count > 1 and name]
+    if doubles:
+        raise UserError(f"{path} has several columns named {listed(doubles)}: rename or drop all but one of each")
     return table
+
+
+def _with_index_as_ids(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose index, where it says more than numbers of rows, is a column of ids."""
+    plain = [str(name) for name in table.index] == [str(place) for place in range(len(table))]
+    if plain or matched(table.columns, ID_COLUMNS) is not None or table.index.nlevels > 1:
+        return table.reset_index(drop=True)
+    return table.assign(**{ID: [str(name) for name in table.index]}).reset_index(drop=True)

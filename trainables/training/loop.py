@@ -111,7 +111,8 @@ def train(
             try:
                 val_mae = _one_share(state, objectives, val, context, bar)
             except NonFiniteLoss as error:
-                reason = f"{error} in epoch {len(state.history) + 1}; the last good epoch is kept"
+                kept = "; the last good epoch is kept" if state.history else ""
+                reason = f"{error} in epoch {len(state.history) + 1}{kept}"
                 raise TrainingFailed(state, reason) from None
             except Preempted:
                 checkpoints.save(

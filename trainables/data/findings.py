@@ -147,9 +147,13 @@ def _marks(dataset: Dataset) -> Iterator[Finding]:
     if ids:
         shown = ", ".join(f"{value:g}" for value in far)
         yield Finding(
-            "warning", f"{len(ids):,} targets are {shown}, which looks like a mark of missing values", ids,
+            "warning", f"{_targets_are(len(ids))} {shown}, which looks like a mark of missing values", ids,
             "empty these cells and use `drop_missing=True`, or leave the rows out",
         )  # fmt: skip
+
+
+def _targets_are(n: int) -> str:
+    return "1 target is" if n == 1 else f"{n:,} targets are"
 
 
 def _is_mark(value: float) -> bool:
@@ -167,7 +171,7 @@ def _outliers(dataset: Dataset) -> Iterator[Finding]:
         worst = far[np.argsort(-np.abs(dataset.targets[far] - middle))]
         yield Finding(
             "warning",
-            f"{len(far):,} targets are more than {_OUTLIER:g} robust standard deviations from the median "
+            f"{_targets_are(len(far))} more than {_OUTLIER:g} robust standard deviations from the median "
             f"({middle:.4g}), such as {dataset.targets[worst[0]]:.4g}",
             tuple(dataset.ids[row] for row in worst),
             "look at them: one wrong number can rule the loss",

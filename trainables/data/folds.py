@@ -120,7 +120,8 @@ def _too_few(dataset: Dataset) -> str:
         )
     n_groups = len(set(dataset.group_names))
     kind = "formula" if dataset.groups is None else "group"
-    return f"({len(dataset)} rows of {n_groups} {kind}s, and rows of one {kind} share a fold); provide more {kind}s"
+    there = f"{len(dataset)} rows of {n_groups} {kind}{'s' * (n_groups != 1)}"
+    return f"({there}, and rows of one {kind} share a fold); provide more {kind}s"
 
 
 def make_split(dataset: Dataset, fold: int, *, val_share: float, seed: int) -> FoldSplit:

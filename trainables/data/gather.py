@@ -138,7 +138,8 @@ def _of_folder(folder: Path, progress: Progress) -> Rows:
     tables = sorted(file for file in folder.iterdir() if file.is_file() and is_table(file))
     if files:
         if tables:
-            progress.message(f"{listed((each.name for each in tables), 4)} in {folder} is not read: name the table to")
+            names = listed((each.name for each in tables), 4)
+            progress.message(f"the structure files of {folder} are read, not {names}: name a table to read it")
         return Rows(_of_files(files, folder, progress), folder, str(folder))
     if len(tables) == 1 and not is_matbench_layout(tables[0]):
         return Rows(read_frame(tables[0]), folder, str(tables[0]))

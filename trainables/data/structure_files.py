@@ -138,6 +138,8 @@ def _with_ase(path: Path, own: str) -> Iterator[Found]:
         except Exception as error:  # a reader raises what it happens to meet
             reason = " ".join(str(error).split())[:80] or type(error).__name__
             raise BadStructure(f"a file that ASE cannot read ({reason})") from None
+    if not frames:
+        raise BadStructure("a file in which ASE finds no structure (cut off, most likely)")
     for count, atoms in enumerate(frames):
         told = _properties(atoms)
         number = own if len(frames) == 1 else f"{own}-{count}"
@@ -168,6 +170,8 @@ def _of_database(path: Path, own: str) -> Iterator[Found]:
     except Exception as error:
         reason = " ".join(str(error).split())[:80] or type(error).__name__
         raise BadStructure(f"a database that ASE cannot read ({reason})") from None
+    if not rows:
+        raise BadStructure("a database without rows")
     for row in rows:
         told = dict(row.key_value_pairs)
         told |= {name: row[name] for name in ("energy", "free_energy", "magmom") if name in row}

@@ -175,7 +175,7 @@ def _beside(structure: Any) -> Iterator[Trait]:
     spins = (getattr(each, "spin", None) for each in species)
     if any(spins) or np.any([_size(moment) for moment in structure.site_properties.get("magmom", ())]):
         yield "magnetic moments"
-    if any(each.symbol in ("D", "T") for each in species):
+    if any(each.Z == 1 and float(each.atomic_mass) > _HEAVY_HYDROGEN for each in species):
         yield "isotopes"
 
 

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import math
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -143,7 +144,7 @@ def _without_comments(text: str) -> str:
     """Return a table without the lines above its names that begin with #; names themselves may."""
     lines = text.split("\n")
     first = next((place for place, line in enumerate(lines) if not line.startswith("#")), 0)
-    if first and lines[first - 1].count(",") + 1 == lines[first].count(",") + 1 > 1:
+    if first and any(map(_is_known, re.split(r"[,;\t|]", lines[first - 1].lstrip("# ")))):
         return "\n".join([lines[first - 1].lstrip("# "), *lines[first:]])
     return "\n".join(lines[first:])
 
@@ -151,11 +152,12 @@ def _without_comments(text: str) -> str:
 def _separator(text: str, others: str) -> str:
     """Return what stands between columns: the mark whose names are known, else the one that makes most columns."""
 
-    def known(mark: str) -> tuple[int, bool, int]:
+    def known(mark: str) -> tuple[int, bool, bool, int]:
         columns = _first_row(text, mark)
+        whole = not any(other in columns[0] for other in ";\t|") if columns else False
         # Of rows without names, one such as "mp-1;-3,09" is split by the mark that leaves numbers.
         numbers = len(columns) > 1 and all(math.isfinite(number_of(cell, True)) for cell in columns[1:])
-        return sum(map(_is_known, columns)), numbers, len(columns)
+        return sum(map(_is_known, columns)), whole, numbers, len(columns)
 
     return max(_SEPARATORS + others, key=known)
 

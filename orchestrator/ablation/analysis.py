@@ -19,6 +19,7 @@ from scipy import stats
 from orchestrator.ablation.rows import Comparison, Control, Cost, Decision, Errors, ExperimentRow
 from orchestrator.ablation.verdicts import QUESTIONS, decimals_of, sentences_of, suffixes
 from orchestrator.evaluation.statistics import CONFIDENCE, N_RESAMPLES, Contrast, compare, with_holm
+from orchestrator.report.format import few_rows
 from trainables.progress import Progress, silent
 
 LEVEL = 1 - CONFIDENCE
@@ -142,7 +143,10 @@ def analyse(
         control = None if outcome.control is None else _control(outcome, outcome.control, by_name, failures, pairs)
         rows[name] = replace(_row(outcome, failures[name], errors.get(name), pairs), control=control)
     given = dict(published or {})
-    return Analysis(list(rows.values()), sentences_of(rows, pairs, unit, given, comparable), given, unit, comparable)
+    said = sentences_of(rows, pairs, unit, given, comparable)
+    counts = [row.errors.n_rows for row in rows.values() if row.errors.n_rows]
+    said += few_rows(min(counts), "test") if counts else []
+    return Analysis(list(rows.values()), said, given, unit, comparable)
 
 
 def _failure(outcome: Outcome) -> str:

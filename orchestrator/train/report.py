@@ -15,7 +15,7 @@ from orchestrator.execution.job import DONE
 from orchestrator.execution.summary import RunSummary
 from orchestrator.provenance import RunManifest
 from orchestrator.report.document import Document, Section, Table
-from orchestrator.report.format import four_digits, readable
+from orchestrator.report.format import few_rows, four_digits, readable
 from orchestrator.report.terminal import title_of
 from orchestrator.train import figures
 from orchestrator.train.members import ENSEMBLE, EnsembleSummary, read_members
@@ -164,7 +164,7 @@ def _summary(results: Results) -> Section:
 
 def _limits(results: Results) -> list[str]:
     """Return what limits the number, one sentence each."""
-    scores, said = results.scores, []
+    scores, said = results.scores, few_rows(len(results.rows.target), "test")
     if scores.synthetic:
         said.append("Synthetic: these targets were made up; they must never be compared with Matbench.")
     if scores.partial:

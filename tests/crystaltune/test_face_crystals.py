@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from ase import Atoms
 from pymatgen.core import Lattice, Structure
+from said import Said
 from small_data import rocksalts
 from table_data import refusal
 
@@ -107,21 +108,6 @@ def test_a_model_takes_crystals_in_every_form(run: ct.Run, tmp_path: Path) -> No
     assert "`data` of type int" in refusal(lambda: model.predict(5))
 
 
-class Said:
-    """Keeps messages, and shows no bars."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
-
-    def stage(self, *words: Any) -> Any:
-        from trainables.progress import silent
-
-        return silent.stage(*words)
-
-
 @pytest.mark.trains
 def test_predictions_that_are_guesses_are_told(run: ct.Run) -> None:
     said = Said()
@@ -131,7 +117,7 @@ def test_predictions_that_are_guesses_are_told(run: ct.Run) -> None:
         Structure(lattice, ["Li", "O"], [[0, 0, 0], [0.13, 0, 0]]),
         CELLS[0],
     ]
-    found = run.predict(cells, device="cpu", progress=said)  # type: ignore[arg-type]
+    found = run.predict(cells, device="cpu", progress=said)
     assert found["in_training"].tolist() == [False, False, True]
     assert any("the run has no row with" in line and "Xe" in line and "(0)" in line for line in said.lines)
     assert any("atoms closer than half the sum" in line and "(1)" in line for line in said.lines)

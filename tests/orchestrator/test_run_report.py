@@ -15,6 +15,7 @@ from small_data import tiny_dataset
 
 from orchestrator.evaluation.scores import score_folds
 from orchestrator.inputs.source import Source
+from orchestrator.report.format import few_rows
 from orchestrator.train import report as report_module
 from orchestrator.train.figures import _place
 from orchestrator.train.report import document, read_results, write_report
@@ -120,6 +121,20 @@ def test_few_rows_give_a_whole_page(n_rows: int) -> None:
     page = document(results).html()
     assert "of one fold" in words(page)
     assert page.count('class="plot"') >= 2
+
+
+@pytest.mark.parametrize(
+    ("n", "said"), [(1, "1 validation row decides nothing"), (99, "99 validation rows decide little"), (100, None)]
+)
+def test_few_rows_are_said_to_decide_little(n: int, said: str | None) -> None:
+    found = few_rows(n, "validation")
+    assert [sentence[: len(said or "") + 10] for sentence in found] == ([f"Few rows: {said}"] if said else [])
+
+
+@pytest.mark.parametrize("n_rows", [10, 150])
+def test_a_report_of_ten_rows_says_that_they_decide_nothing(n_rows: int) -> None:
+    page = words(document(run_results(n_rows, folds=(0,))).html())
+    assert ("decide nothing, for other rows of the same kind" in page) == (n_rows == 10)
 
 
 def test_equal_targets_and_a_perfect_model_give_a_page() -> None:

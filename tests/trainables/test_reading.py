@@ -12,6 +12,7 @@ from ase.db import connect
 from ase.io import write
 from format_data import CELLS, GAPS, IDS, atoms_of, optimade, poscar, require_cells, require_same, rows
 from pymatgen.core import Lattice, Species, Structure
+from said import Said
 from table_data import refusal, saved
 
 from trainables.crystals import Crystal
@@ -23,21 +24,6 @@ from trainables.data.to_predict import read_structures
 from trainables.errors import UserError
 
 CIFS = [cell.to(fmt="cif") for cell in CELLS]
-
-
-class Said:
-    """Keeps what a reader says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
-
-    def stage(self, *words: Any) -> Any:
-        from trainables.progress import silent
-
-        return silent.stage(*words)
 
 
 def as_csv(**changes: Any) -> str:
@@ -77,7 +63,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path, second: str) -> Non
 
 def test_it_is_said_which_of_several_structures_are_taken(tmp_path: Path) -> None:
     table, said = saved(tmp_path / "t.json", [row | {"cif": "?"} for row in rows()]), Said()
-    assert len(read_table(table, "mine", "gap", progress=said)) == len(CELLS)  # type: ignore[arg-type]
+    assert len(read_table(table, "mine", "gap", progress=said)) == len(CELLS)
     assert "structures are those of column 'structure', not of cif" in said.lines
 
 
@@ -197,7 +183,7 @@ def test_a_table_whose_ids_name_files_beside_it_needs_no_structures(tmp_path: Pa
 def test_files_that_no_row_names_are_told(tmp_path: Path) -> None:
     said = Said()
     folder = beside(tmp_path, "\n".join(f"{i},{g}" for i, g in zip(IDS[1:], GAPS[1:], strict=True)))
-    assert len(read_table(folder, "mine", progress=said)) == len(IDS) - 1  # type: ignore[arg-type]
+    assert len(read_table(folder, "mine", progress=said)) == len(IDS) - 1
     assert f"1 structure files are not named in id_prop.csv: {folder / f'{IDS[0]}.cif'}" in said.lines
 
 
@@ -207,7 +193,7 @@ def test_one_file_of_each_folder_that_vasp_ran_in_is_read(tmp_path: Path) -> Non
         (tmp_path / row_id / "POSCAR").write_text(poscar(cell.copy().scale_lattice(cell.volume * 1.2)))
         (tmp_path / row_id / "CONTCAR").write_text(poscar(cell))
     said = Said()
-    found = read_structures(tmp_path, read_table_task(), progress=said)  # type: ignore[arg-type]
+    found = read_structures(tmp_path, read_table_task(), progress=said)
     assert sorted(found.ids) == sorted(IDS)
     for row_id, crystal in zip(found.ids, found.dataset.structures, strict=True):
         require_same(crystal, CELLS[IDS.index(row_id)])

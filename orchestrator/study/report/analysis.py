@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from optuna.distributions import BaseDistribution
 
-from orchestrator.report.format import four_digits, number_text
+from orchestrator.report.format import few_rows, four_digits, number_text
 from orchestrator.study.journal import Crash, StepResult, Trial, TrialState
 from orchestrator.study.manifest import StudyManifest
 from orchestrator.study.report.importances import Distributions, Importances, importances
@@ -291,6 +291,7 @@ def _sentences(analysis: Analysis) -> list[str]:
         said = ["Verdict: no trial completed, so there is no best configuration and no best.yaml."]
     else:
         said = [verdict.sentence, *_second(analysis, verdict), *_not_checked(analysis, verdict)]
+        said += few_rows(analysis.manifest.n_val, "validation")
         said.append(
             f"No test score: all these MAEs are of the {analysis.manifest.n_val:,} validation rows of fold "
             f"{analysis.manifest.fold} that chose the configuration, so they are optimistic. `crystaltune train` with "

@@ -61,8 +61,8 @@ class _ByModule(LoadScopeScheduling):
 @pytest.hookimpl(tryfirst=True)  # before marks choose
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     items.sort(key=_turn)
-    for item in items:  # what else the quick tier leaves out; its -m takes the place of the -m "not slow" of pyproject
-        if item.get_closest_marker("slow") or "shared_data" in item.fixturenames:
+    for item in items:  # what else the quick tier leaves out; its -m takes the place of that of pyproject
+        if item.get_closest_marker("slow") or item.get_closest_marker("long") or "shared_data" in item.fixturenames:
             item.add_marker(pytest.mark.trains)
 
 

@@ -64,6 +64,7 @@ def test_of_this_project_it_imports_only_what_users_import() -> None:
 
 
 @pytest.mark.trains
+@pytest.mark.long
 def test_every_cell_runs_in_order_and_what_is_finished_is_not_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.trains
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_the_example_runs_both_ways_on_the_embedded_sample(tmp_path: Path) -> None:
     words = [sys.executable, "launch/tune_run.py", "--limit", "40", "--epochs", "2", "--trials", "2"]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

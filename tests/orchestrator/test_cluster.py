@@ -65,6 +65,7 @@ def idle_share(out: Path, workers: int) -> float:
     return idle / (workers * len(times))
 
 
+@pytest.mark.long
 def test_every_gpu_is_busy_and_nothing_begins_before_what_it_needs(nodes: Any, pauses: None, tmp_path: Path) -> None:
     graph = plan_of(tmp_path)
     run_all(graph, on_nodes(nodes), log=tmp_path)
@@ -132,6 +133,7 @@ def test_what_no_node_can_give_is_refused(nodes: Any) -> None:
         list(run_on_ray(fake_models.ends_badly, Listed([("one", "fine .")]), run, silent, failed=str))
 
 
+@pytest.mark.long
 def test_a_search_on_a_cluster_makes_its_teachers_there_too(nodes: Any, tmp_path: Path) -> None:
     options = SearchOptions("distil", trials=2, top=0, place=TrialResources(nodes.address), resources=Resources("cpu"))
     distil = {"weight": 0.5, "inner_folds": 2, "seeds": 1}

@@ -33,6 +33,7 @@ from trainables.errors import UserError
 pytestmark = pytest.mark.trains
 
 
+@pytest.mark.long
 def test_a_driver_that_was_killed_goes_on_and_makes_nothing_twice(nodes: Any, tmp_path: Path) -> None:
     out = tmp_path / "a b#c?d%20"  # paths are taken as they are
     out.mkdir()
@@ -95,6 +96,7 @@ def test_where_memory_is_too_low_to_begin_it_is_said(tmp_path: Path) -> None:
         run_source(node, Listed([("small", f"fine {tmp_path}")]), Messages())
 
 
+@pytest.mark.long
 def test_a_folder_that_is_lost_on_the_way_ends_the_session_and_fails_no_job(nodes: Any, tmp_path: Path) -> None:
     said, jobs = Messages(), Listed([(name, f"{name} {tmp_path}") for name in ("first", "unmounts", "third")])
     with pytest.raises(UserError, match=f"no node can take part: .* it does not share {tmp_path}"):
@@ -103,6 +105,7 @@ def test_a_folder_that_is_lost_on_the_way_ends_the_session_and_fails_no_job(node
     assert any(text.startswith("third is put back: node ") for text in said.texts)
 
 
+@pytest.mark.long
 def test_without_its_head_the_driver_ends_and_says_how_to_continue(tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster as Nodes
 
@@ -123,6 +126,7 @@ def test_without_its_head_the_driver_ends_and_says_how_to_continue(tmp_path: Pat
 
 
 # The last one: a driver of its own that joins afterwards may take the killed node, of the same address, for its own.
+@pytest.mark.long
 def test_a_node_that_is_killed_loses_nothing_finished_and_one_that_comes_later_is_used(
     nodes: Any, pauses: None, tmp_path: Path
 ) -> None:

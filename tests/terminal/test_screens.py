@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 _COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 _CONTROL = re.compile(rb"\x1b\[")
 
+_WIDE = pytest.param(160, marks=pytest.mark.long)
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -126,7 +128,7 @@ def test_a_dumb_terminal_gets_lines_and_no_control_sequences(shell: Shell, train
     assert "Everything is in r" in text
 
 
-@pytest.mark.parametrize("columns", [80, 160])
+@pytest.mark.parametrize("columns", [80, _WIDE])
 def test_predict_shows_its_first_rows_and_where_all_are(shell: Shell, trained: tuple[str, bytes], columns: int) -> None:
     table = ROOT / "tests" / "terminal" / "three.csv"
     text, _ = shell.run("predict", "r", str(table), "--out", f"p{columns}.csv", columns=columns)
@@ -155,7 +157,7 @@ def test_check_tells_what_is_in_the_rows_and_what_is_wrong(shell: Shell, work: P
     assert "rows: 2, of 2 formulas" in text
 
 
-@pytest.mark.parametrize("columns", [160, 80])  # the second time everything is there already
+@pytest.mark.parametrize("columns", [80, _WIDE])  # the second time everything is there already
 def test_ablate_shows_what_each_lever_did(shell: Shell, columns: int) -> None:
     arguments = (*SMALL, "--folds", "0", "--seeds", "1", "--experiments", "E0,A1", "--out", "a")
     text, _ = shell.run("ablate", *arguments, columns=columns)
@@ -165,7 +167,7 @@ def test_ablate_shows_what_each_lever_did(shell: Shell, columns: int) -> None:
     assert "Everything is in a (ablation.html, ablation.md, ablation.json)." in text
 
 
-@pytest.mark.parametrize("columns", [80, 160])
+@pytest.mark.parametrize("columns", [80, _WIDE])
 def test_search_runs_in_a_terminal(shell: Shell, work: Path, columns: int) -> None:
     """Ray Tune pickles what it is given: a live display among it ended every search in a terminal."""
     arguments = [*SMALL, "--space", "optim", "--trials", "2", "--check-top", "0", "--out", "s"]
@@ -181,7 +183,7 @@ def test_search_runs_in_a_terminal(shell: Shell, work: Path, columns: int) -> No
         assert re.search(r"^ *0 +complete +1 +0\.\d+", text, flags=re.MULTILINE), text
 
 
-@pytest.mark.parametrize("columns", [160, 80])
+@pytest.mark.parametrize("columns", [80, _WIDE])
 def test_quickstart_ends_with_five_folds_and_two_things_to_try(shell: Shell, columns: int) -> None:
     text, _ = shell.run("quickstart", "--limit", "40", "--set", "optim.epochs=1", columns=columns)
     assert "a few minutes, in runs/quickstart" in " ".join(text.split())
@@ -245,7 +247,7 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize("columns", [80, pytest.param(160, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("columns", [80, _WIDE])
 @pytest.mark.parametrize("command", STOPS)
 def test_ctrl_c_says_how_to_continue(shell: Shell, trained: tuple[str, bytes], command: str, columns: int) -> None:
     arguments, working, said = STOPS[command]
@@ -256,7 +258,7 @@ def test_ctrl_c_says_how_to_continue(shell: Shell, trained: tuple[str, bytes], c
         assert len(shown) == len(set(shown)), f"a line stands there twice:\n{terminal.text()}"
 
 
-@pytest.mark.parametrize("columns", [80, 160])
+@pytest.mark.parametrize("columns", [80, _WIDE])
 def test_status_is_watched_until_ctrl_c(shell: Shell, work: Path, columns: int) -> None:
     """The log of a session whose process, this one, is at work."""
     folder = work / f"watched{columns}"
@@ -288,6 +290,7 @@ def test_sigterm_as_of_a_batch_system_is_answered_as_ctrl_c_is(shell: Shell) -> 
         assert "resource_tracker" not in text
 
 
+@pytest.mark.long
 def test_models_on_ray_have_bars_and_end_with_ctrl_c(shell: Shell) -> None:
     with shell.open("train", *LONG, "--folds", "0,1", "--ray", "--out", "ray") as terminal:
         terminal.expect("fold1-seed0 train")

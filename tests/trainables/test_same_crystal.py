@@ -108,7 +108,8 @@ def test_crystals_that_differ_are_told_apart(what: str) -> None:
 
 
 def test_snapshots_of_one_compound_are_many_crystals() -> None:
-    cells = [(spinel().get_primitive_structure()).perturb(0.05) for _ in range(60)]
+    primitive = spinel().get_primitive_structure()
+    cells = [primitive.copy().perturb(0.05) for _ in range(60)]
     table = CrystalTable.pack(map(Crystal.from_structure, cells))
     assert same_crystals(table).tolist() == list(range(60))
 

@@ -54,6 +54,13 @@ def trunk_features(net: Any, batch: Batch, *, compiled: bool = False) -> Tensor:
     return atom[: len(batch.numbers)]
 
 
+def features_of_blocks(net: Any, batch: Batch) -> list[Tensor]:
+    """Return the atom features after every convolution, (A, D) each."""
+    found: list[Tensor] = []
+    message_passing(net, padded(batch) if batch.length.device.type == "cpu" and has_onednn() else batch, found)
+    return [features[: len(batch.numbers)] for features in found]
+
+
 def padded(batch: Batch) -> Batch:
     """Return the batch padded with rows that count for nothing to the numbers of linear.rows_for."""
     rows = {
@@ -74,8 +81,12 @@ def padded(batch: Batch) -> Batch:
     )
 
 
-def message_passing(net: Any, batch: Batch) -> Tensor:
-    """Atom features after the last convolution, (A, D)."""
+def message_passing(net: Any, batch: Batch, after_each: list[Tensor] | None = None) -> Tensor:
+    """Atom features after the last convolution, (A, D).
+
+    Args:
+        after_each: gets the atom features after every convolution.
+    """
     dtype = net.bond_embedding.weight.dtype
     bond_basis = net.bond_basis_expansion.rbf_expansion_ag(batch.length.to(dtype))  # (B, radial)
     short_basis = net.bond_basis_expansion.rbf_expansion_bg(batch.length[batch.short].to(dtype))  # (S, radial)
@@ -95,6 +106,8 @@ def message_passing(net: Any, batch: Batch) -> Tensor:
         if short_gain is not None:
             bond_term = bond_term.index_add(0, batch.short, linear(short_gain, _blocks(conv.twoBody_atom, atom)[1]))
         atom = _atom_conv(conv, atom, bond_term, edge_weight, batch)
+        if after_each is not None:
+            after_each.append(atom)
         if index == len(net.atom_conv_layers) - 1:
             break
         bond_conv = net.bond_conv_layers[index]

@@ -264,12 +264,13 @@ def word(value: Any) -> str:
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """Every dotted key with its value, as JSON holds it; keys that are left out while they are empty have none."""
+    """Every dotted key with its value, as JSON holds it; keys that are empty mappings have none."""
     found = {}
     content = config.model_dump(mode="json")
     for key in dotted_names():
         section, _, name = key.rpartition(".")
         values = content[section] if section else content
-        if name in values:
-            found[key] = values[name]
+        own = getattr(getattr(config, section) if section else config, name)
+        if name in values or own != {}:
+            found[key] = values.get(name, own)  # what is off is left out of a configuration's JSON
     return found

@@ -354,12 +354,26 @@ def lever_problems(config: "RunConfig") -> list[str]:
     return list(_problems(config))
 
 
+def _not_of_tables(config: "RunConfig") -> Iterator[str]:
+    """Tell what a model of tables, which takes no steps, cannot have."""
+    for key, used in (
+        ("augment", config.augment.active), ("distil.weight", config.distil.weight > 0),
+        ("multitask.tasks", bool(config.multitask.tasks)), ("ensemble.combine=soup", config.ensemble.combine == "soup"),
+        ("model.head=hurdle", config.model.head == "hurdle"), ("model.freeze", bool(config.model.freeze)),
+        ("model.transform", config.model.transform != "none"), ("model.scale", config.model.scale != "std"),
+    ):  # fmt: skip
+        if used:
+            yield f"model.family=tabular takes no training steps, so {key} means nothing to it: leave it out"
+
+
 def _problems(config: "RunConfig") -> Iterator[str]:
     if config.model.width < FULL_WIDTH and config.model.start != "scratch":
         yield (
             f"model.width={config.model.width}: the shipped weights are {FULL_WIDTH} wide, a narrower model requires "
             "model.start=scratch"
         )
+    if config.model.family == "tabular":
+        yield from _not_of_tables(config)
     if config.model.transform == "log" and config.model.head == "hurdle" and config.distil.weight > 0:
         yield (
             "model.transform=log cannot be distilled with model.head=hurdle, whose teachers may say exactly zero: use "

@@ -41,7 +41,7 @@ _SHARED = {
 }
 
 
-_OFF = {"transform": "none", "scale": "std"}  # levers of the model that came later
+_OFF = {"transform": "none", "scale": "std", "family": "chgnet"}  # levers of the model that came later
 
 
 class Section(BaseModel):
@@ -61,6 +61,11 @@ class ModelConfig(Section):
     """What is trained, and from where it starts."""
 
     start: Start = Field("0.3.0", description="Weights to start from; scratch means random weights.")
+    family: Literal["chgnet", "tabular"] = Field(
+        "chgnet",
+        description="Kind of model; tabular is ridge regression and trees on numbers of each crystal, those of the "
+        "untrained CHGNet among them: seconds, and of model, optim and loss only start and floor apply.",
+    )
     init_seed: int | None = Field(
         None, ge=0, description="Seed for randomly initialised weights (default: the run's seed)."
     )
@@ -89,8 +94,8 @@ class ModelConfig(Section):
     )
 
     @model_serializer(mode="wrap")
-    def _without_usual_targets(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave both out where they are off, so that runs keep the fingerprints and files they had before."""
+    def _without_what_came_later(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave them out where they are off, so that runs keep the fingerprints and files they had before."""
         content: dict[str, Any] = serialize(self)
         return {name: value for name, value in content.items() if _OFF.get(name, ...) != value}
 

@@ -17,8 +17,13 @@ from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import SCRATCH_ARCHITECTURE, build_model
 from trainables.model.reference import fit_reference
 from trainables.progress import Progress
+from trainables.tabular.fit import compositions
+from trainables.tabular.learner import learn
+from trainables.tabular.model import TabularModel
 from trainables.training.predict import predict, with_graph
 
+FEATURES_FROM, FEATURES_UP_TO = 100, 5_000  # rows
+_TREES = 100  # of the features baseline
 Predictor = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]  # (train rows, test rows) -> values
 
 
@@ -28,16 +33,20 @@ def baseline_predictions(
     """Predict with every baseline that the task allows, by name: tables with the columns id, fold, target, prediction.
 
     Each is fitted on the whole training fold (there is nothing to validate). `zero-shot` is the untouched
-    pretrained CHGNet with a per-element reference fitted to the training fold, for energies only; it needs
-    `store`.
+    pretrained CHGNet with a per-element reference fitted to the training fold, for energies only; `features` is
+    ridge regression and trees on numbers of each crystal (trainables.tabular), for tables of a size where that takes
+    seconds. Both need `store`.
     """
     predictors: dict[str, Predictor] = {"dummy": _dummy(dataset), "linear": _linear(dataset)}
+    if store is not None and FEATURES_FROM <= len(dataset) <= FEATURES_UP_TO:
+        predictors["features"] = _features(dataset, store, config, progress)
     if dataset.task.is_energy and store is not None:
         predictors["zero-shot"] = _zero_shot(dataset, store, config, progress)
     tables = {name: _over_folds(dataset, folds, predictor) for name, predictor in predictors.items()}
-    if store is not None and "zero-shot" in tables:
-        usable = dict(zip(dataset.ids, with_graph(store, np.arange(len(dataset)), config), strict=True))
-        tables["zero-shot"]["fallback"] = [not usable[row_id] for row_id in tables["zero-shot"]["id"]]
+    for name in ("zero-shot", "features"):
+        if store is not None and name in tables:
+            usable = dict(zip(dataset.ids, with_graph(store, np.arange(len(dataset)), config), strict=True))
+            tables[name]["fallback"] = [not usable[row_id] for row_id in tables[name]["id"]]
     return tables
 
 
@@ -77,6 +86,25 @@ def _linear(dataset: Dataset) -> Predictor:
     def predictor(train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.float64]:
         model = CompositionModel.fit(composition[train], dataset.targets[train] / n_atoms[train])
         return model.predict(composition[test]) * n_atoms[test]
+
+    return predictor
+
+
+def _features(dataset: Dataset, store: GraphStore, config: RunConfig, progress: Progress) -> Predictor:
+    start = SCRATCH_ARCHITECTURE if config.model.start == "scratch" else config.model.start
+    model, rows = TabularModel(config.model.model_copy(update={"start": start}), dataset.task), np.arange(len(dataset))
+    progress.message("features baseline: ridge regression and trees on numbers of each crystal")
+    table = predict(model, store, rows, output="table", progress=progress).astype(np.float32)
+    usable, groups, columns = with_graph(store, rows, config), compositions(store, rows), model.columns.numpy()
+    linear, atoms = _linear(dataset), dataset.structures.n_atoms if model.per_cell else np.ones(len(dataset))
+
+    def predictor(train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.float64]:
+        known = train[usable[train]]
+        learnt = learn(table[known], dataset.targets[known] / atoms[known], groups[known], columns, most_trees=_TREES)
+        values = linear(train, test)
+        there = usable[test]
+        values[there] = learnt.predict(table[test[there]], columns) * atoms[test[there]]
+        return values
 
     return predictor
 

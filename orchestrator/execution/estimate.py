@@ -15,6 +15,7 @@ from orchestrator.inputs.recipe import ModelSpec
 from trainables.graphs.batch import collate, cut_by_cost
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import configured_model
+from trainables.tabular.crystal_features import PASSES as TABULAR_PASSES
 from trainables.training.augment import view_cost
 from trainables.training.memory import GRADIENT_COST
 from trainables.training.steps import auxiliary_steps
@@ -25,11 +26,16 @@ _START_SECONDS = 4.0  # of a worker process: importing torch and CHGNet
 
 
 def structures_of(context: TaskContext, run: ModelSpec) -> float:
-    """Return how many structures are processed in training a model, validation counted by its time; 0 for a soup."""
+    """Return how many structures are processed in training a model, validation counted by its time; 0 for a soup.
+
+    Of a model of tables the passes through CHGNet count; the fit itself takes seconds, which are left out.
+    """
     if run.soup_of:
         return 0.0
     split, _ = context.split(run)
     config = run.config
+    if config.model.family == "tabular":
+        return TABULAR_PASSES * _PREDICTION * (len(split.train) + len(split.val))
     views = 2 if config.augment.active and config.consistency.weight > 0 else 1
     epochs = config.optim.epochs
     joint = _joint_structures(context, run, len(split.train)) if config.multitask.tasks else 0.0

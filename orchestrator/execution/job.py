@@ -29,7 +29,6 @@ from trainables.errors import CannotWrite, UserError
 from trainables.files import read_json, sha256_of_file, write_array, write_json, write_parquet, write_text
 from trainables.graphs.store import GraphStore
 from trainables.levers import TtaConfig
-from trainables.model.chgnet import CrystalModel
 from trainables.preemption import Preempted
 from trainables.progress import Progress, silent
 from trainables.training.checkpoint import DamagedCheckpoint, verified_manifest, write_checkpoint
@@ -39,7 +38,7 @@ from trainables.training.distill import SoftTargets
 from trainables.training.fit import fit
 from trainables.training.frozen import FrozenEnergies
 from trainables.training.joint import Auxiliary
-from trainables.training.predict import load_model, predict, save_model, with_graph
+from trainables.training.predict import Model, load_model, predict, save_model, with_graph
 from trainables.training.tta import Predicted, predict_views
 
 DONE = "done.json"
@@ -308,7 +307,7 @@ def _changed_files(folder: Path, names: Iterable[str]) -> list[str]:
 class LoadedModel:
     """A finished run's model and its fallback."""
 
-    model: CrystalModel
+    model: Model
     composition: CompositionModel
     config: RunConfig
     task: Task

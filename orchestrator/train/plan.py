@@ -8,8 +8,8 @@ from orchestrator.execution.scheduler import ModelGraph
 from orchestrator.inputs.context import TaskContext
 from orchestrator.inputs.recipe import FoldRecipe, ModelSpec, fold_recipe, topological_levels
 from orchestrator.train.folder import model_folder
+from search_spaces.dimension import flat
 from trainables.config import RunConfig
-from trainables.mappings import flattened
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,6 @@ def _models(context: TaskContext, recipe: FoldRecipe) -> list[ModelSpec]:
 
 def _label(plan: RunPlan, recipe: FoldRecipe, spec: ModelSpec) -> str:
     """Return what a model has of the varied settings, or the run that it is of: its name in messages has no more."""
-    settings = flattened(spec.config.model_dump(mode="json"))
+    settings = flat(spec.config)
     varied = [f"{key}={settings.get(key)}" for key in plan.config.ensemble.vary]
     return " ".join([*varied, *([plan.name] if plan.name and spec in recipe.members else [])])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.evaluation.baselines import baseline_predictions, baseline_scores
+from orchestrator.evaluation.baselines import FEATURES_FROM, FEATURES_UP_TO, baseline_predictions, baseline_scores
 from orchestrator.evaluation.published import published_scores
 from orchestrator.evaluation.scores import BaselineScores, Scores, TaskSummary, score_folds
 from orchestrator.execution.fold import collect_predictions, read_fold, write_fold
@@ -140,7 +140,8 @@ def baseline_run(
     """
     context = open_context(source, {}, published=published, folds=folds, progress=progress)
     dataset, config = context.dataset, context.config
-    store = graph_store(dataset, "0.3.0", progress) if dataset.task.is_energy else None
+    wanted = dataset.task.is_energy or FEATURES_FROM <= len(dataset) <= FEATURES_UP_TO
+    store = graph_store(dataset, "0.3.0", progress) if wanted else None
     predictions = baseline_predictions(dataset, folds, store, progress, config)
     others = {} if published is None else published_scores(published, predictions["dummy"])
     summary = TaskSummary.of(dataset, config).model_dump(exclude_unset=True)
@@ -167,10 +168,9 @@ def _tell(graph: ModelGraph, spec: ModelSpec, summary: RunSummary) -> None:
     if summary.failed:
         context.progress.message(f"{name} failed: {summary.reason}")
     elif not spec.soup_of:
-        context.progress.message(
-            f"{name}: validation MAE {summary.best_val_mae:.4g} in epoch {(summary.best_epoch or 0) + 1}, "
-            f"{summary.structures_per_s:.0f} structures/s"
-        )
+        how = f" in epoch {(summary.best_epoch or 0) + 1}, {summary.structures_per_s:.0f} structures/s"
+        tabular = spec.config.model.family == "tabular"
+        context.progress.message(f"{name}: validation MAE {summary.best_val_mae:.4g}{'' if tabular else how}")
 
 
 def _scored(context: TaskContext, plan: RunPlan, options: TrainOptions, failed: Mapping[int, str]) -> Scores:

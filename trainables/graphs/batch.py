@@ -21,7 +21,6 @@ class Batch:
     """
 
     n_atoms: Tensor  # (n,) int64 atoms in the cell
-    volume: Tensor  # (n,) float64 of the cell, A^3
     numbers: Tensor  # (A,) int64 atomic numbers
     atom_count: Tensor  # (A,) int64
     atom_owner: Tensor  # (A,) int64 crystal of each atom row
@@ -66,7 +65,6 @@ def collate(store: GraphStore, rows: NDArray[np.int64]) -> Batch:
     to_atom, to_short = edge.shift("fold_atom"), angle.shift("fold_short")
     return Batch(
         n_atoms=gather.counts("atom"),
-        volume=volume_of(gather.take("lattice", torch.from_numpy(rows).to(store.device))),
         numbers=gather.take("numbers", atom.take("fold_atom") + atom.begin("atom")).long(),
         atom_count=atom.take("fold_atom_count").long(),
         atom_owner=atom.owner,
@@ -90,7 +88,6 @@ def _with_trunk(store: GraphStore, trunk: Tensor, rows: NDArray[np.int64]) -> Ba
     none = torch.empty(0, dtype=torch.int64, device=store.device)
     return KnownBatch(
         n_atoms=gather.counts("atom"),
-        volume=volume_of(gather.take("lattice", torch.from_numpy(rows).to(store.device))),
         numbers=gather.take("numbers", atom.take("fold_atom") + atom.begin("atom")).long(),
         atom_count=atom.take("fold_atom_count").long(),
         atom_owner=atom.owner,
@@ -98,11 +95,6 @@ def _with_trunk(store: GraphStore, trunk: Tensor, rows: NDArray[np.int64]) -> Ba
         **dict.fromkeys(("middle", "angle_count", "cosine"), none),
         trunk=trunk.index_select(0, atom.places),
     )
-
-
-def volume_of(lattice: Tensor) -> Tensor:
-    """Return the volumes of cells, (n, 3, 3) -> (n,)."""
-    return torch.linalg.det(lattice).abs()
 
 
 class Gather:

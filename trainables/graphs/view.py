@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.graphs.batch import Batch, Gather, Rows, collate, volume_of
+from trainables.graphs.batch import Batch, Gather, Rows, collate
 from trainables.graphs.convert import Cutoffs
 from trainables.graphs.store import GraphStore
 
@@ -51,8 +51,7 @@ class View:
             trim: leave out the bonds and angles beyond these cutoffs (without their skin), which change nothing.
         """
         length, cosine = self._geometry()
-        volume = volume_of(self.lattice) if self.moved else self.rows.volume
-        batch = replace(self.rows, length=length, cosine=cosine, volume=volume)
+        batch = replace(self.rows, length=length, cosine=cosine)
         return batch if trim is None else trimmed(batch, trim)
 
     def _geometry(self) -> tuple[Tensor, Tensor]:
@@ -75,10 +74,8 @@ def full_view(store: GraphStore, rows: NDArray[np.int64]) -> View:
     short_bond = short.take("short_bond") + short.shift("bond")
     half_atom = ends[:, short_bond].T.reshape(-1)  # (2 S,) atom of each half-bond
     every, numbers = torch.arange(len(bond.owner), device=store.device), atom.take("numbers").long()
-    lattice = gather.take("lattice", torch.from_numpy(rows).to(store.device))
     topology = Batch(
         n_atoms=gather.counts("atom"),
-        volume=volume_of(lattice),
         numbers=numbers,
         atom_count=torch.ones_like(numbers),
         atom_owner=atom.owner,
@@ -98,7 +95,7 @@ def full_view(store: GraphStore, rows: NDArray[np.int64]) -> View:
         rows=topology,
         atom_owner=atom.owner,
         frac=atom.take("frac"),
-        lattice=lattice,
+        lattice=gather.take("lattice", torch.from_numpy(rows).to(store.device)),
         ends=ends,
         image=bond.take("bond_image").double(),
         owner=bond.owner,

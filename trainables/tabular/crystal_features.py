@@ -11,13 +11,18 @@ from trainables.model.engine import features_of_blocks
 from trainables.model.heads import crystal_sum
 from trainables.model.modules import N_ELEMENTS
 from trainables.tabular.elements import ELEMENT_NAMES, element_table
+from trainables.tabular.shapes import ShapedBatch
 
-_STRAIN = 0.015  # of lengths; each larger one is a multiple
-_STEPS = 3
+_STRAIN = 0.015  # of lengths
+_STEPS = (-1, 0, 1, 2)
+PASSES = len(_STEPS)  # through CHGNet, of a crystal
 _EV_PER_A3_IN_GPA = 160.21766
+_THINNEST = 1.0  # A, of a layer of one atom
+_VACUUM = 6.0  # A, what CHGNet does not see across
 _SHORT = 3.0  # A, the longest bond that angles are between
 GEOMETRY = (
     "log volume per atom", "log atoms", "shortest bond", "mean bond", "bonds to 3 A per atom", "bonds to 6 A per atom",
+    "log area per atom", "thickness", "log filled volume per atom", "in vacuum",
 )  # fmt: skip
 PHYSICS = (
     "energy", "energy of strain", "log bulk modulus", "pressure", "anharmonicity", "site energy SD",
@@ -29,8 +34,9 @@ _STATISTICS = ("mean", "SD", "min", "max")
 class CrystalFeatures(nn.Module):
     """From a batch to a table, (n, width), in a fixed order (`names`).
 
-    The energy's derivatives are those under an isotropic expansion, which scales bond lengths and keeps angles, so that
-    it needs no other graph: bonds that would come within the cutoff under a compression are never missing.
+    The energy's derivatives are those under isotropic strains, which scale bond lengths and keep angles, so that no
+    other graph is needed: the bonds that a compression by 1.5 % brings within the cutoff carry next to nothing, for
+    messages fall to zero there with the third power of the distance to it.
     """
 
     elements: Tensor
@@ -60,7 +66,7 @@ class CrystalFeatures(nn.Module):
         return self.trunk
 
     @torch.no_grad()
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: ShapedBatch) -> Tensor:
         """Return the table of a batch, (n, len(names)) float32."""
         numbers = batch.numbers - 1
         shares = crystal_sum(nn.functional.one_hot(numbers, N_ELEMENTS).float(), batch) / batch.n_atoms[:, None]
@@ -71,24 +77,26 @@ class CrystalFeatures(nn.Module):
             parts += [pooled_statistics(features, batch) for features in blocks]
         return torch.cat([part.float() for part in parts], dim=1)
 
-    def _physics(self, batch: Batch, blocks: list[Tensor]) -> Tensor:
+    def _physics(self, batch: ShapedBatch, blocks: list[Tensor]) -> Tensor:
         """Return read-outs of the untrained potential, (n, len(PHYSICS))."""
         net = self._net
         sites = net.mlp(blocks[-1] if net.readout_norm is None else net.readout_norm(blocks[-1]))  # (A, 1)
         _, spread, lowest, highest = pooled_statistics(sites, batch).unbind(dim=1)
         moments = net.site_wise(blocks[-2]).abs()
         mean_moment, _, _, largest_moment = pooled_statistics(moments, batch).unbind(dim=1)
-        energies = [crystal_sum(sites, batch)[:, 0] / batch.n_atoms]
-        for step in range(1, _STEPS + 1):
-            longer = replace(batch, length=batch.length * (1 + step * _STRAIN))
-            energies.append(crystal_sum(_site_energies(net, longer), batch)[:, 0] / batch.n_atoms)
+        energies = []
+        for step in _STEPS:
+            strained = replace(batch, length=batch.length * (1 + step * _STRAIN))
+            here = _site_energies(net, strained) if step else sites
+            energies.append(crystal_sum(here, batch)[:, 0] / batch.n_atoms)
         first, second, third = _derivatives([energy.double() for energy in energies])
-        volume = batch.volume / batch.n_atoms  # A^3
+        volume = batch.shape[:, 0] / batch.n_atoms  # A^3
         # E(strain) with dV = 3 V strain: P = -dE/dV, and B = V d2E/dV2 (at P = 0).
         modulus, pressure = second / (9 * volume) * _EV_PER_A3_IN_GPA, -first / (3 * volume) * _EV_PER_A3_IN_GPA
         return torch.stack(
             [
-                energies[0], energies[-1] - energies[0], torch.log10(modulus.clamp(min=0.1)), pressure,
+                energies[1],
+                energies[-1] - energies[1], torch.log10(modulus.clamp(min=0.1)), pressure,
                 third / second.abs().clamp(min=0.1), spread, lowest, highest, mean_moment, largest_moment,
             ],
             dim=1,
@@ -102,11 +110,11 @@ def _site_energies(net: Any, batch: Batch) -> Tensor:
 
 
 def _derivatives(energies: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the first three derivatives by strain at 0, of the cubic through four equidistant points."""
-    e0, e1, e2, e3 = energies
-    first = (-11 * e0 + 18 * e1 - 9 * e2 + 2 * e3) / (6 * _STRAIN)
-    second = (2 * e0 - 5 * e1 + 4 * e2 - e3) / _STRAIN**2
-    third = (-e0 + 3 * e1 - 3 * e2 + e3) / _STRAIN**3
+    """Return the first three derivatives by strain at 0, of the cubic through the points -1, 0, 1 and 2."""
+    before, e0, e1, e2 = energies
+    first = (-2 * before - 3 * e0 + 6 * e1 - e2) / (6 * _STRAIN)
+    second = (before - 2 * e0 + e1) / _STRAIN**2
+    third = (-before + 3 * e0 - 3 * e1 + e2) / _STRAIN**3
     return first, second, third
 
 
@@ -126,7 +134,7 @@ def pooled_statistics(values: Tensor, batch: Batch) -> Tensor:
     return torch.cat([mean, square.clamp(min=0).sqrt(), *ends], dim=1)
 
 
-def _geometry(batch: Batch) -> Tensor:
+def _geometry(batch: ShapedBatch) -> Tensor:
     """Return sizes and distances, (n, len(GEOMETRY)); of a crystal without bonds the distance is that of the cutoff."""
     n, owner = len(batch), batch.atom_owner[batch.receiver]
     length, count = batch.length[batch.bond].float(), (batch.edge_count * batch.atom_count[batch.receiver]).float()
@@ -137,6 +145,16 @@ def _geometry(batch: Batch) -> Tensor:
     shortest = length.new_full((n,), 6.0).scatter_reduce(0, owner, length, "amin")
     mean = torch.where(bonds > 0, total / bonds.clamp(min=1), 6.0)
     atoms = batch.n_atoms.float()
+    volume, vacuum, height = batch.shape.float().unbind(dim=1)
+    alone = vacuum > _VACUUM
+    # Of a bulk crystal, which direction has the widest gap is a matter of how its cell was chosen.
+    area = torch.where(alone, volume / height / atoms, (volume / atoms) ** (2 / 3))
+    thickness = torch.where(alone, (height - vacuum).clamp(min=_THINNEST), 0.0)
+    filled = torch.where(alone, area * thickness, volume / atoms)
     return torch.stack(
-        [torch.log(batch.volume.float() / atoms), torch.log(atoms), shortest, mean, short / atoms, bonds / atoms], dim=1
-    )
+        [
+            torch.log(volume / atoms), torch.log(atoms), shortest, mean, short / atoms, bonds / atoms,
+            torch.log(area), thickness, torch.log(filled), alone.float(),
+        ],
+        dim=1,
+    )  # fmt: skip

@@ -15,6 +15,7 @@ from trainables.errors import UserError
 from trainables.files import write_json
 from trainables.model.chgnet import configured_model
 from trainables.progress import Progress, silent
+from trainables.tabular.fit import fit_tabular
 from trainables.training.checkpoint import write_checkpoint
 from trainables.training.compute import Compute, require_exact_tf32
 from trainables.training.data import TrainingData
@@ -75,6 +76,9 @@ def fit_steps(
         raise ValueError(f"validations_per_epoch must be at least 1 (got {validations_per_epoch})")
     compute = compute or Compute()
     compute.check()
+    if config.model.family == "tabular":
+        validate_for_task(config, data.task)
+        return (yield from fit_tabular(config, data, folder, compute, progress))
     rows, val = data.usable_parts(config)
     left_out = len(data.split.train) + len(data.split.val) - len(rows) - len(val)
     trained = Part.join(rows, val) if config.data.refit else rows

@@ -14,13 +14,17 @@ from trainables.graphs.batch import collate, cut_by_cost, prediction_batches
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel, configured_model
 from trainables.progress import Progress, silent
+from trainables.tabular.model import TabularModel
+from trainables.tabular.shapes import shaped
 from trainables.training.checkpoint import Checkpoint, read_checkpoint
 from trainables.training.memory import PREDICTION_COST, BatchBudget
 from trainables.training.parallel import parts_mapper
 
+Model = CrystalModel | TabularModel
+
 
 def predict(
-    model: CrystalModel,
+    model: Model,
     store: GraphStore,
     rows: NDArray[np.int64],
     *,
@@ -47,7 +51,9 @@ def predict(
 
     def at_once(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         with torch.inference_mode():  # a thread's own state
-            found: Tensor = getattr(model, output)(collate(store, rows[chosen]).to(device))
+            batch = collate(store, rows[chosen])
+            batch = shaped(batch, store, rows[chosen]) if isinstance(model, TabularModel) else batch
+            found: Tensor = getattr(model, output)(batch.to(device))
             return found.double().cpu().numpy()
 
     def one_batch(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -74,13 +80,13 @@ def with_graph(store: GraphStore, rows: NDArray[np.int64], config: RunConfig) ->
     return usable
 
 
-def save_model(model: CrystalModel, config: RunConfig, task: Task, about: dict[str, Any]) -> Checkpoint:
+def save_model(model: Model, config: RunConfig, task: Task, about: dict[str, Any]) -> Checkpoint:
     """Return a checkpoint that load_model can read without anything else."""
     described = {"config": config.model_dump(mode="json"), "task": vars(task), **about}
     return Checkpoint(model.without_training_parts(), described)
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[CrystalModel, RunConfig, Task]:
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, RunConfig, Task]:
     """Return a trained model from its checkpoint (a path without suffix).
 
     Raises:
@@ -89,6 +95,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[CrystalM
     checkpoint = read_checkpoint(path)
     config = RunConfig.model_validate(checkpoint.about["config"])
     task = Task(**checkpoint.about["task"])
-    model = configured_model(config.model, task)
+    model = (
+        TabularModel(config.model, task) if config.model.family == "tabular" else configured_model(config.model, task)
+    )
     model.load_state_dict(checkpoint.tensors)
     return model.to(device), config, task

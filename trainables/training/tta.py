@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from trainables.graphs.batch import cut_by_cost, prediction_batches
 from trainables.graphs.store import GraphStore
 from trainables.levers import TtaConfig
-from trainables.model.chgnet import CrystalModel
 from trainables.progress import Progress, silent
+from trainables.tabular.model import TabularModel
 from trainables.training.augment import Perturbation, draw, gathered, moved, view_cost
 from trainables.training.frozen import FrozenEnergies
 from trainables.training.memory import PREDICTION_COST, BatchBudget
 from trainables.training.parallel import parts_mapper
-from trainables.training.predict import predict
+from trainables.training.predict import Model, predict
 
 
 def _trimmed_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -48,7 +48,7 @@ class Predicted:
 
 
 def predict_views(
-    model: CrystalModel,
+    model: Model,
     config: TtaConfig,
     store: GraphStore,
     skinned: GraphStore | None,
@@ -59,8 +59,8 @@ def predict_views(
 ) -> Predicted:
     """Predict `config.views` views of the crystals `rows` and aggregate them; nothing is converted.
 
-    One view is exactly the plain prediction. What is drawn for a crystal depends on the crystal and the view alone,
-    not on the others that are predicted with it.
+    One view is exactly the plain prediction, and so is every view of a model of tables. What is drawn for a crystal
+    depends on the crystal and the view alone, not on the others that are predicted with it.
 
     Args:
         skinned: the same crystals with a skin (augment.skin_for); not needed for one view.
@@ -69,8 +69,9 @@ def predict_views(
     Raises:
         ValueError: no skinned store, or no frozen model, where it is wanted.
     """
-    plain = predict(model, store, rows, progress=progress) if config.identity else None
-    if config.views == 1 and plain is not None:
+    tabular = isinstance(model, TabularModel)  # strains and displacements are for the models that are trained on them
+    plain = predict(model, store, rows, progress=progress) if config.identity or tabular else None
+    if (config.views == 1 or tabular) and plain is not None:
         return Predicted(plain, np.where(np.isnan(plain), np.nan, 0.0))
     if skinned is None:
         raise ValueError(
@@ -88,7 +89,7 @@ def predict_views(
 
 
 def _moved_views(
-    model: CrystalModel,
+    model: Model,
     config: TtaConfig,
     store: GraphStore,
     rows: NDArray[np.int64],

@@ -59,6 +59,7 @@ def train(
     auxiliary: str | Sequence[str] = (),
     published: str | os.PathLike[str] | None = None,
     deploy: bool = False,
+    time_budget: float | str | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool | Progress = True,
     **options: Unpack[TrainKeywords],
@@ -74,6 +75,7 @@ def train(
         published: a CSV of published test predictions to score beside the run's.
         deploy: then also train on all rows, for use: `predict` and `load` take that model, and the folds say how good
             it is.
+        time_budget: seconds, or text such as "2h": train for as many epochs as fit into it.
         out: the run's folder; by default runs/NAME.
         progress: whether to show it, or an object that shows it.
         target: column to predict; by default the only numeric one.
@@ -116,7 +118,11 @@ def train(
             folder,
             settings=chosen,
             options=TrainOptions(
-                chosen_folds, resources_of(options), None if published is None else Path(published), deploy
+                chosen_folds,
+                resources_of(options),
+                None if published is None else Path(published),
+                deploy,
+                None if time_budget is None else _budget(time_budget),
             ),
             auxiliary=names_of(auxiliary),
             progress=bars,

@@ -153,5 +153,9 @@ def after_training(
     words = ["crystaltune", "search", *task_words(source), "--space", "optim"]
     words += ["--config", str(config)] if config else []
     words += [word for setting in settings if _for_search(setting) for word in ("--set", setting)]
+    better = ("search better settings", shlex.join(words))
+    if "model.family=tabular" in settings:  # which has nothing to search
+        beside = ["crystaltune", "ensemble", *task_words(source), "--vary", "model.family=chgnet,tabular"]
+        better = ("put fine-tuned models beside it", shlex.join(beside))
     predict_line = shlex.join(["crystaltune", "predict", str(folder), "structures.csv"])
-    return [("search better settings", shlex.join(words)), ("predict your structures", predict_line)]
+    return [better, ("predict your structures", predict_line)]

@@ -38,6 +38,7 @@ from orchestrator.cli.options import (
     Settings,
     StructureColumn,
     Tf32,
+    TimeBudget,
     begin,
     chosen_settings,
     out_console,
@@ -132,6 +133,7 @@ def train(
     cpus_per_model: CpusPerModel = 1.0,
     published: Published = None,
     all_data: AllData = False,
+    time_budget: TimeBudget = None,
 ) -> None:
     """Train and test the folds of a task, resuming what is there; write scores, predictions and the record.
 
@@ -145,9 +147,12 @@ def train(
     check_asked(source, chosen, aux or [], published)
     folder = out or default_folder("", source.task)
     check_folder(folder, marker="run.json")
+    from orchestrator.study.options import budget_seconds
+
     where = resources_of(
         device, processes, per_gpu, compiled, tf32, ray=ray, address=address, cpus_per_model=cpus_per_model
     )
+    seconds = None if time_budget is None else budget_seconds(time_budget)
     begin(f"train {source.task}, fold{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted))}, in {folder}")
     from orchestrator.train.run import TrainOptions
     from orchestrator.train.run import train as run_training
@@ -157,7 +162,7 @@ def train(
             source,
             folder,
             settings=chosen,
-            options=TrainOptions(wanted, where, published, all_data),
+            options=TrainOptions(wanted, where, published, all_data, seconds),
             auxiliary=aux or [],
             progress=shown,
         )

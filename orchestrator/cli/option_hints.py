@@ -46,7 +46,7 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "--views": ("ensemble",),
     "--distil": ("ensemble",),
     "--trials": ("search",),
-    "--time-budget": ("search",),
+    "--time-budget": ("train", "search"),
     "--scheduler": ("search",),
     "--check-seeds": ("search",),
     "--resume": ("search",),

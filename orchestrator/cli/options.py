@@ -60,6 +60,13 @@ TotalEnergy = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option(
+        help="Train for as many epochs as fit into, for example, 30min or 2h, by the speed measured on this machine.",
+        rich_help_panel="Training",
+    ),
+]
 AllData = Annotated[
     bool,
     typer.Option(

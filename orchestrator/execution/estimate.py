@@ -1,7 +1,6 @@
 """How long runs will take: structures to process, and a measured speed."""
 
 import math
-import time
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
@@ -12,16 +11,14 @@ from orchestrator.execution.dependencies import schedule
 from orchestrator.execution.pool import Allocation
 from orchestrator.inputs.context import TaskContext
 from orchestrator.inputs.recipe import ModelSpec
-from trainables.graphs.batch import collate, cut_by_cost
 from trainables.graphs.store import GraphStore
-from trainables.model.chgnet import configured_model
 from trainables.tabular.crystal_features import PASSES as TABULAR_PASSES
 from trainables.training.augment import view_cost
-from trainables.training.memory import GRADIENT_COST
+from trainables.training.speed import measured_speed
 from trainables.training.steps import auxiliary_steps
 
 _PREDICTION = 0.3  # of the time of a prediction with its gradient
-_MEASURED_PARTS = 3
+_MEASURED_ROWS = 2_000
 _START_SECONDS = 4.0  # of a worker process: importing torch and CHGNet
 
 
@@ -63,25 +60,14 @@ def cost_factor(context: TaskContext, run: ModelSpec) -> float:
 
 
 def structures_per_second(context: TaskContext, run: ModelSpec, where: Allocation) -> float:
-    """Measure the speed of training on a few batches of the model's own crystals, in one process."""
-    store = GraphStore(context.store(run.config.model.start))
-    device = torch.device(where.devices[0])
-    model = configured_model(run.config.model, context.dataset.task).to(device)
+    """Measure the speed of training on some of the model's own crystals, in one process."""
+    store, device = GraphStore(context.store(run.config.model.start)), torch.device(where.devices[0])
     usable = np.flatnonzero(~store.failed & (store.n_isolated == 0))
-    rows = np.random.default_rng(0).permutation(usable)
-    parts = [rows[part] for part in cut_by_cost(np.arange(len(rows)), store.cost[rows], GRADIENT_COST[device.type])]
+    rows = np.sort(np.random.default_rng(0).permutation(usable)[:_MEASURED_ROWS])
     before = torch.get_num_threads()
     torch.set_num_threads(where.threads)
     try:
-        begin, done = 0.0, 0
-        for index, part in enumerate(parts[: _MEASURED_PARTS + 1]):
-            if index == 1 or len(parts) == 1:  # the first one warms caches
-                begin = time.perf_counter()
-            model(collate(store, part).to(device)).sum().backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            done += len(part) if index > 0 or len(parts) == 1 else 0
-        return max(done, 1) / max(time.perf_counter() - begin, 1e-9)
+        return measured_speed(run.config, context.dataset.task, store, rows, device)
     finally:
         torch.set_num_threads(before)
 

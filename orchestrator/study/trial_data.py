@@ -106,6 +106,10 @@ def _store(context: TaskContext, start: Start, skin: float) -> Path:
 
 def _validate_levers(space: Space, base: RunConfig) -> None:
     varied = {key for dimension in space.dimensions for key in dimension.sets}
+    if base.model.family == "tabular" and "model.family" not in varied:
+        raise UserError(
+            "model.family=tabular chooses its own strengths and has nothing that a search could vary: train it as it is"
+        )
     if base.multitask.keep_overlap:
         raise UserError("multitask.keep_overlap=true would show test crystals to a search: leave it false")
     if base.distil.features > 0 or "distil.features" in varied:

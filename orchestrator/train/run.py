@@ -22,6 +22,7 @@ from orchestrator.inputs.crystals import keep_crystals
 from orchestrator.inputs.datasets import graph_store
 from orchestrator.inputs.recipe import FoldRecipe, ModelSpec
 from orchestrator.inputs.source import Source
+from orchestrator.train.budget import within_budget
 from orchestrator.train.deploy import deploy
 from orchestrator.train.folder import claim_folder
 from orchestrator.train.plan import RunPlan, plan_runs
@@ -40,12 +41,14 @@ class TrainOptions:
 
     Attributes:
         deploy: then train on all rows as well, for use.
+        time_budget: seconds; train for as many epochs as fit into them.
     """
 
     folds: tuple[int, ...] = tuple(range(N_FOLDS))
     resources: Resources = field(default_factory=Resources)
     published: Path | None = None
     deploy: bool = False
+    time_budget: float | None = None
 
 
 def train(
@@ -74,9 +77,12 @@ def train(
     context = open_context(
         source, settings or {}, auxiliary, published=options.published, folds=options.folds, progress=progress
     )
-    (scores,) = make_runs(context, [RunPlan(context.config, out)], options, rows_told(source, auxiliary))
+    config = context.config
+    if options.time_budget is not None:
+        config = within_budget(context, out, options.folds, options.resources, options.time_budget)
+    (scores,) = make_runs(context, [RunPlan(config, out)], options, rows_told(source, auxiliary))
     if options.deploy:
-        deploy(context, context.config, out, options.resources, _tell)
+        deploy(context, config, out, options.resources, _tell)
     return scores
 
 

@@ -15,8 +15,10 @@ _FEATURES = 0.8  # of all, that a split chooses from
 _SHARES = np.linspace(0, 1, 21)
 _PARTS = 5
 MOST_TREES = 400
-_FEWEST_TREES = 60
-_ROWS_FOR_MOST_TREES = 2_000
+_FEWEST_TREES = 50
+_ROWS_FOR_MOST_TREES = 500  # a tree of more rows takes longer, and says more
+_CHOOSING = 0.5  # of the trees, for choices
+_LARGE = 2_000  # rows, from which on leaves hold two
 _LARGEST = 8.0  # standard deviations; a new crystal beyond them is no reason for a wild value
 
 Table = NDArray[np.float32]
@@ -149,7 +151,7 @@ def _trees_held_out(
     found = np.empty(len(target))
     for part in np.unique(parts):
         own = parts == part
-        forest = _forest(table[~own], done(target[~own], unit), seed, most_trees)
+        forest = _forest(table[~own], done(target[~own], unit), seed, max(1, round(_CHOOSING * most_trees)))
         found[own] = undone(forest.predict(table[own]), unit)
     return found
 
@@ -159,7 +161,7 @@ def _forest(table: Table, target: Values, seed: int, most_trees: int) -> Any:
     from sklearn.ensemble import ExtraTreesRegressor  # type: ignore[import-untyped]
 
     n_trees = int(np.clip(most_trees * _ROWS_FOR_MOST_TREES / len(table), min(_FEWEST_TREES, most_trees), most_trees))
-    leaf = 1 if len(table) <= _ROWS_FOR_MOST_TREES else 2
+    leaf = 1 if len(table) <= _LARGE else 2
     forest = ExtraTreesRegressor(n_trees, max_features=_FEATURES, min_samples_leaf=leaf, random_state=seed, n_jobs=1)
     return forest.fit(table, target)
 

@@ -374,6 +374,8 @@ def _problems(config: "RunConfig") -> Iterator[str]:
         )
     if config.model.family == "tabular":
         yield from _not_of_tables(config)
+    if config.model.phonons and config.model.start == "scratch":
+        yield "model.phonons=true asks for frequencies of a pretrained CHGNet: model.start=scratch has none"
     if config.model.transform == "log" and config.model.head == "hurdle" and config.distil.weight > 0:
         yield (
             "model.transform=log cannot be distilled with model.head=hurdle, whose teachers may say exactly zero: use "

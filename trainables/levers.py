@@ -41,7 +41,12 @@ _SHARED = {
 }
 
 
-_OFF = {"transform": "none", "scale": "std", "family": "chgnet"}  # levers of the model that came later
+_OFF = {
+    "transform": "none",
+    "scale": "std",
+    "family": "chgnet",
+    "phonons": False,
+}  # levers of the model that came later
 
 
 class Section(BaseModel):
@@ -65,6 +70,11 @@ class ModelConfig(Section):
         "chgnet",
         description="Kind of model; tabular is ridge regression and trees on numbers of each crystal, those of the "
         "untrained CHGNet among them: seconds, and of model, optim and loss only start and floor apply.",
+    )
+    phonons: bool = Field(
+        False,
+        description="Of a tabular model: the untrained CHGNet's highest frequency at the Gamma point, too, which takes "
+        "minutes for a thousand crystals.",
     )
     init_seed: int | None = Field(
         None, ge=0, description="Seed for randomly initialised weights (default: the run's seed)."

@@ -32,6 +32,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.head": "hurdle",
     "model.floor": 0.0,
     "model.family": "tabular",
+    "model.phonons": True,
     "model.transform": "asinh",
     "model.scale": "robust",
     "optim.name": "sgd",

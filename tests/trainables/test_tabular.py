@@ -32,6 +32,7 @@ from trainables.tabular.learner import _parts, _RidgePath, done, learn, undone
 from trainables.tabular.model import TabularModel, tree_columns
 from trainables.tabular.shapes import shaped, shaped_batch
 from trainables.tabular.trees import Forest
+from trainables.tabular.vibrations import gamma_frequencies
 from trainables.training.predict import load_model, predict
 
 PROPERTY = custom_task("mine", "y", "", "property")
@@ -252,3 +253,56 @@ def test_trees_see_no_numbers_that_say_nothing_by_themselves() -> None:
     assert "log bulk modulus" in seen
     assert "mean of X" in seen
     assert not any(name.startswith(("block", "share of")) for name in seen)
+
+
+# --- frequencies ------------------------------------------------------------------------------------------------------
+
+
+def crystals() -> list[Structure]:
+    low = Lattice([[4.3, 0.1, 0], [0, 4.4, 0.2], [0.1, 0, 4.2]])
+    return [
+        Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.25), ["Mg", "O"], [[0, 0, 0], [0.5] * 3]),
+        Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.47), ["Si"], [[0, 0, 0]]).get_primitive_structure(),
+        Structure(low, ["Ca", "O", "Mg"], [[0.02, 0, 0.01], [0.5, 0.47, 0.52], [0.5, 0.02, 0.03]]),
+    ]
+
+
+def dynamical_matrix(stock: CHGNet, cell: Structure) -> np.ndarray[Any, Any]:
+    """From stock CHGNet's forces, one displacement at a time, (3 N, 3 N)."""
+    columns, step = [], 0.01
+    for atom, axis in np.ndindex(len(cell), 3):
+        forces = []
+        for sign in (1, -1):
+            moved = cell.copy().translate_sites([atom], sign * step * np.eye(3)[axis], frac_coords=False)
+            forces.append(stock.predict_structure(moved, task="ef")["f"].ravel())
+        columns.append((forces[1] - forces[0]) / (2 * step))
+    mass = np.repeat([float(site.specie.atomic_mass) for site in cell], 3)
+    matrix = np.array(columns) / np.sqrt(np.outer(mass, mass))
+    return (matrix + matrix.T) / 2
+
+
+@pytest.mark.trains
+def test_frequencies_are_those_of_the_whole_dynamical_matrix_of_stock_chgnet(
+    features: CrystalFeatures, tmp_path: Path
+) -> None:
+    cells, stock = crystals(), CHGNet.load(verbose=False)
+    found = gamma_frequencies(features.trunk, store_of(cells, tmp_path), np.arange(3))
+    for row, cell in enumerate(cells):
+        values = np.linalg.eigvalsh(dynamical_matrix(stock, cell))
+        assert found[row, 0] == pytest.approx(521.471 * np.sqrt(values.max()), rel=0.04)
+    alone = gamma_frequencies(features.trunk, store_of(cells[2:], tmp_path), np.arange(1))
+    assert alone[0, 0] == pytest.approx(found[2, 0], rel=0.02)
+
+
+@pytest.mark.trains
+def test_a_run_with_frequencies_keeps_and_predicts_with_them(tmp_path: Path) -> None:
+    run = lever_run(tmp_path / "graphs", "property", model__family="tabular", model__phonons=True)
+    result = run.fit(tmp_path / "run")
+    assert result.model is not None
+    model, _, _ = load_model(result.model)
+    assert isinstance(model, TabularModel)
+    assert "highest frequency" in model.features.names
+    predicted = predict(model, run.store, run.split.val.rows)
+    assert np.abs(predicted - run.split.val.targets).mean() == pytest.approx(result.best_val_mae, rel=1e-6)
+    with pytest.raises(UserError, match=r"model.start=scratch has none"):
+        parse_config({"task": "mine", "model": {"phonons": True, "start": "scratch"}}, "the settings")

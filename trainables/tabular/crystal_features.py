@@ -12,6 +12,7 @@ from trainables.model.heads import crystal_sum
 from trainables.model.modules import N_ELEMENTS
 from trainables.tabular.elements import ELEMENT_NAMES, element_table
 from trainables.tabular.shapes import ShapedBatch
+from trainables.tabular.vibrations import NAMES
 
 _STRAIN = 0.015  # of lengths
 _STEPS = (-1, 0, 1, 2)
@@ -41,10 +42,14 @@ class CrystalFeatures(nn.Module):
 
     elements: Tensor
 
-    def __init__(self, trunk: nn.Module | None) -> None:
-        """Take a CHGNet whose weights are not changed; None where nothing pretrained may have a part."""
+    def __init__(self, trunk: nn.Module | None, *, phonons: bool = False) -> None:
+        """Take a CHGNet whose weights are not changed; None where nothing pretrained may have a part.
+
+        Args:
+            phonons: batches come with frequencies.
+        """
         super().__init__()
-        self.trunk = trunk
+        self.trunk, self.phonons = trunk, phonons
         for parameter in () if trunk is None else trunk.parameters():
             parameter.requires_grad = False
         self.register_buffer("elements", torch.from_numpy(element_table()).float(), persistent=False)
@@ -56,7 +61,7 @@ class CrystalFeatures(nn.Module):
         found += [f"{statistic} of {name}" for statistic in _STATISTICS for name in ELEMENT_NAMES]
         found += GEOMETRY
         if self.trunk is not None:
-            found += PHYSICS
+            found += (*PHYSICS, *(NAMES if self.phonons else ()))
             blocks, width = len(self._net.atom_conv_layers), int(self._net.atom_fea_dim)
             found += [f"block {b + 1} {s} {k}" for b in range(blocks) for s in _STATISTICS for k in range(width)]
         return found
@@ -73,7 +78,7 @@ class CrystalFeatures(nn.Module):
         parts = [shares, pooled_statistics(self.elements[numbers], batch), _geometry(batch)]
         if self.trunk is not None:
             blocks = features_of_blocks(self.trunk, batch)
-            parts.append(self._physics(batch, blocks))
+            parts += [self._physics(batch, blocks), batch.frequencies]
             parts += [pooled_statistics(features, batch) for features in blocks]
         return torch.cat([part.float() for part in parts], dim=1)
 

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from trainables.data.tasks import Task
 from trainables.graphs.convert import Cutoffs
+from trainables.graphs.store import GraphStore
 from trainables.levers import ModelConfig
 from trainables.model.chgnet import SCRATCH_ARCHITECTURE, build_model, cutoffs_of
+from trainables.progress import Progress
 from trainables.tabular.crystal_features import CrystalFeatures
 from trainables.tabular.learner import Learnt
 from trainables.tabular.shapes import ShapedBatch
 from trainables.tabular.trees import Forest
+from trainables.tabular.vibrations import gamma_frequencies
 
 _LARGEST = 8.0  # as learner
 _BUFFERS = ("center", "scale", "weight", "bias", "ridge_unit", "forest_unit", "share")
@@ -46,7 +49,7 @@ class TabularModel(nn.Module):
         trunk = None if config.start == "scratch" else build_model(config.start, task)
         if trunk is not None:
             trunk.head = None
-        self.features = CrystalFeatures(trunk)
+        self.features = CrystalFeatures(trunk, phonons=config.phonons)
         self.forest = Forest()
         self.floor, self.per_cell = config.floor, task.is_sum or task.quantity == "energy_per_cell"
         self.cutoffs: Cutoffs = cutoffs_of(SCRATCH_ARCHITECTURE if config.start == "scratch" else config.start)
@@ -79,6 +82,10 @@ class TabularModel(nn.Module):
         """Return the features, (n, width)."""
         found: Tensor = self.features(batch)
         return found
+
+    def frequencies(self, store: GraphStore, rows: NDArray[np.int64], progress: Progress) -> NDArray[np.float64] | None:
+        """Return what batches of the crystals `rows` have to come with, (n, 1); None where they need nothing."""
+        return gamma_frequencies(self.features.trunk, store, rows, progress) if self.features.phonons else None
 
     def without_training_parts(self) -> dict[str, Tensor]:
         """Return the state that predicts."""

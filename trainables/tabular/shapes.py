@@ -15,16 +15,25 @@ from trainables.graphs.store import GraphStore
 
 @dataclass(frozen=True, eq=False)
 class ShapedBatch(Batch):
-    """A batch with the cells' volume (A^3), widest vacuum along a lattice direction (A), and height there (A)."""
+    """A batch with what its graphs do not say.
+
+    Attributes:
+        shape: volume of the cell (A^3), widest vacuum along a lattice direction (A), and the cell's height there (A).
+        frequencies: as vibrations.gamma_frequencies; no columns where they are not wanted.
+    """
 
     shape: Tensor  # (n, 3) float64
+    frequencies: Tensor  # (n, 1 or 0) float64
 
 
-def shaped(batch: Batch, store: GraphStore, rows: NDArray[np.int64]) -> ShapedBatch:
-    """Return a batch of the crystals `rows` with their shapes."""
-    own = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+def shaped(
+    batch: Batch, store: GraphStore, rows: NDArray[np.int64], frequencies: NDArray[np.float64] | None = None
+) -> ShapedBatch:
+    """Return a batch of the crystals `rows` with their shapes and, where they are known, frequencies (n, 1)."""
+    own, device = {field.name: getattr(batch, field.name) for field in fields(Batch)}, batch.n_atoms.device
     found = np.array([_shape(store, int(row)) for row in rows]).reshape(-1, 3)
-    return ShapedBatch(**own, shape=torch.from_numpy(found).to(batch.n_atoms.device))
+    known = np.empty((len(rows), 0)) if frequencies is None else frequencies
+    return ShapedBatch(**own, shape=torch.from_numpy(found).to(device), frequencies=torch.from_numpy(known).to(device))
 
 
 def shaped_batch(store: GraphStore, rows: NDArray[np.int64]) -> ShapedBatch:

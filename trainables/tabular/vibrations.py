@@ -1,9 +1,8 @@
-"""Frequencies at the Gamma point of an untrained potential, without its whole force-constant matrix.
+"""The highest frequency at the Gamma point of an untrained potential, without its whole force-constant matrix.
 
 The dynamical matrix D is applied to vectors by central differences of forces. Its largest eigenvalue comes from the
-Lanczos method (Golub and Van Loan, Matrix Computations, 4th ed., section 10.1), the mean of all from the first step's
-random vector (Hutchinson, Commun. Stat. Simul. Comput. 19, 433 (1990)). Long-range electrostatics have no part in it: the
-highest frequency is a transverse one.
+Lanczos method (Golub and Van Loan, Matrix Computations, 4th ed., section 10.1), in as many applications whatever the
+number of atoms. Long-range electrostatics have no part in it: the highest frequency is a transverse one.
 """
 
 from dataclasses import replace
@@ -22,7 +21,7 @@ from trainables.model.engine import atom_features
 from trainables.progress import Progress, silent
 from trainables.training.memory import GRADIENT_COST
 
-NAMES = ("highest frequency", "root mean square frequency")  # 1/cm
+NAMES = ("highest frequency",)  # 1/cm
 _STEP = 0.02  # A, the largest displacement of an atom in a difference
 _LANCZOS = 8  # vectors
 _ROUNDING = 0.01  # of the largest diagonal element
@@ -33,7 +32,7 @@ _MASSES = torch.tensor([1.0] + [float(Element.from_Z(z).atomic_mass) for z in ra
 def gamma_frequencies(
     net: Any, store: GraphStore, rows: NDArray[np.int64], progress: Progress = silent
 ) -> NDArray[np.float64]:
-    """Return the highest and the root mean square frequency of the crystals `rows`, (n, 2), in 1/cm; NaN without graph.
+    """Return the highest frequency of each of the crystals `rows`, (n, 1), in 1/cm; NaN without a graph.
 
     An imaginary one is negative. Bonds that a displacement of 0.02 A brings within the cutoff carry next to nothing.
     """
@@ -52,7 +51,7 @@ _COST_OF_A_BOND = 10.0  # in units of GraphStore.cost, of an unfolded graph with
 
 
 def _of_batch(net: Any, view: View) -> Tensor:
-    """Return both frequencies of each crystal, (n, 2)."""
+    """Return the highest frequency of each crystal, (n, 1)."""
     n, owner = len(view.rows.n_atoms), view.atom_owner
     weight = _MASSES.to(owner.device)[view.rows.numbers] ** -0.5  # (A,)
 
@@ -88,11 +87,7 @@ def _of_batch(net: Any, view: View) -> Tensor:
     small = torch.diag_embed(torch.stack(diagonal, dim=1))
     off = torch.diag_embed(torch.stack(beside, dim=1), offset=1)
     highest = torch.linalg.eigvalsh(small + off + off.transpose(1, 2))[:, -1]
-    return torch.stack([_wavenumber(highest), _wavenumber(diagonal[0])], dim=1)
-
-
-def _wavenumber(square: Tensor) -> Tensor:
-    return torch.sign(square) * square.abs().sqrt() * _WAVENUMBER
+    return (torch.sign(highest) * highest.abs().sqrt() * _WAVENUMBER)[:, None]
 
 
 def _forces(net: Any, view: View, displacement: Tensor) -> Tensor:

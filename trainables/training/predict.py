@@ -48,11 +48,13 @@ def predict(
     cap = cap or BatchBudget(PREDICTION_COST[device.type], progress)
     batches = [usable[places] for places in prediction_batches(store.cost[rows[usable]], cap.cost)]
     model.eval()
+    frequencies = model.frequencies(store, rows, progress) if isinstance(model, TabularModel) else None
 
     def at_once(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         with torch.inference_mode():  # a thread's own state
             batch = collate(store, rows[chosen])
-            batch = shaped(batch, store, rows[chosen]) if isinstance(model, TabularModel) else batch
+            if isinstance(model, TabularModel):
+                batch = shaped(batch, store, rows[chosen], None if frequencies is None else frequencies[chosen])
             found: Tensor = getattr(model, output)(batch.to(device))
             return found.double().cpu().numpy()
 

@@ -38,7 +38,8 @@ def baseline_predictions(
     seconds. Both need `store`.
     """
     predictors: dict[str, Predictor] = {"dummy": _dummy(dataset), "linear": _linear(dataset)}
-    if store is not None and FEATURES_FROM <= len(dataset) <= FEATURES_UP_TO:
+    own = config.model.family == "tabular"  # then the run itself is that
+    if store is not None and not own and FEATURES_FROM <= len(dataset) <= FEATURES_UP_TO:
         predictors["features"] = _features(dataset, store, config, progress)
     if dataset.task.is_energy and store is not None:
         predictors["zero-shot"] = _zero_shot(dataset, store, config, progress)

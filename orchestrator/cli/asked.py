@@ -1,8 +1,10 @@
 """What a command was asked for, checked as far as it can be with nothing heavy imported."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.ablation.ladder import build_ladder
@@ -142,9 +144,17 @@ def _for_search(setting: str) -> bool:
 
 
 def after_training(
-    source: Source | None, folder: Path, config: Path | None = None, settings: Sequence[str] = ()
+    source: Source | None,
+    folder: Path,
+    config: Path | None = None,
+    settings: Sequence[str] = (),
+    held_out: Mapping[str, float] = MappingProxyType({}),
 ) -> list[tuple[str, str]]:
-    """Return what to do with a finished run, as (what it is for, command)."""
+    """Return what to do with a finished run, as (what it is for, command).
+
+    Args:
+        held_out: as Scores.held_out.
+    """
     if source is None:
         return [
             ("a real benchmark", "crystaltune train jdft2d"),
@@ -157,5 +167,14 @@ def after_training(
     if "model.family=tabular" in settings:  # which has nothing to search
         beside = ["crystaltune", "ensemble", *task_words(source), "--vary", "model.family=chgnet,tabular"]
         better = ("put fine-tuned models beside it", shlex.join(beside))
-    predict_line = shlex.join(["crystaltune", "predict", str(folder), "structures.csv"])
-    return [better, ("predict your structures", predict_line)]
+    own, features = held_out.get("crystaltune", 0.0), held_out.get("features", math.inf)
+    if features < own:
+        told = f"features: {features:.4g} on rows held out of training, this run {own:.4g}"
+        words = ["crystaltune", "train", *task_words(source), "--set", "model.family=tabular"]
+        line = shlex.join([*words, "--out", f"{folder}-tabular"])
+        return [(told, line), better, ("predict your structures", _predict_line(folder))]
+    return [better, ("predict your structures", _predict_line(folder))]
+
+
+def _predict_line(folder: Path) -> str:
+    return shlex.join(["crystaltune", "predict", str(folder), "structures.csv"])

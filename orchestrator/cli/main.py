@@ -167,7 +167,7 @@ def train(
             progress=shown,
         )
     show_scores(scores, folder)
-    say_next(*after_training(source, folder, config, settings or []))
+    say_next(*after_training(source, folder, config, settings or [], scores.held_out))
 
 
 @app.command()

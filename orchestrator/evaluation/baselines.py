@@ -23,6 +23,7 @@ from trainables.tabular.model import TabularModel
 from trainables.training.predict import predict, with_graph
 
 FEATURES_FROM, FEATURES_UP_TO = 100, 5_000  # rows
+HELD_OUT = "held_out_mae"  # attribute of a table of predictions: the error on rows held out of training, mean of folds
 _TREES = 100  # of the features baseline
 Predictor = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]  # (train rows, test rows) -> values
 
@@ -38,12 +39,15 @@ def baseline_predictions(
     seconds. Both need `store`.
     """
     predictors: dict[str, Predictor] = {"dummy": _dummy(dataset), "linear": _linear(dataset)}
+    held_out: list[float] = []
     own = config.model.family == "tabular"  # then the run itself is that
     if store is not None and not own and FEATURES_FROM <= len(dataset) <= FEATURES_UP_TO:
-        predictors["features"] = _features(dataset, store, config, progress)
+        predictors["features"] = _features(dataset, store, config, progress, held_out)
     if dataset.task.is_energy and store is not None:
         predictors["zero-shot"] = _zero_shot(dataset, store, config, progress)
     tables = {name: _over_folds(dataset, folds, predictor) for name, predictor in predictors.items()}
+    if held_out and not dataset.task.is_sum:
+        tables["features"].attrs[HELD_OUT] = float(np.mean(held_out))
     for name in ("zero-shot", "features"):
         if store is not None and name in tables:
             usable = dict(zip(dataset.ids, with_graph(store, np.arange(len(dataset)), config), strict=True))
@@ -91,7 +95,9 @@ def _linear(dataset: Dataset) -> Predictor:
     return predictor
 
 
-def _features(dataset: Dataset, store: GraphStore, config: RunConfig, progress: Progress) -> Predictor:
+def _features(
+    dataset: Dataset, store: GraphStore, config: RunConfig, progress: Progress, held_out: list[float]
+) -> Predictor:
     start = SCRATCH_ARCHITECTURE if config.model.start == "scratch" else config.model.start
     model, rows = TabularModel(config.model.model_copy(update={"start": start}), dataset.task), np.arange(len(dataset))
     progress.message("features baseline: ridge regression and trees on numbers of each crystal")
@@ -102,6 +108,7 @@ def _features(dataset: Dataset, store: GraphStore, config: RunConfig, progress: 
     def predictor(train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.float64]:
         known = train[usable[train]]
         learnt = learn(table[known], dataset.targets[known] / atoms[known], groups[known], columns, most_trees=_TREES)
+        held_out.append(learnt.errors[2])
         values = linear(train, test)
         there = usable[test]
         values[there] = learnt.predict(table[test[there]], columns) * atoms[test[there]]

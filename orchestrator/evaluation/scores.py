@@ -105,6 +105,8 @@ class Scores(BaselineScores):
         fingerprint: of the configuration, the data and the code.
         folds, mean, std: as PredictorScores; no fold and None where none is finished.
         failed: why a fold failed, by fold.
+        held_out: mean absolute errors on rows that were held out of training (of the run's single models the inner
+            validation rows), by which recipes can be compared without a look at test rows.
         record: path of the Matbench record within the run's folder, or None.
         record_validated_by: the matbench that has validated it; None where it is not installed.
         no_record_because: where there is no record, why, in a plain sentence.
@@ -115,6 +117,7 @@ class Scores(BaselineScores):
     mean: CountedErrors | None = None
     std: Errors | None = None
     failed: dict[int, str] = {}
+    held_out: dict[str, float] = {}
     record: str | None = None
     record_validated_by: str | None = None
     no_record_because: str | None = None

@@ -7,13 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from orchestrator.evaluation.baselines import FEATURES_FROM, FEATURES_UP_TO, baseline_predictions, baseline_scores
+from orchestrator.evaluation.baselines import (
+    FEATURES_FROM,
+    FEATURES_UP_TO,
+    HELD_OUT,
+    baseline_predictions,
+    baseline_scores,
+)
 from orchestrator.evaluation.published import published_scores
 from orchestrator.evaluation.scores import BaselineScores, Scores, TaskSummary, score_folds
 from orchestrator.execution.fold import collect_predictions, read_fold, write_fold
 from orchestrator.execution.folders import only_process
+from orchestrator.execution.job import finished
 from orchestrator.execution.resources import Resources
 from orchestrator.execution.scheduler import ModelGraph, run_all
 from orchestrator.execution.summary import RunSummary
@@ -209,9 +217,18 @@ def _score(context: TaskContext, plan: RunPlan, options: TrainOptions, failed: M
     store = GraphStore(context.store(config.model.start))
     baselines = baseline_predictions(dataset, sorted(own.folds), store, context.progress, config)
     content["baselines"] = baseline_scores(baselines)
+    content["held_out"] = _held_out(out, sorted(own.folds), baselines)
     if options.published is not None:
         content["published"] = published_scores(options.published, predictions)
     return Scores(**content, mean=own.mean, std=own.std)
+
+
+def _held_out(out: Path, folds: Sequence[int], baselines: Mapping[str, pd.DataFrame]) -> dict[str, float]:
+    """Return errors on rows held out of training, of the run's own single models and of the features baseline."""
+    found = {name: table.attrs[HELD_OUT] for name, table in baselines.items() if HELD_OUT in table.attrs}
+    single = [done for fold in folds if (done := finished(out / f"fold_{fold}")) is not None]
+    errors = [summary.best_val_mae for summary in single if summary.best_val_mae is not None]
+    return found | ({"crystaltune": float(np.mean(errors))} if len(errors) == len(folds) else {})
 
 
 def _speed(folder: Path) -> float:

@@ -13,7 +13,9 @@ from sklearn.ensemble import ExtraTreesRegressor
 from small_data import lever_run, rocksalts
 
 import crystaltune as ct
-from orchestrator.evaluation.baselines import baseline_predictions
+from orchestrator.cli.asked import after_training
+from orchestrator.evaluation.baselines import HELD_OUT, baseline_predictions
+from orchestrator.inputs.source import Source
 from orchestrator.predict.export import export_run
 from trainables.config import RunConfig, parse_config
 from trainables.crystals import Crystal, CrystalTable
@@ -243,8 +245,30 @@ def test_features_are_a_baseline_of_tables_of_some_size(tmp_path: Path) -> None:
     errors = {name: float((each["prediction"] - each["target"]).abs().mean()) for name, each in tables.items()}
     assert set(errors) == {"dummy", "linear", "features"}
     assert errors["features"] < 0.5 * min(errors["dummy"], errors["linear"])
+    assert 0 < tables["features"].attrs[HELD_OUT] < errors["dummy"]
     few = dataset.take(np.arange(60))
     assert set(baseline_predictions(few, [0], store, silent, RunConfig(task="mine"))) == {"dummy", "linear"}
+
+
+@pytest.mark.trains
+def test_a_run_that_features_beat_on_rows_held_out_is_told_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    salts = [cell for cell in rocksalts(22) for _ in range(5)]
+    cells = [cell.copy().scale_lattice(cell.volume * rng.uniform(0.95, 1.05)) for cell in salts]
+    frame = pd.DataFrame({"structure": cells, "y": [cell.volume / len(cell) for cell in cells]})
+    run = ct.train(
+        frame, target="y", folds=[0], out=tmp_path / "out", device="cpu", progress=False,
+        settings={"optim.epochs": 1, "model.start": "scratch", "model.width": 8},
+    )  # fmt: skip
+    held_out = run.scores.held_out
+    assert 0 < held_out["features"] < held_out["crystaltune"]
+    source = Source("mine", Path("t.csv"), "y")
+    told = after_training(source, Path("runs/mine"), None, (), held_out)
+    assert told[0][0].startswith(f"features: {held_out['features']:.4g} on rows held out of training")
+    assert told[0][1].endswith("--set model.family=tabular --out runs/mine-tabular")
+    assert after_training(source, Path("runs/mine"), None, (), {"crystaltune": 1.0, "features": 2.0})[0][0] == (
+        "search better settings"
+    )
 
 
 def test_trees_see_no_numbers_that_say_nothing_by_themselves() -> None:

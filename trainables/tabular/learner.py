@@ -19,7 +19,7 @@ _FEWEST_TREES = 50
 _ROWS_FOR_MOST_TREES = 500  # a tree of more rows takes longer, and says more
 _CHOOSING = 0.5  # of the trees, for choices
 _LARGE = 2_000  # rows, from which on leaves hold two
-_LARGEST = 8.0  # standard deviations; a new crystal beyond them is no reason for a wild value
+LARGEST = 8.0  # standard deviations; a new crystal beyond them is no reason for a wild value
 
 Table = NDArray[np.float32]
 Values = NDArray[np.float64]
@@ -179,7 +179,7 @@ def _standard(table: Table) -> tuple[Values, Values]:
 
 
 def _standardised(table: Table, center: Values, scale: Values) -> Values:
-    return np.clip((table - center) / scale, -_LARGEST, _LARGEST)
+    return np.clip((table - center) / scale, -LARGEST, LARGEST)
 
 
 def _error(values: Values, target: Values) -> float:

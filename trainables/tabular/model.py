@@ -1,8 +1,5 @@
 """A model of tables under the interface of the others: from a batch of graphs to predictions."""
 
-import math
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,12 +12,11 @@ from trainables.levers import ModelConfig
 from trainables.model.chgnet import SCRATCH_ARCHITECTURE, build_model, cutoffs_of
 from trainables.progress import Progress
 from trainables.tabular.crystal_features import CrystalFeatures
-from trainables.tabular.learner import Learnt
+from trainables.tabular.learner import LARGEST, Learnt
 from trainables.tabular.shapes import ShapedBatch
 from trainables.tabular.trees import Forest
 from trainables.tabular.vibrations import gamma_frequencies
 
-_LARGEST = 8.0  # as learner
 _BUFFERS = ("center", "scale", "weight", "bias", "ridge_unit", "forest_unit", "share")
 
 
@@ -64,14 +60,13 @@ class TabularModel(nn.Module):
     def take(self, learnt: Learnt) -> None:
         """Take over what was learnt."""
         for name in _BUFFERS:
-            value = torch.as_tensor(getattr(learnt, name), dtype=torch.float64)
-            getattr(self, name).copy_(torch.where(torch.isinf(value), torch.full_like(value, math.inf), value))
+            getattr(self, name).copy_(torch.as_tensor(getattr(learnt, name), dtype=torch.float64))
         self.forest = Forest(learnt.forest).to(self.anchor.device)
 
     def forward(self, batch: ShapedBatch) -> Tensor:
         """Predictions (n,) in the task's unit."""
         table = self.features(batch)
-        standard = ((table.double() - self.center) / self.scale).clamp(-_LARGEST, _LARGEST)
+        standard = ((table.double() - self.center) / self.scale).clamp(-LARGEST, LARGEST)
         linear = _undone(standard @ self.weight + self.bias, self.ridge_unit)
         trees = _undone(self.forest(table[:, self.columns]), self.forest_unit)
         value = (1 - self.share) * linear + self.share * trees
@@ -99,8 +94,3 @@ def tree_columns(names: list[str]) -> NDArray[np.int64]:
 
 def _undone(values: Tensor, unit: Tensor) -> Tensor:
     return torch.where(unit > 0, torch.sinh(values.clamp(-50, 50)) * unit, values)
-
-
-def is_tabular(model: Any) -> bool:
-    """Return whether it is one of these."""
-    return isinstance(model, TabularModel)

@@ -296,8 +296,7 @@ def _let_matbench_validate(path: Path, folds: Sequence[pd.DataFrame], task: Task
 
 
 def _info(description: AlgorithmDescription, n_rows: int) -> dict[str, Any]:
-    scratch = description.tier == "scratch"
-    start = "CHGNet's architecture trained from random weights" if scratch else "CHGNet fine-tuned"
+    how = _trained(description.tier == "scratch", description.settings)
     honesty = (
         f"Tier: {description.tier}. {_TIER_TEXT[description.tier]} "
         f"{description.n_fallback} of {n_rows} test predictions are fallbacks (the model could not give a value)."
@@ -305,11 +304,22 @@ def _info(description: AlgorithmDescription, n_rows: int) -> dict[str, Any]:
     return {
         "authors": description.authors,
         "algorithm": description.name,
-        "algorithm_long": f"{start} on each fold's training rows with crystaltune{_method(description.settings)}.",
+        "algorithm_long": f"{how} on each fold's training rows with crystaltune{_method(description.settings)}.",
         "bibtex_refs": BIBTEX,
         "requirements": {"python": [f"{package}=={version}" for package, version in description.versions.items()]},
         "notes": " ".join(filter(None, [honesty, description.notes])),
     }
+
+
+def _trained(scratch: bool, settings: Mapping[str, Any]) -> str:
+    """Return what kinds of models there are, and that they were trained."""
+    tuned = "CHGNet's architecture trained from random weights" if scratch else "CHGNet fine-tuned"
+    numbers = "" if scratch else ", those of the pretrained CHGNet among them"
+    fitted = f"Ridge regression and extremely randomised trees fitted to numbers of each crystal{numbers},"
+    families = settings.get("ensemble.vary.model.family", [settings.get("model.family", "chgnet")])
+    if "tabular" not in families:
+        return tuned
+    return fitted if "chgnet" not in families else f"{tuned}; {fitted[0].lower()}{fitted[1:]} all"
 
 
 def _method(settings: Mapping[str, Any]) -> str:

@@ -1,6 +1,9 @@
 """From a run's folder to the Matbench submission folder in it."""
 
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -48,17 +51,24 @@ def record_run(run: Path) -> MatbenchRecord:
     _check_targets(task, predictions)
     others = [f"{rows} rows of {name}" for name, rows in scores.trained_also_on.items()]
     jointly = f"Trained jointly on {', '.join(others)} first; rows that are test crystals were left out."
+    settings = {key: value for key, value in flattened(manifest.config).items() if key not in ("task", "fold")}
     description = AlgorithmDescription(
         name=NAME,
         authors="crystaltune",
         tier=scores.tier,
-        settings={key: value for key, value in flattened(manifest.config).items() if key not in ("task", "fold")},
-        versions=manifest.versions | ({} if matbench is None else {"matbench": matbench}),
+        settings=settings,
+        versions=manifest.versions | _of_trees(settings) | ({} if matbench is None else {"matbench": matbench}),
         n_fallback=0 if scores.mean is None else scores.mean.n_fallback,
         notes=jointly if others else "",
     )
     params = {fold: flattened(manifest.config | {"fold": fold}) for fold in scores.folds}
     return write_record(predictions, task, submission_folder(run, NAME), description=description, params=params)
+
+
+def _of_trees(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the version of what grows trees, where there are some."""
+    families = settings.get("ensemble.vary.model.family", [settings.get("model.family")])
+    return {"scikit-learn": version("scikit-learn")} if "tabular" in families else {}
 
 
 def _check_targets(task: Task, predictions: pd.DataFrame) -> None:

@@ -370,3 +370,30 @@ def test_targets_that_are_not_the_official_ones_are_refused_before_a_record(shar
 def test_the_record_says_what_its_algorithm_is(tmp_path: Path, settings: dict[str, Any], told: str) -> None:
     path = write(table(), tmp_path / "record", description=replace(DESCRIPTION, settings=settings))
     assert json.loads((path.parent / "info.json").read_text())["algorithm_long"].endswith(told)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tier", "told"),
+    [
+        ({"optim.lr": 1e-3}, "pretrained-disjoint", "CHGNet fine-tuned on each"),
+        ({"optim.lr": 1e-3}, "scratch", "CHGNet's architecture trained from random weights on each"),
+        (
+            {"model.family": "tabular"}, "pretrained-disjoint",
+            "Ridge regression and extremely randomised trees fitted to numbers of each crystal, those of the "
+            "pretrained CHGNet among them, on each",
+        ),
+        (
+            {"model.family": "tabular"}, "scratch",
+            "Ridge regression and extremely randomised trees fitted to numbers of each crystal, on each",
+        ),
+        (
+            {"ensemble.vary.model.family": ["chgnet", "tabular"]}, "pretrained-disjoint",
+            "CHGNet fine-tuned; ridge regression and extremely randomised trees",
+        ),
+    ],
+)  # fmt: skip
+def test_a_record_calls_nothing_fine_tuned_that_is_not(
+    tmp_path: Path, settings: dict[str, Any], tier: Any, told: str
+) -> None:
+    path = write(table(), tmp_path / "record", description=replace(DESCRIPTION, settings=settings, tier=tier))
+    assert json.loads((path.parent / "info.json").read_text())["algorithm_long"].startswith(told)

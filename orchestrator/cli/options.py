@@ -64,7 +64,7 @@ TimeBudget = Annotated[
     str | None,
     typer.Option(
         help="Train for as many epochs as fit into, for example, 30min or 2h, by the speed measured on this machine.",
-        rich_help_panel="Training",
+        rich_help_panel=_TRAINING,
     ),
 ]
 AllData = Annotated[

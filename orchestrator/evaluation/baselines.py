@@ -1,6 +1,7 @@
 """What a fine-tuned model has to beat: the mean, the composition alone, and CHGNet untouched."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from trainables.model.chgnet import SCRATCH_ARCHITECTURE, build_model
 from trainables.model.reference import fit_reference
 from trainables.progress import Progress
 from trainables.tabular.fit import compositions
-from trainables.tabular.learner import learn
+from trainables.tabular.learner import STEPS, learn
 from trainables.tabular.model import TabularModel
 from trainables.training.predict import predict, with_graph
 
@@ -107,7 +108,11 @@ def _features(
 
     def predictor(train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.float64]:
         known = train[usable[train]]
-        learnt = learn(table[known], dataset.targets[known] / atoms[known], groups[known], columns, most_trees=_TREES)
+        with progress.stage("fit features", STEPS, "steps") as bar:
+            learnt = learn(
+                table[known], dataset.targets[known] / atoms[known], groups[known], columns, most_trees=_TREES,
+                advance=partial(bar.advance, 1),
+            )  # fmt: skip
         held_out.append(learnt.errors[2])
         values = linear(train, test)
         there = usable[test]

@@ -37,7 +37,7 @@ def test_check_tells_facts_and_findings() -> None:
     twice = next(each for each in found.findings if "several labels" in each.text)
     assert (twice.level, twice.ids) == ("warning", ("c0", "c24"))
     assert found.table["level"].tolist() == [each.level for each in found.findings]
-    assert "1 crystals have several labels" in repr(found)
+    assert "1 crystal has several labels" in repr(found)
     assert "<table" in found._repr_html_()
 
 

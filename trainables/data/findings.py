@@ -192,7 +192,7 @@ def _labels(dataset: Dataset) -> Iterator[Finding]:
         least = f"no model can have an MAE below {floor / len(dataset):.4g} on all rows"
         yield Finding(
             "warning",
-            f"{len(several):,} crystals have several labels: {least}",
+            f"{len(several):,} crystal{'s have' if len(several) != 1 else ' has'} several labels: {least}",
             ids,
             "keep one label of each, or average them",
         )

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from trainables.data.tasks import Task
 from trainables.files import write_json
 from trainables.graphs.store import GraphStore
 from trainables.progress import Progress
-from trainables.tabular.learner import Learnt, learn
+from trainables.tabular.learner import STEPS, Learnt, learn
 from trainables.tabular.model import TabularModel
 from trainables.training.checkpoint import write_checkpoint
 from trainables.training.compute import Compute
@@ -34,14 +35,16 @@ def fit_tabular(
     known = Part.join(rows, val)
     table = predict(model, data.store, known.rows, output="table", progress=progress)
     groups = compositions(data.store, known.rows)
-    with progress.stage("fit features", 1 + config.data.refit, "fits") as bar:
-        learnt = _learnt(model, data.task, data.store, known, table, groups, np.arange(len(rows)), config.seed)
+    with progress.stage("fit features", STEPS * (1 + config.data.refit), "steps") as bar:
+        advance = partial(bar.advance, 1)
+        learnt = _learnt(model, data.task, data.store, known, table, groups, np.arange(len(rows)), config.seed, advance)
         model.take(learnt)
         error = float(np.abs(predict(model, data.store, val.rows) - val.targets).mean())
-        bar.advance(1, f"val MAE {error:.4g} {data.task.unit}".rstrip())
+        bar.advance(0, f"val MAE {error:.4g} {data.task.unit}".rstrip())
         if config.data.refit:
-            model.take(_learnt(model, data.task, data.store, known, table, groups, np.arange(len(known)), config.seed))
-            bar.advance(1)
+            model.take(
+                _learnt(model, data.task, data.store, known, table, groups, np.arange(len(known)), config.seed, advance)
+            )
     about = {"best_epoch": 0, "best_val_mae": error, "inner_mae": learnt.errors[2], "share_of_trees": learnt.share}
     write_checkpoint(folder / "model", save_model(model, config, data.task, about))
     seconds = time.perf_counter() - start
@@ -56,11 +59,12 @@ def fit_tabular(
 def _learnt(
     model: TabularModel, task: Task, store: GraphStore, known: Part, table: NDArray[np.float64],
     groups: NDArray[np.int64], chosen: NDArray[np.int64], seed: int,
+    advance: Callable[[], object],
 ) -> Learnt:  # fmt: skip
     atoms = store.counts[known.rows, 0] if model.per_cell else np.ones(len(known))
     target = (known.targets / atoms)[chosen]
     columns = model.columns.cpu().numpy()
-    return learn(table[chosen].astype(np.float32), target, groups[chosen], columns, seed=seed)
+    return learn(table[chosen].astype(np.float32), target, groups[chosen], columns, seed=seed, advance=advance)
 
 
 def compositions(store: GraphStore, rows: NDArray[np.int64]) -> NDArray[np.int64]:

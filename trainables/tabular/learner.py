@@ -4,6 +4,7 @@ Everything is chosen on rows that a fit has not seen, in parts that keep rows of
 of the ridge regression, whether targets are learnt under asinh, and the share of each model.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ _ALPHAS = np.logspace(0, 6, 13)
 _FEATURES = 0.8  # of all, that a split chooses from
 _SHARES = np.linspace(0, 1, 21)
 _PARTS = 5
+STEPS = 3 * _PARTS + 1  # of a fit: regressions and two kinds of forests of every part, and the whole
 MOST_TREES = 400
 _FEWEST_TREES = 50
 _ROWS_FOR_MOST_TREES = 500  # a tree of more rows takes longer, and says more
@@ -64,6 +66,7 @@ def learn(
     *,
     seed: int = 0,
     most_trees: int = MOST_TREES,
+    advance: Callable[[], object] = lambda: None,
 ) -> Learnt:
     """Fit a table (n, features) to targets (n,).
 
@@ -72,19 +75,21 @@ def learn(
         columns: of the table that trees see.
         seed: of the parts and the trees.
         most_trees: of a small table; large ones have fewer.
+        advance: called at most STEPS times, as the work goes on.
     """
     parts, size = _parts(groups, seed), np.abs(target)
     units = [0.0, float(np.median(size[size > 0]))] if (size > 0).any() else [0.0]
     short = table[:, columns]
-    linear = _linear_held_out(table, target, parts, units)
+    linear = _linear_held_out(table, target, parts, units, advance)
     alpha, ridge_unit = min(linear, key=lambda each: _error(linear[each], target))
-    trees = {unit: _trees_held_out(short, target, parts, unit, seed, most_trees) for unit in units}
+    trees = {unit: _trees_held_out(short, target, parts, unit, seed, most_trees, advance) for unit in units}
     forest_unit = min(trees, key=lambda each: _error(trees[each], target))
     both = linear[alpha, ridge_unit], trees[forest_unit]
     blended = {float(share): (1 - share) * both[0] + share * both[1] for share in _SHARES}
     share = min(blended, key=lambda each: _error(blended[each], target))
     path = _RidgePath(table, done(target, ridge_unit)[:, None])
     forest = _forest(short, done(target, forest_unit), seed, most_trees)
+    advance()
     errors = (_error(both[0], target), _error(both[1], target), _error(blended[share], target))
     return Learnt(
         path.center, path.scale, path.weights(alpha)[:, 0], float(path.bias[0]), ridge_unit, forest, forest_unit,
@@ -130,7 +135,7 @@ class _RidgePath:
 
 
 def _linear_held_out(
-    table: Table, target: Values, parts: NDArray[np.int64], units: list[float]
+    table: Table, target: Values, parts: NDArray[np.int64], units: list[float], advance: Callable[[], object]
 ) -> dict[tuple[float, float], Values]:
     """Return what regressions say of every part, fitted to the others: (n,), by strength and unit."""
     found = {(float(alpha), unit): np.empty(len(target)) for alpha in _ALPHAS for unit in units}
@@ -141,11 +146,18 @@ def _linear_held_out(
             said = path.predict(table[own], float(alpha))
             for column, unit in enumerate(units):
                 found[float(alpha), unit][own] = undone(said[:, column], unit)
+        advance()
     return found
 
 
 def _trees_held_out(
-    table: Table, target: Values, parts: NDArray[np.int64], unit: float, seed: int, most_trees: int
+    table: Table,
+    target: Values,
+    parts: NDArray[np.int64],
+    unit: float,
+    seed: int,
+    most_trees: int,
+    advance: Callable[[], object],
 ) -> Values:
     """Return what forests say of every part, grown on the others: (n,)."""
     found = np.empty(len(target))
@@ -153,6 +165,7 @@ def _trees_held_out(
         own = parts == part
         forest = _forest(table[~own], done(target[~own], unit), seed, max(1, round(_CHOOSING * most_trees)))
         found[own] = undone(forest.predict(table[own]), unit)
+        advance()
     return found
 
 

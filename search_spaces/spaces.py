@@ -1,6 +1,6 @@
 """The search spaces by name. A new one is a file with a SPACE and one line here."""
 
-from search_spaces import distil, full, multitask, optim, ssa, tta
+from search_spaces import budget, distil, full, multitask, optim, ssa, tta
 from search_spaces.space import Space
 
 SPACES: dict[str, Space] = {
@@ -8,6 +8,7 @@ SPACES: dict[str, Space] = {
     for space in (
         ssa.SPACE,
         optim.SPACE,
+        budget.SPACE,
         multitask.SPACE,
         full.SPACE,
         distil.SPACE,

@@ -5,10 +5,6 @@ import re
 from collections.abc import Iterable, Sequence
 
 _LIKELIEST = ("optim", "model", "data", "loss", "ensemble")  # sections, where several have a key of one name
-_NO_EARLY_STOPPING = (
-    "there is no early stopping: training has a fixed length (optim.epochs) and the best epoch on the validation rows "
-    "is kept"
-)
 _NO_REGULARISER = "there is no dropout; optim.weight_decay, augment.* and optim.averaging regularise"
 _ARCHITECTURE = (
     "CHGNet's architecture is fixed by its pretrained weights; model.width narrows it (with model.start=scratch)"
@@ -105,7 +101,7 @@ WORDS: dict[str, tuple[str, ...] | str] = {
     **dict.fromkeys(("ttaviews", "nviews"), ("tta.views",)),
     **dict.fromkeys(
         ("patience", "earlystopping", "earlystop", "earlystoppingpatience", "nearlystopping", "stopearly", "mindelta"),
-        _NO_EARLY_STOPPING,
+        ("optim.patience",),
     ),
     **dict.fromkeys(("dropout", "dropoutrate", "droprate"), _NO_REGULARISER),
     **dict.fromkeys(

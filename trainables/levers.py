@@ -41,12 +41,9 @@ _SHARED = {
 }
 
 
-_OFF = {
-    "transform": "none",
-    "scale": "std",
-    "family": "chgnet",
-    "phonons": False,
-}  # levers of the model that came later
+# Levers that came later are left out where they are off, so that runs keep the fingerprints and files they had before.
+_OFF = {"transform": "none", "scale": "std", "family": "chgnet", "phonons": False}
+_OFF_OPTIM = {"patience": 0, "ema_half_life": 0.0}
 
 
 class Section(BaseModel):
@@ -105,7 +102,6 @@ class ModelConfig(Section):
 
     @model_serializer(mode="wrap")
     def _without_what_came_later(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave them out where they are off, so that runs keep the fingerprints and files they had before."""
         content: dict[str, Any] = serialize(self)
         return {name: value for name, value in content.items() if _OFF.get(name, ...) != value}
 
@@ -131,7 +127,24 @@ class OptimConfig(Section):
         "ema", description="Averaging of the weights that are validated and kept."
     )
     ema_decay: float = Field(0.99, ge=0, lt=1, description="Decay of the exponential moving average; 0 means none.")
+    ema_half_life: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Half-life of the exponential moving average as a share of all steps, which then fits runs of any "
+        "length; 0 leaves it to optim.ema_decay.",
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        description="Epochs without a better validation error after which training ends; 0 trains all epochs.",
+    )
     swa_from: float = Field(0.75, ge=0, lt=1, description="Share of all steps after which swa begins to average.")
+
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {name: value for name, value in content.items() if _OFF_OPTIM.get(name, ...) != value}
 
 
 class LossConfig(Section):

@@ -133,7 +133,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("train", ".."), "is a path"),
     (("train", "JDFT2D", "--target", "y"), "matbench_jdft2d predicts 'exfoliation_en'"),
     (("train", "jdft2d", "--set", "epochs=3"), "did you mean 'optim.epochs'"),
-    (("train", "jdft2d", "--set", "early_stopping=5"), "there is no early stopping"),
+    (("train", "jdft2d", "--set", "early_stopping=5"), "did you mean 'optim.patience'?"),
     (("train", "jdft2d", "--epochs", "3"), "no such option --epochs: use --set optim.epochs=3"),
     (("train", "jdft2d", "--lr", "3e-4"), "use --set optim.lr=3e-4"),
     (("train", "jdft2d", "--gpu"), "use --device cuda"),

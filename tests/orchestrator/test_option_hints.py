@@ -25,7 +25,7 @@ from orchestrator.cli.option_hints import TAKEN_BY, option_hint
         ("train jdft2d --lr", "use --set optim.lr=VALUE"),
         ("train jdft2d --optim.lr 1e-3", "use --set optim.lr=1e-3"),
         ("train jdft2d --batch-size 8", "use --set optim.batch_size=8"),
-        ("train jdft2d --patience 8", "there is no early stopping"),
+        ("train jdft2d --patience 8", "use --set optim.patience=8"),
         ("train jdft2d --gpu", "use --device cuda"),
         ("predict run new.csv --cuda", "use --device cuda"),
         ("train jdft2d --cpu", "use --device cpu"),

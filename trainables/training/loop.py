@@ -96,7 +96,7 @@ def train(
     restored = checkpoints.latest()
     if restored is not None:
         state.restore(restored, context.device)
-    if state.model.compiled and len(state.history) < epochs:
+    if state.model.compiled and not state.ended:
         progress.message("compiling the model first: a minute or two on a CPU, less when it was done before")
     rows = _rows_of_epochs(config, objectives, epochs)
     with (
@@ -107,7 +107,7 @@ def train(
         bar.advance(sum(rows[: len(state.history)]) + state.part.rows, _note(state, context.task))
         if restored is not None and (state.history or state.part.share):
             yield state, state.part.val_mae if state.part.share else state.history[-1].val_mae
-        while len(state.history) < epochs:
+        while not state.ended:
             try:
                 val_mae = _one_share(state, objectives, val, context, bar)
             except NonFiniteLoss as error:
@@ -123,7 +123,7 @@ def train(
             checkpoints.save(done - 1, state.checkpoint())
             bar.advance(0, _note(state, context.task))
             yield state, val_mae
-            if asked_to_stop() and len(state.history) < epochs:
+            if asked_to_stop() and not state.ended:
                 raise Preempted
     return state
 

@@ -91,17 +91,19 @@ def averaged_weights(model: CrystalModel, config: OptimConfig, n_steps: int) -> 
 
     `ema`: an exponential moving average that forgets faster in its first steps. The decay is
     min(decay, (1 + t) / (10 + t)) at step t, so that a fresh head's random start is not averaged in for the first
-    1 / (1 - decay) steps. `swa`: the plain mean of the weights after every step from the share `swa_from` on
+    1 / (1 - decay) steps. The decay is ema_decay or, with a half-life h, 0.5 ** (1 / (h * n_steps)). `swa`: the plain mean of the weights after every step from the share `swa_from` on
     (Izmailov et al., UAI 2018); before it, and with `none` or decay 0, a copy of the weights.
 
     Args:
         n_steps: of the whole training.
     """
-    first_of_swa = int(config.swa_from * n_steps)
+    first_of_swa, decay = int(config.swa_from * n_steps), config.ema_decay
+    if config.ema_half_life > 0:
+        decay = 0.5 ** (1 / (config.ema_half_life * n_steps))
 
     def share_of_new(step: float) -> float:
         if config.averaging == "ema":
-            return 1 - min(config.ema_decay, (1 + step) / (10 + step))
+            return 1 - min(decay, (1 + step) / (10 + step))
         return 1.0 if config.averaging == "none" or step < first_of_swa else 1 / (step - first_of_swa + 1)
 
     def average(kept: Tensors, new: Tensors, n_averaged: Tensor | int) -> None:

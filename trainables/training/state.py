@@ -63,6 +63,13 @@ class TrainState:
         """The averaged weights, which are validated and kept."""
         return cast(CrystalModel, self.averaged.module)
 
+    @property
+    def ended(self) -> bool:
+        """True after all epochs, or after `patience` of them without a better validation error."""
+        done, patience = len(self.history), self.config.optim.patience
+        tired = patience > 0 and done > 0 and not math.isnan(self.history[-1].val_mae)
+        return done >= self.epochs or (tired and self.part.share == 0 and done - 1 - self.best_epoch >= patience)
+
     def keep_best(self, number: int, val_mae: float) -> None:
         """Remember the averaged weights where they are better than before, or where nothing validates them."""
         if math.isnan(val_mae) or val_mae < self.best_val_mae:

@@ -66,13 +66,15 @@ class TrialData:
             raise ValueError("a search takes a split without its test rows: split.without_test()")
 
     def config(self, changes: Mapping[str, Any]) -> RunConfig:
-        """Return a trial's configuration. Rows of validation are never trained on in a search, so there is no refit.
+        """Return a trial's configuration: without a refit, for rows of validation are never trained on in a search.
+
+        Nor has it patience: the scheduler of the search says when a trial ends.
 
         Raises:
             UserError: changes that make no valid configuration.
         """
         frozen = {"model.freeze": list(TRUNK)} if self.probes else {}
-        return self.base.changed({**changes, **frozen, "data.refit": False})
+        return self.base.changed({**changes, **frozen, "data.refit": False, "optim.patience": 0})
 
     def n_steps(self, config: RunConfig) -> int:
         """Return steps of a whole trial: joint training counts by its passes over the target's rows."""

@@ -5,7 +5,7 @@ from search_spaces.space import Dimension, Point, Space
 # fmt: off
 SPACE = Space(
     name="budget",
-    description="learning rate, layer-wise decay, weight decay, weight average, batch and frozen reference, for presets",
+    description="learning rates, weight decay, weight average, batch and frozen reference: what presets are chosen by",
     dimensions=(
         Dimension("optim.lr", choices=(3e-4, 6e-4, 1e-3, 2e-3), description="peak learning rate (head)"),
         Dimension("optim.layer_decay", choices=(1.0, 0.85, 0.7), description="learning-rate factor per block"),

@@ -91,8 +91,9 @@ def averaged_weights(model: CrystalModel, config: OptimConfig, n_steps: int) -> 
 
     `ema`: an exponential moving average that forgets faster in its first steps. The decay is
     min(decay, (1 + t) / (10 + t)) at step t, so that a fresh head's random start is not averaged in for the first
-    1 / (1 - decay) steps. The decay is ema_decay or, with a half-life h, 0.5 ** (1 / (h * n_steps)). `swa`: the plain mean of the weights after every step from the share `swa_from` on
-    (Izmailov et al., UAI 2018); before it, and with `none` or decay 0, a copy of the weights.
+    1 / (1 - decay) steps; decay is ema_decay or, with a half-life h, 0.5 ** (1 / (h n_steps)). `swa`: the plain mean
+    of the weights after every step from the share `swa_from` on (Izmailov et al., UAI 2018); before it, and with
+    `none` or decay 0, a copy of the weights.
 
     Args:
         n_steps: of the whole training.

@@ -35,7 +35,7 @@ def models_of(task: str, seeds: int, names: Sequence[str]) -> list[ModelSpec]:
     """Return every model of the ladder once; none comes before one that it needs."""
     official = find_task(task)
     rungs = build_ladder(names, official, preset(official), folds=range(N_FOLDS), seeds=seeds)
-    members = [member for rung in rungs for recipe in rung.recipes.values() for member in recipe.members]
+    members = [member for rung in rungs for recipe in rung.recipes.values() for member in recipe.models]
     return [spec for level in topological_levels(members, "") for spec in level]
 
 

@@ -366,6 +366,17 @@ def _not_of_tables(config: "RunConfig") -> Iterator[str]:
             yield f"model.family=tabular takes no training steps, so {key} means nothing to it: leave it out"
 
 
+def _not_in_parts(config: "RunConfig") -> Iterator[str]:
+    """Tell what would let a model see the part that it is validated on."""
+    for key, used, why in (
+        ("data.refit=true", config.data.refit, "a refit trains on the part that a model is validated on"),
+        ("distil.weight > 0", config.distil.weight > 0, "teachers would know the part that a student is validated on"),
+        ("multitask.tasks", bool(config.multitask.tasks), "other tasks may hold the crystals of any part"),
+    ):
+        if used and config.ensemble.inner_folds:
+            yield f"ensemble.inner_folds and {key} exclude each other: {why}; leave one of them out"
+
+
 def _problems(config: "RunConfig") -> Iterator[str]:
     if config.model.width < FULL_WIDTH and config.model.start != "scratch":
         yield (
@@ -400,6 +411,7 @@ def _problems(config: "RunConfig") -> Iterator[str]:
             f"ensemble.combine={config.ensemble.combine} chooses weights on the inner validation rows, which "
             "data.refit=true trains on: use mean or median, or set data.refit=false"
         )
+    yield from _not_in_parts(config)
     teacher = config.distil.teacher_start
     if config.distil.weight > 0 and teacher is not None and (teacher == "0.2.0") != (config.model.start == "0.2.0"):
         yield (

@@ -27,6 +27,7 @@ Freezable = Literal["embedding", "basis", "block_1", "block_2", "block_3", "bloc
 Combine = Literal["mean", "median", "greedy", "stacked"]
 FULL_WIDTH = 64
 MOST_MEMBERS = 64
+MOST_MODELS = 160  # of a fold
 
 # What members of an ensemble have in common, by key or section, and why.
 _SAME_ROWS = "members are combined by what they predict for the same rows, which none was trained on"
@@ -263,6 +264,14 @@ class EnsembleConfig(Section):
         description="Settings in which members differ, each with its values, for example model.start: [0.3.0, r2scan]; "
         "every combination has all seeds.",
     )
+    inner_folds: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="Parts of the training fold, by reduced formula: of each member one model a part is trained on the "
+        "others and validated on that part, and their mean predicts. Members are then weighted by all training rows, "
+        "each predicted by models that did not see it. 0: one model a member, and data.val_share.",
+    )
 
     @field_validator("vary", mode="before")
     @classmethod
@@ -285,6 +294,18 @@ class EnsembleConfig(Section):
                 f"ensemble.vary and ensemble.members={self.members} make {self.size} members; at most {MOST_MEMBERS} "
                 "are allowed"
             )
+        if self.inner_folds == 1:
+            raise ValueError("ensemble.inner_folds=1: at least 2 parts were expected, or 0 for none")
+        if self.size * max(1, self.inner_folds) > MOST_MODELS:
+            raise ValueError(
+                f"{self.size} members in ensemble.inner_folds={self.inner_folds} parts make "
+                f"{self.size * self.inner_folds} models a fold; at most {MOST_MODELS} are allowed"
+            )
+        if self.inner_folds and self.combine == "soup":
+            raise ValueError(
+                "ensemble.combine=soup averages weights that were trained on the same rows: leave out "
+                "ensemble.inner_folds, or use greedy, stacked, mean or median"
+            )
         if self.vary and self.combine == "soup":
             raise ValueError(
                 "ensemble.combine=soup averages the weights of models of one configuration: leave out ensemble.vary, "
@@ -293,14 +314,17 @@ class EnsembleConfig(Section):
         return self
 
     def __hash__(self) -> int:
-        return hash((self.members, self.combine, *self.vary))  # of the keys alone: a value may be a list
+        return hash(
+            (self.members, self.combine, self.inner_folds, *self.vary)
+        )  # of the keys alone: a value may be a list
 
     @model_serializer(mode="wrap")
-    def _without_empty_vary(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave it out, so that other runs keep the fingerprints and files they had before members could differ."""
+    def _without_what_came_later(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
         if not self.vary:
             content.pop("vary", None)
+        if not self.inner_folds:
+            content.pop("inner_folds", None)
         return content
 
     @property
@@ -312,6 +336,11 @@ class EnsembleConfig(Section):
     def size(self) -> int:
         """Return the number of members: every variant has as many seeds."""
         return self.members * prod(map(len, self.vary.values()))
+
+    @property
+    def per_member(self) -> int:
+        """Return the number of models of each member: one a part, where there are parts."""
+        return max(1, self.inner_folds)
 
 
 def _values(values: tuple[Any, ...]) -> str:

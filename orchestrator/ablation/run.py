@@ -261,7 +261,7 @@ def _outcome(rung: Rung, runs: ModelGraph, options: AblationOptions) -> Outcome:
         seconds=float(np.mean([each[1] for each in cost])) if cost else 0.0,
         device=_devices(rung, runs),
         views=rung.config.tta.views,
-        n_members=len(next(iter(rung.recipes.values())).members),
+        n_members=len(next(iter(rung.recipes.values())).models),
         n_models=len(_keys(runs, [next(iter(rung.recipes.values()))])),
         tier=runs.context.dataset.task.tier(rung.config.uses_pretrained),
         caveats=tuple(told),
@@ -291,7 +291,7 @@ def _failure(rung: Rung, runs: ModelGraph, replicate: int) -> str:
     """Return the first reason why a replicate has no predictions, or nothing."""
     for (fold, number), one in sorted(rung.recipes.items()):
         if number == replicate:
-            for run in one.members:
+            for run in one.models:
                 reason = runs.failure_of(run)
                 if reason:
                     return f"fold {fold}: {reason}"

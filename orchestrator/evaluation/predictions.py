@@ -1,5 +1,6 @@
 """Predictions of rows as arrays, from the tables in which they are kept."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ class Predictions:
         prediction, std = (table[name].to_numpy(float) for name in ("prediction", "std"))
         (fallback,) = (table[name].to_numpy(bool) for name in ("fallback",))
         return cls(ids, part, prediction, std, fallback)
+
+    @classmethod
+    def join(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """Return the rows of several, one after the other."""
+        return cls(*(np.concatenate([getattr(each, field.name) for each in parts]) for field in fields(cls)))
 
     def of(self, part: str) -> "Predictions":
         """Return the rows of one part, in their order."""

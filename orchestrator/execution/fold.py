@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator.evaluation.ensemble import combine
-from orchestrator.execution.combine import combined, method_of
+from orchestrator.execution.combine import combined, method_of, together_of
 from orchestrator.execution.job import LoadedModel
 from orchestrator.execution.scheduler import ModelGraph
 from orchestrator.inputs.recipe import FoldRecipe
@@ -32,6 +31,7 @@ class FoldManifest(BaseModel):
 
     Attributes:
         members: folders of the models, within the fold's.
+        per_member: how many of these models, one after the other, are one member, which predicts their mean.
         combine, weights: how the members' predictions become one; no weights for a median or a single member.
         config: of the fold, as it was written; another version of crystaltune may not accept it.
         sha256: of the fold's predictions; folds of older versions have none.
@@ -45,17 +45,18 @@ class FoldManifest(BaseModel):
     config: dict[str, Any]
     structures_per_s: float
     sha256: str | None = None
+    per_member: int = 1
 
 
 def write_fold(graph: ModelGraph, recipe: FoldRecipe) -> None:
     """Leave the fold's test predictions, and how its members are combined, in its folder."""
-    folders = [graph.folder_of(spec) for spec in recipe.members]
+    folders = [graph.folder_of(spec) for spec in recipe.models]
     folder = folders[0] if len(folders) == 1 else folders[0].parent
     found = combined(graph, recipe)
     table = found.table.copy()
     table.insert(1, "fold", recipe.config.fold)
     write_parquet(folder / PREDICTIONS, table)
-    speeds = [graph.summary_of(spec).structures_per_s for spec in recipe.members]
+    speeds = [graph.summary_of(spec).structures_per_s for spec in recipe.models]
     manifest = FoldManifest(
         members=tuple(str(member.relative_to(folder)) for member in folders),
         combine=method_of(recipe),
@@ -63,6 +64,7 @@ def write_fold(graph: ModelGraph, recipe: FoldRecipe) -> None:
         config=recipe.config.model_dump(mode="json"),
         structures_per_s=float(np.mean(speeds)),
         sha256=sha256_of_file(folder / PREDICTIONS),
+        per_member=recipe.per_member,
     )
     write_json(folder / FOLD, manifest.model_dump(mode="json"))
 
@@ -141,8 +143,6 @@ class LoadedFold:
         return self.members[0].task
 
     def combine(self, predictions: list[np.ndarray]) -> np.ndarray:
-        """Combine the members' predictions, each (n,), into one (n,)."""
-        if len(predictions) == 1:
-            return predictions[0]
+        """Combine the predictions of all models, each (n,), into one (n,)."""
         weights = None if self.manifest.weights is None else np.array(self.manifest.weights)
-        return combine(self.manifest.combine, np.stack(predictions), weights)
+        return together_of(self.manifest.combine, np.stack(predictions), self.manifest.per_member, weights)

@@ -47,7 +47,7 @@ class ModelGraph:
     def levels(self) -> list[list[ModelSpec]]:
         """Return every model once, in levels: a level needs nothing but the levels before it."""
         levels: list[list[ModelSpec]] = []
-        for member in (member for recipe in self.recipes for member in recipe.members):
+        for member in (member for recipe in self.recipes for member in recipe.models):
             for depth, specs in enumerate(topological_levels([member], self.context.digest(member.config))):
                 levels += [[] for _ in range(depth + 1 - len(levels))]
                 levels[depth] += specs
@@ -65,7 +65,7 @@ class ModelGraph:
     def students(self) -> dict[str, list[ModelSpec]]:
         """Return who learns from a model, by its key."""
         students: dict[str, list[ModelSpec]] = defaultdict(list)
-        members = [member for recipe in self.recipes for member in recipe.members]
+        members = [member for recipe in self.recipes for member in recipe.models]
         for student in (*members, *(other for member in members for other in member.soup_of)):
             for teacher in student.teachers:
                 students[self.context.key(teacher)].append(student)
@@ -75,7 +75,7 @@ class ModelGraph:
         """Return how each model is to predict, by its key."""
         wanted: dict[str, dict[str, TtaConfig]] = {}
         for recipe in self.recipes:
-            for member in recipe.members:
+            for member in recipe.models:
                 wanted.setdefault(self.context.key(member), {})[recipe.views.model_dump_json()] = recipe.views
         for key in self.students:  # whoever teaches does so by its plain predictions, however else it predicts
             wanted.setdefault(key, {})[TtaConfig().model_dump_json()] = TtaConfig()

@@ -17,7 +17,7 @@ from search_spaces.presets import preset
 from trainables.config import RunConfig, merged, parse_config, validate_for_task
 from trainables.data.cache import cache_home
 from trainables.data.dataset import Dataset
-from trainables.data.folds import FoldSplit, Part, fold_of_rows, inner_split, make_split
+from trainables.data.folds import FoldSplit, Part, fold_of_rows, inner_split, make_split, validated_part
 from trainables.data.overlap import Overlap, find_overlap
 from trainables.data.tasks import Task, full_name
 from trainables.errors import UserError
@@ -87,10 +87,12 @@ class TaskContext:
     def split(self, run: ModelSpec) -> tuple[FoldSplit, Part | None]:
         """Return the rows a model learns from (no test rows among them) and those held out for it to label, or None."""
         data, fold = run.config.data, run.config.fold
-        key = (fold, run.inner, run.n_inner, data.val_share, data.split_seed)
+        key = (fold, run.inner, run.n_inner, run.validated, data.val_share, data.split_seed)
         if key not in self._splits:
             share, seed = data.val_share, data.split_seed
-            if run.n_inner:
+            if run.validated:
+                self._splits[key] = validated_part(self.dataset, fold, run.inner, run.n_inner, seed=seed), None
+            elif run.n_inner:
                 self._splits[key] = inner_split(self.dataset, fold, run.inner, run.n_inner, val_share=share, seed=seed)
             else:
                 self._splits[key] = make_split(self.dataset, fold, val_share=share, seed=seed).without_test(), None

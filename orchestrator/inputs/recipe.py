@@ -17,8 +17,9 @@ class ModelSpec:
 
     Attributes:
         config: a member's (no ensemble, no views).
-        inner: for an out-of-fold teacher, the part of the training fold that it does not see.
+        inner: the part of the training fold that it does not see: of an out-of-fold teacher, or of a member in parts.
         n_inner: in how many parts the training fold falls; 0 where nothing is held out.
+        validated: the model is validated on that part; a teacher, which labels it, is not.
         teachers: whose labels it learns from.
         soup_of: models whose weights are averaged; then nothing is trained.
     """
@@ -28,6 +29,7 @@ class ModelSpec:
     n_inner: int = 0
     teachers: tuple["ModelSpec", ...] = ()
     soup_of: tuple["ModelSpec", ...] = ()
+    validated: bool = False
 
     @property
     def needs(self) -> tuple["ModelSpec", ...]:
@@ -43,7 +45,7 @@ class ModelSpec:
 
     def _new_key(self, data: str) -> str:
         parts = [self.config.fingerprint(data), str(self.inner), str(self.n_inner), str(len(self.teachers))]
-        parts += [run.key(data) for run in self.needs]
+        parts += ["validated"] * self.validated + [run.key(data) for run in self.needs]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
     def name(self, data: str) -> str:
@@ -52,16 +54,23 @@ class ModelSpec:
 
     def name_with(self, key: str) -> str:
         """Return the name for a key that is known already."""
-        kind = f"-inner{self.inner}of{self.n_inner}" if self.n_inner else "-soup" if self.soup_of else ""
+        part = f"-{'part' if self.validated else 'inner'}{self.inner}of{self.n_inner}" if self.n_inner else ""
+        kind = "-soup" if self.soup_of else part
         return f"fold{self.config.fold}-seed{self.config.seed}{kind}-{key}"
 
 
 @dataclass(frozen=True)
 class FoldRecipe:
-    """What one fold of a configuration is made of: its members, and how they predict together."""
+    """What one fold of a configuration is made of: its models, and how they predict together.
+
+    Attributes:
+        models: of all members, those of a member together.
+        per_member: how many of them are one member.
+    """
 
     config: RunConfig
-    members: tuple[ModelSpec, ...]
+    models: tuple[ModelSpec, ...]
+    per_member: int = 1
 
     @property
     def views(self) -> TtaConfig:
@@ -71,10 +80,15 @@ class FoldRecipe:
 
 def fold_recipe(config: RunConfig) -> FoldRecipe:
     """Return the models of a configuration on its fold."""
-    members = tuple(_member(config, index) for index in range(config.ensemble.size))
-    if config.ensemble.combine == "soup" and len(members) > 1:
-        members = (ModelSpec(config.member(0), soup_of=members),)
-    return FoldRecipe(config, members)
+    members = range(config.ensemble.size)
+    if (n_inner := config.ensemble.inner_folds) > 0:
+        parts = [(config.member(index), inner) for index in members for inner in range(n_inner)]
+        models = tuple(ModelSpec(member, inner, n_inner, validated=True) for member, inner in parts)
+        return FoldRecipe(config, models, n_inner)
+    models = tuple(_member(config, index) for index in members)
+    if config.ensemble.combine == "soup" and len(models) > 1:
+        models = (ModelSpec(config.member(0), soup_of=models),)
+    return FoldRecipe(config, models)
 
 
 def _member(config: RunConfig, index: int) -> ModelSpec:

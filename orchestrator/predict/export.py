@@ -54,10 +54,10 @@ def weights_of(folds: Sequence[LoadedFold]) -> list[tuple[float, LoadedModel]]:
     """
     shares = []
     for fold in folds:
-        if fold.manifest.combine == "median" and len(fold.members) > 1:
+        if fold.manifest.combine == "median" and len(fold.members) > fold.manifest.per_member:
             raise UserError("a median of members has no forces: make the ensemble with `combine=mean`")
-        given = fold.manifest.weights
-        own = given if given is not None and len(given) == len(fold.members) else [1.0] * len(fold.members)
+        given = np.repeat(fold.manifest.weights or [], fold.manifest.per_member).tolist()  # of each model
+        own = given if len(given) == len(fold.members) else [1.0] * len(fold.members)
         total = sum(own)
         shares += [(share / total / len(folds), member) for share, member in zip(own, fold.members, strict=True)]
     return [(share, member) for share, member in shares if share]

@@ -43,7 +43,7 @@ def deploy(
         planned = plan_runs(own, [plan], (0,))
         ((recipe,),) = planned.recipes
         run_all(planned.graph, resources, ended=partial(tell, planned.graph), log=plan.out)
-        reason = next(filter(None, map(planned.graph.failure_of, recipe.members)), "")
+        reason = next(filter(None, map(planned.graph.failure_of, recipe.models)), "")
         if reason:
             raise UserError(f"the model of all rows failed ({reason}); the folds are kept in {run}")
         write_fold(planned.graph, recipe)

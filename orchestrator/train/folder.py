@@ -110,4 +110,4 @@ def _changed_settings(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> lis
 def model_folder(out: Path, recipe: FoldRecipe, spec: ModelSpec, key: str) -> Path:
     """Return where a model lies: a fold's only member in the fold's folder, all others in one of their own there."""
     fold = out / f"fold_{recipe.config.fold}"
-    return fold if recipe.members == (spec,) else fold / spec.name_with(key)
+    return fold if recipe.models == (spec,) else fold / spec.name_with(key)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from orchestrator.evaluation.ensemble import error_curve
 from orchestrator.evaluation.predictions import Predictions
 from orchestrator.evaluation.scores import Scores
+from orchestrator.execution.combine import members_of
 from orchestrator.execution.fold import FoldManifest, read_fold
 from orchestrator.execution.job import DONE, predictions_file
 from orchestrator.execution.summary import RunSummary
@@ -40,7 +41,7 @@ class MemberScores(_Value):
     """A member on one fold.
 
     Attributes:
-        validation_mae: of the kept epoch, on the inner validation rows.
+        validation_mae: of the kept epoch, on the inner validation rows; of a member in parts the mean of its models.
         weight: in the combination; None for a median.
     """
 
@@ -110,6 +111,7 @@ class _Fold:
     """A finished fold with several members; arrays in the order of its members, and of the run's test rows.
 
     Attributes:
+        summaries: of its models, those of a member one after the other.
         prediction: (m, n) test predictions.
         target: (n,)
     """
@@ -119,6 +121,14 @@ class _Fold:
     prediction: NDArray[np.float64]
     target: NDArray[np.float64]
     weights: Sequence[float] | None
+
+    @property
+    def validation_mae(self) -> list[float | None]:
+        """Return the validation MAE of each member."""
+        per_member = len(self.summaries) // len(self.prediction)
+        errors = [summary.best_val_mae for summary in self.summaries]
+        parts = [errors[start : start + per_member] for start in range(0, len(errors), per_member)]
+        return [None if None in part else float(np.mean([error or 0.0 for error in part])) for part in parts]
 
     @property
     def mae(self) -> NDArray[np.float64]:
@@ -156,18 +166,19 @@ def read_members(run: Path) -> EnsembleSummary | None:
 
 def _fold(run: Path, config: RunConfig, data: str, rows: PredictedRows) -> _Fold:
     recipe = fold_recipe(config)
-    soup = bool(recipe.members[0].soup_of)
-    specs = recipe.members[0].soup_of or recipe.members
+    soup = bool(recipe.models[0].soup_of)
+    specs = recipe.models[0].soup_of or recipe.models
     folders = [model_folder(run, recipe, spec, spec.key(data)) for spec in specs]
     here = np.flatnonzero(rows.fold == config.fold)
     ids = tuple(str(row_id) for row_id in rows.ids[here])
     files = [predictions_file(folder, TtaConfig() if soup else recipe.views) for folder in folders]
     predictions = [Predictions.read(file).of("test").for_ids(ids).prediction for file in files]
-    equal = [1 / len(specs)] * len(specs)
+    members = members_of(np.stack(predictions), recipe.per_member)
+    equal = [1 / len(members)] * len(members)
     return _Fold(
         config.fold,
         [RunSummary.model_validate(read_json(folder / DONE)) for folder in folders],
-        np.stack(predictions),
+        members,
         rows.target[here],
         equal if soup else _manifest(run, config.fold).weights,
     )
@@ -184,7 +195,7 @@ def _member(config: RunConfig, index: int, folds: Iterable[_Fold]) -> Member:
     variant, seed = divmod(index, config.ensemble.members)
     scores = {
         fold.number: MemberScores(
-            validation_mae=fold.summaries[index].best_val_mae,
+            validation_mae=fold.validation_mae[index],
             test_mae=float(fold.mae[index]),
             weight=None if fold.weights is None else fold.weights[index],
         )
@@ -228,9 +239,11 @@ def _compared(run: Path, config: RunConfig, scores: Scores, folds: Sequence[_Fol
     # What is shared (teachers) would be needed for a single member as well.
     of_members = _cost(own)
     single = structures - of_members[0] * (1 - 1 / size), seconds - of_members[1] * (1 - 1 / size)
-    yield _contender("single member", {fold.number: float(fold.mae.mean()) for fold in folds}, single, views)
+    per_member = config.ensemble.per_member
+    single_mae = {fold.number: float(fold.mae.mean()) for fold in folds}
+    yield _contender("single member", single_mae, single, views * per_member)
     together = {fold: values.mae for fold, values in scores.folds.items()}
-    n_models = 1 if config.ensemble.combine == "soup" else size
+    n_models = 1 if config.ensemble.combine == "soup" else size * per_member
     yield _contender("ensemble", together, (structures, seconds), n_models * views)
     if (run / STUDENT / "scores.json").is_file():
         yield from _student(run)
@@ -248,7 +261,7 @@ def _student(run: Path) -> Iterable[Contender]:
     for fold in scores.folds:
         own, members = folder / f"fold_{fold}", run / f"fold_{fold}"
         recipe = fold_recipe(config.changed({"fold": fold}))
-        names = [spec.name(manifest.data) for member in recipe.members for spec in member.teachers]
+        names = [spec.name(manifest.data) for member in recipe.models for spec in member.teachers]
         found += _summaries([own / DONE, *own.glob(f"*/{DONE}"), *(members / name / DONE for name in names)])
     if scores.folds:
         mae = {fold: values.mae for fold, values in scores.folds.items()}

@@ -56,7 +56,7 @@ def plan_runs(context: TaskContext, plans: Sequence[RunPlan], folds: Sequence[in
 
 def _models(context: TaskContext, recipe: FoldRecipe) -> list[ModelSpec]:
     """Return the members of a recipe, and all that they need."""
-    levels = topological_levels(recipe.members, context.digest(recipe.config))
+    levels = topological_levels(recipe.models, context.digest(recipe.config))
     return [spec for level in levels for spec in level]
 
 
@@ -64,4 +64,4 @@ def _label(plan: RunPlan, recipe: FoldRecipe, spec: ModelSpec) -> str:
     """Return what a model has of the varied settings, or the run that it is of: its name in messages has no more."""
     settings = flat(spec.config)
     varied = [f"{key}={settings.get(key)}" for key in plan.config.ensemble.vary]
-    return " ".join([*varied, *([plan.name] if plan.name and spec in recipe.members else [])])
+    return " ".join([*varied, *([plan.name] if plan.name and spec in recipe.models else [])])

@@ -166,7 +166,7 @@ def _write_folds(graph: ModelGraph, recipes: Sequence[FoldRecipe]) -> dict[int, 
     """Write what each fold predicts; returns the reasons of those that failed."""
     failed = {}
     for recipe in recipes:
-        reason = next(filter(None, map(graph.failure_of, recipe.members)), "")
+        reason = next(filter(None, map(graph.failure_of, recipe.models)), "")
         if reason:
             failed[recipe.config.fold] = reason
         else:

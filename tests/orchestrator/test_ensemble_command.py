@@ -92,7 +92,7 @@ def whole(table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 
 def members_of(config: RunConfig) -> list[RunConfig]:
-    return [spec.config for spec in fold_recipe(config).members]
+    return [spec.config for spec in fold_recipe(config).models]
 
 
 def test_members_are_the_models_that_a_plain_run_of_each_variant_has() -> None:
@@ -101,8 +101,8 @@ def test_members_are_the_models_that_a_plain_run_of_each_variant_has() -> None:
     plain = [
         BASE.changed({"optim.lr": rate, "seed": seed, "distil": {}}) for rate in RATES["optim.lr"] for seed in (0, 1)
     ]
-    assert [context.key(spec) for spec in fold_recipe(config).members] == [
-        context.key(fold_recipe(each).members[0]) for each in plain
+    assert [context.key(spec) for spec in fold_recipe(config).models] == [
+        context.key(fold_recipe(each).models[0]) for each in plain
     ]
 
 
@@ -115,8 +115,8 @@ def test_what_is_made_of_a_configuration() -> None:
     assert student == BASE.changed({"distil.weight": 0.5, "tta.views": 4})
     taught = BASE.changed({"distil.weight": 0.3})
     assert EnsembleOptions(distil=True).student(taught) == taught
-    assert all(spec.teachers == () for spec in fold_recipe(ASKED.ensemble(taught)).members)
-    assert all(spec.teachers for spec in fold_recipe(EnsembleOptions(2).ensemble(taught)).members)
+    assert all(spec.teachers == () for spec in fold_recipe(ASKED.ensemble(taught)).models)
+    assert all(spec.teachers for spec in fold_recipe(EnsembleOptions(2).ensemble(taught)).models)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_the_seeds_of_e3_are_those_of_e0_and_the_label_only_student_is_e0(contex
     rungs = {rung.name: rung for rung in ladder(seeds=3)}
 
     def keys(name: str) -> set[str]:
-        return {context.key(run) for one in rungs[name].recipes.values() for run in one.members}
+        return {context.key(run) for one in rungs[name].recipes.values() for run in one.models}
 
     assert keys("E3") == keys("E0")
     assert keys("E2") == keys("E1")
@@ -92,11 +92,11 @@ def test_the_seeds_of_e3_are_those_of_e0_and_the_label_only_student_is_e0(contex
 
 def test_views_are_no_reason_to_train_again_but_everything_else_is(context: TaskContext) -> None:
     base = RunConfig(task="tiny")
-    key = context.key(fold_recipe(base).members[0])
-    assert context.key(fold_recipe(base.changed({"tta.views": 4})).members[0]) == key
-    assert context.key(fold_recipe(base.changed({"ensemble.members": 3})).members[0]) == key
+    key = context.key(fold_recipe(base).models[0])
+    assert context.key(fold_recipe(base.changed({"tta.views": 4})).models[0]) == key
+    assert context.key(fold_recipe(base.changed({"ensemble.members": 3})).models[0]) == key
     for change in ({"seed": 1}, {"fold": 2}, {"augment.strain": "free"}, {"optim.averaging": "swa"}):
-        assert context.key(fold_recipe(base.changed(change)).members[0]) != key
+        assert context.key(fold_recipe(base.changed(change)).models[0]) != key
 
 
 def test_waves_put_every_run_after_what_it_needs_and_each_only_once(context: TaskContext) -> None:
@@ -132,10 +132,10 @@ def test_a_teacher_predicts_plainly_however_else_it_is_asked_to(context: TaskCon
         RunConfig(task="tiny").changed({**settings, "distil.weight": 0.5, "distil.teachers": "in_sample"})
     )
     runs = ModelGraph(context, [member, student], lambda run: Path())
-    assert {context.key(run) for run in member.members} <= set(runs.students)
+    assert {context.key(run) for run in member.models} <= set(runs.students)
     for views in (runs.views_of()[key] for key in runs.students):
         assert TtaConfig() in views
-    assert {views.views for views in runs.views_of()[context.key(member.members[0])]} == {1, 4}
+    assert {views.views for views in runs.views_of()[context.key(member.models[0])]} == {1, 4}
 
 
 def test_every_experiment_is_one_readable_change_of_a_parent_that_exists() -> None:

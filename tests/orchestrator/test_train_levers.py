@@ -116,7 +116,7 @@ def test_no_two_models_of_a_fold_share_a_folder(tmp_path: Path) -> None:
     ):
         config = RunConfig(task="tiny").changed(changes)
         recipe = fold_recipe(config)
-        every = [each for wave in topological_levels(recipe.members, context.digest(config)) for each in wave]
+        every = [each for wave in topological_levels(recipe.models, context.digest(config)) for each in wave]
         folders = [model_folder(tmp_path, recipe, each, context.key(each)) for each in every]
         assert len(set(folders)) == len(every) > 3
 
@@ -141,7 +141,7 @@ def test_a_killed_worker_is_a_failure_of_its_run_alone(tmp_path: Path, monkeypat
     monkeypatch.setattr(execute_module, "_job", lambda *_: SimpleNamespace(soft=None))
     monkeypatch.setattr(execute_module, "complete", lambda _: None)
     config = RunConfig(task="tiny").changed({"ensemble.members": 4, "distil.weight": 0.5, "distil.inner_folds": 2})
-    student = fold_recipe(config).members[0]
+    student = fold_recipe(config).models[0]
     seeds = [ModelSpec(RunConfig(task="tiny").changed({"seed": seed})) for seed in range(4)]
     waits = replace(student, teachers=(seeds[2],))
     graph = ModelGraph(TaskContext(tiny_dataset(24), config), [FoldRecipe(config, (*seeds, waits))], lambda _: tmp_path)

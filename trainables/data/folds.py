@@ -161,19 +161,44 @@ def inner_split(
     Raises:
         UserError: as make_split, or an inner fold without rows.
     """
+    held, rest = _inner_part(dataset, fold, inner, n_inner, seed)
+    if not len(held) or len(rest) < 2:
+        raise UserError(_too_few_parts(dataset, fold, len(held) + len(rest), n_inner, "distil.inner_folds"))
+    val = _validation_mask([dataset.group_names[int(row)] for row in rest], val_share, fold, seed)
+    split = FoldSplit(fold, _part(dataset, rest[~val]), _part(dataset, rest[val]), None)
+    return split, _part(dataset, held)
+
+
+def validated_part(dataset: Dataset, fold: int, inner: int, n_inner: int, *, seed: int) -> FoldSplit:
+    """Split the training rows of an outer fold for a member in parts: part `inner` validates, all others train.
+
+    The parts are those of inner_split.
+
+    Raises:
+        UserError: a part without rows.
+    """
+    held, rest = _inner_part(dataset, fold, inner, n_inner, seed)
+    if not len(held) or not len(rest):
+        raise UserError(_too_few_parts(dataset, fold, len(held) + len(rest), n_inner, "ensemble.inner_folds"))
+    return FoldSplit(fold, _part(dataset, rest), _part(dataset, held), None)
+
+
+def _inner_part(
+    dataset: Dataset, fold: int, inner: int, n_inner: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows of one of `n_inner` parts of a fold's training rows, which keep groups together, and the rest."""
     known = np.flatnonzero(fold_of_rows(dataset) != fold)
     groups = [dataset.group_names[int(row)] for row in known]
     rank = _seeded_rank(sorted(set(groups)), f"inner:{seed}:{fold}:{n_inner}")
     held = np.array([rank[group] % n_inner == inner for group in groups], dtype=bool)
-    rest = known[~held]
-    if not held.any() or len(rest) < 2:
-        raise UserError(
-            f"fold {fold} of {dataset.task.name} has {len(known)} training rows, too few for {n_inner} inner folds: "
-            "set distil.inner_folds lower, or provide more rows"
-        )
-    val = _validation_mask([dataset.group_names[int(row)] for row in rest], val_share, fold, seed)
-    split = FoldSplit(fold, _part(dataset, rest[~val]), _part(dataset, rest[val]), None)
-    return split, _part(dataset, known[held])
+    return known[held], known[~held]
+
+
+def _too_few_parts(dataset: Dataset, fold: int, n_rows: int, n_inner: int, setting: str) -> str:
+    return (
+        f"fold {fold} of {dataset.task.name} has {n_rows} training rows, too few for {n_inner} inner folds: set "
+        f"{setting} lower, or provide more rows"
+    )
 
 
 def _validation_mask(groups: list[str], share: float, fold: int, seed: int) -> NDArray[np.bool_]:

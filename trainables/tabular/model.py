@@ -24,6 +24,7 @@ class TabularModel(nn.Module):
     """Features of a crystal, then ridge regression and a forest.
 
     Attributes:
+        start: weights of the CHGNet among the features.
         floor: predictions below it are raised to it.
         per_cell: values are those of the whole cell; what is learnt is that of an atom.
         columns: of the features that trees see: those that say what they are, not CHGNet's own.
@@ -42,6 +43,7 @@ class TabularModel(nn.Module):
     def __init__(self, config: ModelConfig, task: Task) -> None:
         """Build the model before anything is learnt; `scratch` does without CHGNet's features."""
         super().__init__()
+        self.start = config.start
         trunk = None if config.start == "scratch" else build_model(config.start, task)
         if trunk is not None:
             trunk.head = None
@@ -65,12 +67,23 @@ class TabularModel(nn.Module):
 
     def forward(self, batch: ShapedBatch) -> Tensor:
         """Predictions (n,) in the task's unit."""
-        table = self.features(batch)
+        return self._said(self.features(batch), batch.n_atoms)
+
+    def of_table(self, table: NDArray[np.float64], n_atoms: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the predictions (n,) of features that are known, (n, width); NaN of rows without them."""
+        there, values = np.isfinite(table).any(axis=1), np.full(len(table), np.nan)
+        features, atoms = torch.from_numpy(table[there]).float(), torch.from_numpy(n_atoms[there])
+        device = self.anchor.device
+        with torch.inference_mode():
+            values[there] = self._said(features.to(device), atoms.to(device)).cpu().numpy()
+        return values
+
+    def _said(self, table: Tensor, n_atoms: Tensor) -> Tensor:
         standard = ((table.double() - self.center) / self.scale).clamp(-LARGEST, LARGEST)
         linear = _undone(standard @ self.weight + self.bias, self.ridge_unit)
         trees = _undone(self.forest(table[:, self.columns]), self.forest_unit)
         value = (1 - self.share) * linear + self.share * trees
-        value = value * batch.n_atoms if self.per_cell else value
+        value = value * n_atoms if self.per_cell else value
         return value if self.floor is None else value.clamp(min=self.floor)
 
     def table(self, batch: ShapedBatch) -> Tensor:

@@ -1,5 +1,6 @@
 """Predictions of a trained model, in the order asked for."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from trainables.graphs.batch import collate, cut_by_cost, prediction_batches
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import CrystalModel, configured_model
 from trainables.progress import Progress, silent
+from trainables.tabular.known import crystal_table
 from trainables.tabular.model import TabularModel
 from trainables.tabular.shapes import shaped
 from trainables.training.checkpoint import Checkpoint, read_checkpoint
@@ -42,6 +44,22 @@ def predict(
     Returns:
         (len(rows),) in the task's unit; NaN where the store holds no graph.
     """
+    if isinstance(model, TabularModel) and output in ("forward", "table"):
+        table = crystal_table(model, store, partial(_in_batches, model, progress=progress, output="table", cap=cap))
+        found = table[rows].astype(np.float64)
+        return found if output == "table" else model.of_table(found, store.counts[rows, 0])
+    return _in_batches(model, store, rows, progress=progress, output=output, cap=cap)
+
+
+def _in_batches(
+    model: Model,
+    store: GraphStore,
+    rows: NDArray[np.int64],
+    *,
+    progress: Progress,
+    output: str,
+    cap: BatchBudget | None,
+) -> NDArray[np.float64]:
     device = next(model.parameters()).device
     store = store.near(device)
     usable = np.flatnonzero(~store.failed[rows])

@@ -33,6 +33,7 @@ from orchestrator.study.options import (
     require_folder,
     validate_options,
 )
+from trainables.choices import PresetName
 from trainables.config import RunConfig
 from trainables.errors import UserError
 from trainables.progress import Progress
@@ -60,6 +61,7 @@ def train(
     published: str | os.PathLike[str] | None = None,
     deploy: bool = False,
     time_budget: float | str | None = None,
+    preset: PresetName = "auto",
     out: str | os.PathLike[str] | None = None,
     progress: bool | Progress = True,
     **options: Unpack[TrainKeywords],
@@ -76,6 +78,8 @@ def train(
         deploy: then also train on all rows, for use: `predict` and `load` take that model, and the folds say how good
             it is.
         time_budget: seconds, or text such as "2h": train for as many epochs as fit into it.
+        preset: what a fold is made of: "single" (one fine-tuned CHGNet), "blend" (a fine-tuned CHGNet and a tabular
+            model, weighted on held-out rows) or "auto": a blend for properties of 100 to 10,000 rows.
         out: the run's folder; by default runs/NAME.
         progress: whether to show it, or an object that shows it.
         target: column to predict; by default the only numeric one.
@@ -123,6 +127,7 @@ def train(
                 None if published is None else Path(published),
                 deploy,
                 None if time_budget is None else _budget(time_budget),
+                preset,
             ),
             auxiliary=names_of(auxiliary),
             progress=bars,

@@ -1,6 +1,6 @@
 """Known good configurations: where every run, and later every search, starts from.
 
-Chosen on inner validation parts only (benchmarks/README.md has the runs), one for each kind of target.
+Chosen on inner validation parts only (benchmarks/README.md has the runs), for each kind of target and number of rows.
 """
 
 from typing import Any
@@ -23,3 +23,27 @@ def preset(task: Task) -> dict[str, Any]:
         for section, values in known.items():
             defaults[section] |= values
     return defaults
+
+
+# Fine-tuned and tabular models together, by the number of rows of a table of properties.
+BLEND_FROM, BLEND_UP_TO = 100, 10_000
+PARTS, PARTS_UP_TO = 5, 1_500  # of more rows a tenth says enough, and five models a fold take days
+PHONONS_UP_TO = 5_000
+
+
+def blends(task: Task, n_rows: int) -> bool:
+    """Return whether a table of so many rows is learnt by fine-tuned and tabular models together unless told."""
+    return not task.is_energy and BLEND_FROM <= n_rows <= BLEND_UP_TO
+
+
+def blend(config: RunConfig, n_rows: int) -> RunConfig:
+    """Return the configuration whose members are a fine-tuned CHGNet and a tabular model, weighted on held-out rows.
+
+    Raises:
+        UserError: the configuration has levers that a tabular model or parts cannot have.
+    """
+    ensemble = {"vary": {"model.family": ["chgnet", "tabular"]}, "combine": "greedy"}
+    changes: dict[str, Any] = {"ensemble": ensemble | ({"inner_folds": PARTS} if n_rows <= PARTS_UP_TO else {})}
+    if n_rows <= PHONONS_UP_TO and config.model.start != "scratch":
+        changes["model.phonons"] = True
+    return config.changed(changes)

@@ -4,3 +4,4 @@ from typing import Literal
 
 Compile = Literal["auto", "on", "off"]
 Device = Literal["auto", "cpu", "cuda"]
+PresetName = Literal["auto", "single", "blend"]  # search_spaces.presets

@@ -33,6 +33,7 @@ from orchestrator.cli.options import (
     Limit,
     OnRay,
     PerGpu,
+    Preset,
     Processes,
     Published,
     Settings,
@@ -134,6 +135,7 @@ def train(
     published: Published = None,
     all_data: AllData = False,
     time_budget: TimeBudget = None,
+    preset: Preset = "auto",
 ) -> None:
     """Train and test the folds of a task, resuming what is there; write scores, predictions and the record.
 
@@ -162,7 +164,7 @@ def train(
             source,
             folder,
             settings=chosen,
-            options=TrainOptions(wanted, where, published, all_data, seconds),
+            options=TrainOptions(wanted, where, published, all_data, seconds, preset),
             auxiliary=aux or [],
             progress=shown,
         )

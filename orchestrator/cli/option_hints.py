@@ -47,6 +47,7 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "--distil": ("ensemble",),
     "--trials": ("search",),
     "--time-budget": ("train", "search"),
+    "--preset": ("train",),
     "--scheduler": ("search",),
     "--check-seeds": ("search",),
     "--resume": ("search",),

@@ -12,7 +12,7 @@ from orchestrator.execution.resources import Cluster, Resources
 from orchestrator.inputs.source import config_file
 from orchestrator.ray_environment import check_address
 from orchestrator.report.progress import console
-from trainables.choices import Compile
+from trainables.choices import Compile, PresetName
 from trainables.choices import Device as DeviceName
 from trainables.data.cache import cache_home, cache_note
 from trainables.errors import UserError
@@ -58,6 +58,14 @@ TotalEnergy = Annotated[
         help="The target is the energy of the whole cell in eV: divide it by the number of atoms, and fit it with "
         "CHGNet's energy head.",
         rich_help_panel=_DATA,
+    ),
+]
+Preset = Annotated[
+    PresetName,
+    typer.Option(
+        help="What a fold is made of: one fine-tuned CHGNet, or a blend of a fine-tuned CHGNet and a tabular model, "
+        "weighted on held-out rows. auto: a blend for properties of 100 to 10,000 rows.",
+        rich_help_panel=_TRAINING,
     ),
 ]
 TimeBudget = Annotated[

@@ -18,14 +18,14 @@ MOST_EPOCHS = 500
 
 
 def within_budget(
-    context: TaskContext, out: Path, folds: Sequence[int], resources: Resources, seconds: float
+    context: TaskContext, config: RunConfig, out: Path, folds: Sequence[int], resources: Resources, seconds: float
 ) -> RunConfig:
     """Return the run's configuration with as many epochs as fit into a time; a run that has begun keeps its own.
 
     Raises:
         UserError: not one epoch fits, or a place whose speed cannot be measured here.
     """
-    config, held = context.config, read_manifest(out)
+    held = read_manifest(out)
     if held is not None:
         epochs = RunConfig.model_validate(held.config).optim.epochs
         context.progress.message(f"optim.epochs={epochs}, as this run began")
@@ -36,7 +36,8 @@ def within_budget(
         raise UserError("`time_budget` measures the speed of this machine, not of a cluster: set optim.epochs instead")
     graph = plan_runs(context, [RunPlan(config, out)], folds).graph
     where = resources.plan(graph.width(set(graph.specs())))
-    speed = structures_per_second(context, next(iter(graph.specs().values())), where)
+    trained = next(spec for spec in graph.specs().values() if spec.config.model.family == "chgnet")
+    speed = structures_per_second(context, trained, where)
 
     def estimated(epochs: int) -> float:
         specs = plan_runs(context, [RunPlan(config.changed({"optim.epochs": epochs}), out)], folds).graph.specs()

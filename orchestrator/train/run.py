@@ -34,6 +34,8 @@ from orchestrator.train.budget import within_budget
 from orchestrator.train.deploy import deploy
 from orchestrator.train.folder import claim_folder
 from orchestrator.train.plan import RunPlan, plan_runs
+from orchestrator.train.preset import chosen_preset, require_preset
+from trainables.choices import PresetName
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import CannotWrite, UserError
 from trainables.files import write_json, write_parquet
@@ -50,6 +52,7 @@ class TrainOptions:
     Attributes:
         deploy: then train on all rows as well, for use.
         time_budget: seconds; train for as many epochs as fit into them.
+        preset: as chosen_preset.
     """
 
     folds: tuple[int, ...] = tuple(range(N_FOLDS))
@@ -57,6 +60,7 @@ class TrainOptions:
     published: Path | None = None
     deploy: bool = False
     time_budget: float | None = None
+    preset: PresetName = "auto"
 
 
 def train(
@@ -82,12 +86,13 @@ def train(
     """
     options = options or TrainOptions()
     options.resources.check(progress)
+    require_preset(options.preset)
     context = open_context(
         source, settings or {}, auxiliary, published=options.published, folds=options.folds, progress=progress
     )
-    config = context.config
+    config = chosen_preset(context, settings or {}, options.preset, out)
     if options.time_budget is not None:
-        config = within_budget(context, out, options.folds, options.resources, options.time_budget)
+        config = within_budget(context, config, out, options.folds, options.resources, options.time_budget)
     (scores,) = make_runs(context, [RunPlan(config, out)], options, rows_told(source, auxiliary))
     if options.deploy:
         deploy(context, config, out, options.resources, _tell)

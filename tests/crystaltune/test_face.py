@@ -203,7 +203,7 @@ def test_mistakes_are_told_in_one_line_without_options(arguments: dict[str, Any]
         ("targets", "did you mean 'target'?"),
         (
             "zzz",
-            "it takes data, settings, config, folds, auxiliary, published, deploy, time_budget, out, progress, address",
+            "it takes data, settings, config, folds, auxiliary, published, deploy, time_budget, preset, out, progress",
         ),
     ],
 )

@@ -36,6 +36,11 @@ def blends(task: Task, n_rows: int) -> bool:
     return not task.is_energy and BLEND_FROM <= n_rows <= BLEND_UP_TO
 
 
+def chooses_members(key: str) -> bool:
+    """Return whether a setting, by its dotted key, says which models a run is made of: then no preset does."""
+    return key == "model.family" or key.partition(".")[0] == "ensemble"
+
+
 def blend(config: RunConfig, n_rows: int) -> RunConfig:
     """Return the configuration whose members are a fine-tuned CHGNet and a tabular model, weighted on held-out rows.
 

@@ -26,6 +26,7 @@ from orchestrator.record.results_file import (
     verify_file,
     write_document,
 )
+from search_spaces.presets import chooses_members
 from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import Task
 from trainables.errors import UserError, listed
@@ -324,11 +325,13 @@ def _trained(scratch: bool, settings: Mapping[str, Any]) -> str:
 
 def _method(settings: Mapping[str, Any]) -> str:
     """Return what a configuration is more than one model's training, in words."""
-    seeds = int(settings.get("ensemble.members", 1))
+    seeds, inner = int(settings.get("ensemble.members", 1)), settings.get("ensemble.inner_folds", 0)
     varied = [key.removeprefix("ensemble.vary.") for key in settings if key.startswith("ensemble.vary.")]
     parts = []
-    if seeds > 1 or varied:
+    if seeds > 1 or varied or inner:
         of = f" of each variant of {', '.join(varied)}" if varied else ""
+        if inner:
+            of += f", each {inner} models validated on different parts of the training fold"
         parts.append(f"{settings.get('ensemble.combine', 'mean')} of {seeds} seed{'s' * (seeds != 1)}{of}")
     if settings.get("distil.weight"):
         parts.append("taught by out-of-fold teachers as well as by the labels")
@@ -339,10 +342,11 @@ def _method(settings: Mapping[str, Any]) -> str:
 
 def _run_script(task: Task, settings: Mapping[str, Any]) -> str:
     """Return the .py file that Matbench requires beside every record: how its results were made."""
+    preset = "" if any(map(chooses_members, settings)) else ', preset="single"'
     return (
         '"""Reproduce the results; info.json lists the versions it ran with."""\n\n'
         "import crystaltune\n\n"
         f"SETTINGS = {pprint.pformat(dict(settings), sort_dicts=False, width=110)}\n\n"
         'if __name__ == "__main__":\n'
-        f"    crystaltune.train({task.name!r}, settings=SETTINGS)\n"
+        f"    crystaltune.train({task.name!r}, settings=SETTINGS{preset})\n"
     )

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from orchestrator.inputs.context import TaskContext
 from orchestrator.train.folder import read_manifest
 from search_spaces.dimension import flat
-from search_spaces.presets import PARTS, blend, blends
+from search_spaces.presets import PARTS, blend, blends, chooses_members
 from trainables.choices import PresetName
 from trainables.config import RunConfig
 from trainables.errors import UserError
@@ -35,7 +35,7 @@ def chosen_preset(context: TaskContext, settings: Mapping[str, Any], preset: Pre
     config, n_rows = context.config, len(context.dataset)
     if preset == "single":
         return config
-    chosen = {key: value for key, value in flattened(settings).items() if key == "model.family" or _of_ensemble(key)}
+    chosen = [key for key in flattened(settings) if chooses_members(key)]
     if preset == "blend":
         if chosen:
             raise UserError(f"`preset=blend` chooses the members itself: leave out {', '.join(chosen)}")
@@ -53,10 +53,6 @@ def chosen_preset(context: TaskContext, settings: Mapping[str, Any], preset: Pre
         "property); `preset=single` trains one fine-tuned model a fold"
     )
     return found
-
-
-def _of_ensemble(key: str) -> bool:
-    return key.partition(".")[0] == "ensemble"
 
 
 def _began_as(out: Path, config: RunConfig) -> bool:

@@ -21,6 +21,7 @@ from orchestrator.train import figures
 from orchestrator.train.members import ENSEMBLE, EnsembleSummary, read_members
 from orchestrator.train.members_report import members_section
 from orchestrator.train.rows import PredictedRows
+from search_spaces.presets import chooses_members
 from trainables.config import RunConfig
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
@@ -296,6 +297,7 @@ def _code(rows: Mapping[str, Any], results: Results, changed: Mapping[str, Any])
     folds = sorted(results.own.folds)
     keywords |= {"folds": folds} if folds != list(range(N_FOLDS)) else {}
     keywords |= {"settings": dict(changed)} if changed else {}
+    keywords |= {} if any(map(chooses_members, changed)) else {"preset": "single"}
     told = ", ".join([data, *(f"{name}={value!r}" for name, value in keywords.items())])
     return f"import crystaltune as ct; ct.train({told})"
 

@@ -23,13 +23,14 @@ from trainables.data.dataset import Dataset
 from trainables.data.tasks import custom_task
 from trainables.errors import UserError
 from trainables.graphs.convert import Cutoffs
-from trainables.graphs.store import GraphStore, open_or_build
+from trainables.graphs.store import GraphStore, is_whole, open_or_build
 from trainables.graphs.view import full_view
 from trainables.levers import ModelConfig
 from trainables.model.chgnet import build_model
 from trainables.progress import silent
 from trainables.tabular.crystal_features import PHYSICS, CrystalFeatures
 from trainables.tabular.elements import ELEMENT_NAMES, _valence, element_table
+from trainables.tabular.known import crystal_table
 from trainables.tabular.learner import _parts, _RidgePath, done, learn, undone
 from trainables.tabular.model import TabularModel, tree_columns
 from trainables.tabular.shapes import shaped, shaped_batch
@@ -258,7 +259,7 @@ def test_a_run_that_features_beat_on_rows_held_out_is_told_so(tmp_path: Path) ->
     frame = pd.DataFrame({"structure": cells, "y": [cell.volume / len(cell) for cell in cells]})
     run = ct.train(
         frame, target="y", folds=[0], out=tmp_path / "out", device="cpu", progress=False,
-        settings={"optim.epochs": 1, "model.start": "scratch", "model.width": 8},
+        settings={"optim.epochs": 1, "model.start": "scratch", "model.width": 8}, preset="single",
     )  # fmt: skip
     held_out = run.scores.held_out
     assert 0 < held_out["features"] < held_out["crystaltune"]
@@ -330,3 +331,40 @@ def test_a_run_with_frequencies_keeps_and_predicts_with_them(tmp_path: Path) -> 
     assert np.abs(predicted - run.split.val.targets).mean() == pytest.approx(result.best_val_mae, rel=1e-6)
     with pytest.raises(UserError, match=r"model.start=scratch has none"):
         parse_config({"task": "mine", "model": {"phonons": True, "start": "scratch"}}, "the settings")
+
+
+# --- kept tables ------------------------------------------------------------------------------------------------------
+
+
+def test_features_are_computed_once_and_again_where_their_file_is_damaged(tmp_path: Path) -> None:
+    store = store_of(rocksalts(4), tmp_path)
+    model, asked = TabularModel(ModelConfig(), PROPERTY), []
+
+    def compute(of: GraphStore, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        asked.append(len(rows))
+        return np.asarray(model.features(shaped_batch(of, rows)).double().numpy())
+
+    first = np.array(crystal_table(model, store, compute))
+    np.testing.assert_array_equal(crystal_table(model, store, compute), first)
+    assert asked == [4]
+    (file,) = store.folder.glob("features-0.3.0-*.npy")
+    file.write_bytes(file.read_bytes()[:-100])
+    np.testing.assert_array_equal(crystal_table(model, store, compute), first)
+    assert asked == [4, 4]
+    other = TabularModel(ModelConfig(start="scratch"), PROPERTY)
+    assert crystal_table(other, store, lambda of, rows: np.zeros((4, len(other.features.names)))).shape[1] < len(
+        model.features.names
+    )
+    assert len(list(store.folder.glob("features-*.npy"))) == 2
+    assert is_whole(store.folder)
+
+
+def test_predictions_of_kept_features_are_those_of_batches(tmp_path: Path) -> None:
+    run = lever_run(tmp_path / "graphs", "property", model__family="tabular")
+    run.fit(tmp_path / "run")
+    model, _, _ = load_model(tmp_path / "run" / "model")
+    assert isinstance(model, TabularModel)
+    rows = np.array([3, 1, 2])
+    with torch.inference_mode():
+        expected = model(shaped_batch(run.store, rows)).numpy()
+    np.testing.assert_allclose(predict(model, run.store, rows), expected, rtol=1e-6)

@@ -22,6 +22,7 @@ from trainables.data.overlap import Overlap, find_overlap
 from trainables.data.tasks import Task, full_name
 from trainables.errors import UserError
 from trainables.levers import PerturbConfig, Start
+from trainables.mappings import differences, flattened
 from trainables.model.chgnet import cutoffs_of
 from trainables.progress import Progress, silent
 from trainables.training.augment import skin_of
@@ -144,6 +145,7 @@ def open_context(
     settings: Mapping[str, Any],
     auxiliary: Sequence[str] = (),
     *,
+    began: Mapping[str, Any] | None = None,
     published: Path | None = None,
     folds: Sequence[int] = (),
     progress: Progress = silent,
@@ -153,6 +155,7 @@ def open_context(
     Args:
         settings: keys of RunConfig, nested or dotted, over the task's preset.
         auxiliary: tasks to train on jointly, as NAME or NAME=FILE; they become multitask.tasks where that is empty.
+        began: as task_config.
         published: a table of published predictions, checked against the test rows of `folds`.
 
     Raises:
@@ -164,19 +167,29 @@ def open_context(
     dataset, others = load_dataset(source, progress), load_auxiliary(auxiliary, progress)
     if published is not None:
         check_published(published, dataset, folds)
-    config = task_config(dataset, settings, others)
+    config = task_config(dataset, settings, others, began)
     lacking = [name for name in config.multitask.tasks if name not in others]
     return TaskContext(dataset, config, {**others, **load_auxiliary(lacking, progress)}, progress)
 
 
 def task_config(
-    dataset: Dataset, settings: Mapping[str, Any], auxiliary: Mapping[str, Dataset] | None = None
+    dataset: Dataset,
+    settings: Mapping[str, Any],
+    auxiliary: Mapping[str, Dataset] | None = None,
+    began: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Return the task's preset with the user's settings over it, checked as a whole.
 
     Auxiliary tasks that were read are those of the joint training, unless the settings name them.
+
+    Args:
+        began: content of the configuration that a run or a study in the same folder began with, before presets
+            depended on the number of rows, perhaps; it goes on with the preset that it began with.
     """
-    config = parse_config(merged(preset(dataset.task), settings), "configuration")
+    config = parse_config(merged(preset(dataset.task, len(dataset)), settings), "configuration")
+    older = parse_config(merged(preset(dataset.task), settings), "configuration")
+    if began is not None and _holds(began, older, but_not=config):
+        config = older
     if config.task != dataset.task.name:
         raise UserError(f"the configuration is for task '{config.task}', not for '{dataset.task.name}'")
     named = [full_name(name) for name in config.multitask.tasks] or list(auxiliary or {})
@@ -185,6 +198,13 @@ def task_config(
         raise UserError(f"`auxiliary={unused[0]}`: multitask.tasks does not name it ({', '.join(named)})")
     validate_for_task(config, dataset.task)
     return config.changed({"multitask.tasks": named})
+
+
+def _holds(began: Mapping[str, Any], older: RunConfig, *, but_not: RunConfig) -> bool:
+    """Return whether a configuration has the values of another wherever that differs from a third."""
+    changed = differences(but_not.model_dump(mode="json"), older.model_dump(mode="json"))
+    known = flattened(began)
+    return bool(changed) and all(known.get(key) == value for key, (_, value) in changed.items())
 
 
 def caveats(context: TaskContext, config: RunConfig, folds: Iterable[int]) -> list[str]:

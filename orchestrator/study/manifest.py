@@ -171,6 +171,14 @@ def read_manifest(folder: Path) -> StudyManifest:
         ) from None
 
 
+def began_base(folder: Path) -> dict[str, Any] | None:
+    """Return the base configuration, as it was written, of the study in a folder; None where it cannot be read."""
+    try:
+        return read_manifest(folder).base
+    except UserError:  # require_same_study says so
+        return None
+
+
 def require_same_study(out: Path, manifest: StudyManifest, progress: Progress) -> None:
     """Compare the study that is there with the one that was asked for.
 

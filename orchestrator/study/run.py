@@ -18,6 +18,7 @@ from orchestrator.study.journal import Journal, Trial, TrialState, crashes_of, t
 from orchestrator.study.manifest import (
     ConfirmationPlan,
     StudyManifest,
+    began_base,
     begin,
     manifest_of,
     read_manifest,
@@ -89,7 +90,8 @@ def search(
     if options.probes:
         validate_probes(space)
     require_folder(out, resume=options.resume)
-    context = open_context(source, settings or {}, auxiliary, progress=progress)
+    began = began_base(out) if options.resume else None
+    context = open_context(source, settings or {}, auxiliary, began=began, progress=progress)
     config = context.config.changed({"fold": options.fold, "seed": options.seed})
     space.check(config, context.task, options.space)
     space = space.for_task(context.task, config.multitask.tasks)

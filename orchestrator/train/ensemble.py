@@ -9,6 +9,7 @@ from orchestrator.evaluation.scores import Scores
 from orchestrator.inputs.context import open_context
 from orchestrator.inputs.source import Source
 from orchestrator.train.deploy import deploy
+from orchestrator.train.folder import began_config
 from orchestrator.train.members import ENSEMBLE, EnsembleSummary
 from orchestrator.train.options import STUDENT, EnsembleOptions, validate_ensemble
 from orchestrator.train.plan import RunPlan
@@ -58,8 +59,9 @@ def make_ensemble(
     options.resources.check(progress)
     validate_ensemble(asked, source.task, settings or {})
     context = open_context(
-        source, settings or {}, auxiliary, published=options.published, folds=options.folds, progress=progress
-    )
+        source, settings or {}, auxiliary, began=began_config(out), published=options.published, folds=options.folds,
+        progress=progress,
+    )  # fmt: skip
     configs = asked.configurations(context.config)
     for config in configs:
         validate_for_task(config, context.task)

@@ -43,6 +43,12 @@ def read_manifest(out: Path) -> RunManifest | None:
         return None
 
 
+def began_config(out: Path) -> Mapping[str, Any] | None:
+    """Return the configuration, as it was written, of the run in a folder; None where there is none."""
+    held = read_manifest(out)
+    return None if held is None else held.config
+
+
 def claim_folder(out: Path, context: TaskContext, config: RunConfig, rows: Mapping[str, Any]) -> None:
     """Write what this run is into run.json, or compare it with what is there.
 

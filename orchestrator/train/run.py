@@ -32,7 +32,7 @@ from orchestrator.inputs.recipe import FoldRecipe, ModelSpec
 from orchestrator.inputs.source import Source
 from orchestrator.train.budget import within_budget
 from orchestrator.train.deploy import deploy
-from orchestrator.train.folder import claim_folder
+from orchestrator.train.folder import began_config, claim_folder
 from orchestrator.train.plan import RunPlan, plan_runs
 from orchestrator.train.preset import chosen_preset, require_preset
 from trainables.choices import PresetName
@@ -88,8 +88,9 @@ def train(
     options.resources.check(progress)
     require_preset(options.preset)
     context = open_context(
-        source, settings or {}, auxiliary, published=options.published, folds=options.folds, progress=progress
-    )
+        source, settings or {}, auxiliary, began=began_config(out), published=options.published, folds=options.folds,
+        progress=progress,
+    )  # fmt: skip
     config = chosen_preset(context, settings or {}, options.preset, out)
     if options.time_budget is not None:
         config = within_budget(context, config, out, options.folds, options.resources, options.time_budget)

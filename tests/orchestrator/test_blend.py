@@ -15,11 +15,11 @@ from orchestrator.evaluation.ensemble import OutOfFold, choose_weights
 from orchestrator.evaluation.predictions import Predictions
 from orchestrator.execution.combine import together_of
 from orchestrator.execution.fold import read_fold
-from orchestrator.inputs.context import TaskContext
+from orchestrator.inputs.context import TaskContext, task_config
 from orchestrator.inputs.recipe import fold_recipe
 from orchestrator.train.members import read_members
 from orchestrator.train.preset import chosen_preset
-from search_spaces.presets import PARTS, PARTS_UP_TO, blend, blends
+from search_spaces.presets import PARTS, PARTS_UP_TO, blend, blends, preset
 from trainables.config import RunConfig
 from trainables.data.dataset import Dataset
 from trainables.data.tasks import custom_task
@@ -241,3 +241,31 @@ def test_an_unknown_preset_is_told(tmp_path: Path) -> None:
     train: Callable[..., Any] = ct.train
     with pytest.raises(UserError, match="`preset=best`: must be one of auto, single, blend"):
         train(frame, target="y", preset="best", out=tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "epochs"), [(PROPERTY, 100, 80), (PROPERTY, 636, 79), (PROPERTY, 1_000, 50), (PROPERTY, 1_500, 40)]
+)
+def test_small_tables_of_properties_take_as_many_steps_whatever_their_rows(task: Any, rows: int, epochs: int) -> None:
+    small, general = preset(task, rows)["optim"], preset(task)["optim"]
+    assert small["epochs"] == epochs
+    assert {key for key in small if small[key] != general[key]} == {
+        "lr", "layer_decay", "weight_decay", "batch_size", *(["epochs"] if epochs != 40 else []),
+    }  # fmt: skip
+
+
+def test_energies_and_other_sizes_have_the_general_preset() -> None:
+    for task, rows in ((ENERGY, 636), (PROPERTY, 99), (PROPERTY, 1_501)):
+        assert preset(task, rows) == preset(task)
+
+
+def test_what_began_with_an_older_preset_goes_on_with_it() -> None:
+    dataset = tiny_dataset(120, energy=False)
+    general = RunConfig.model_validate(preset(dataset.task)).model_dump(mode="json")
+    new, older = (task_config(dataset, {"seed": 3}, began=began) for began in (None, general))
+    assert new.optim.lr == preset(dataset.task, 120)["optim"]["lr"]
+    assert older.optim.lr == preset(dataset.task)["optim"]["lr"]
+    assert older.seed == 3
+    assert task_config(dataset, {}, began=new.model_dump(mode="json")) == task_config(dataset, {})
+    other = older.changed({"optim.lr": 0.5}).model_dump(mode="json")
+    assert task_config(dataset, {}, began=other) == task_config(dataset, {})

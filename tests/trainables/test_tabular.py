@@ -15,6 +15,7 @@ from small_data import lever_run, rocksalts
 import crystaltune as ct
 from orchestrator.cli.asked import after_training
 from orchestrator.evaluation.baselines import HELD_OUT, baseline_predictions
+from orchestrator.evaluation.physics import one_variable
 from orchestrator.inputs.source import Source
 from orchestrator.predict.export import export_run
 from trainables.config import RunConfig, parse_config
@@ -244,7 +245,8 @@ def test_features_are_a_baseline_of_tables_of_some_size(tmp_path: Path) -> None:
     store = open_or_build(table, Cutoffs(), tmp_path, workers=1)
     tables = baseline_predictions(dataset, [0, 1], store, silent, RunConfig(task="mine"))
     errors = {name: float((each["prediction"] - each["target"]).abs().mean()) for name, each in tables.items()}
-    assert set(errors) == {"dummy", "linear", "features"}
+    assert set(errors) == {"dummy", "linear", "features", "physics"}
+    assert errors["physics"] < errors["dummy"]
     assert errors["features"] < 0.5 * min(errors["dummy"], errors["linear"])
     assert 0 < tables["features"].attrs[HELD_OUT] < errors["dummy"]
     few = dataset.take(np.arange(60))
@@ -368,3 +370,17 @@ def test_predictions_of_kept_features_are_those_of_batches(tmp_path: Path) -> No
     with torch.inference_mode():
         expected = model(shaped_batch(run.store, rows)).numpy()
     np.testing.assert_allclose(predict(model, run.store, rows), expected, rtol=1e-6)
+
+
+def test_one_variable_is_the_column_that_says_most_of_rows_held_out() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(200, 4))
+    target = -np.exp(table[:, 2]) + 0.01 * rng.normal(size=200)
+    found = one_variable(table, target, np.arange(200) // 2)
+    assert found.column == 2
+    assert found.error < 0.1 * np.abs(target - np.median(target)).mean()
+    said = found.predict(np.array([[0, 0, 0.0, 0], [0, 0, 9.0, 0], [0, 0, -9.0, 0]]))
+    assert said[0] == pytest.approx(-1, abs=0.1)
+    assert (said[1], said[2]) == pytest.approx((target.min(), target.max()), rel=0.05)  # beyond the rows it stays
+    memorised = np.arange(200) // 100  # each group's own level, which says nothing of the other group
+    assert one_variable(table, memorised + 0.0, memorised).error == pytest.approx(1.0, abs=0.1)

@@ -153,6 +153,8 @@ def _validate_for_task(config: RunConfig, task: Task) -> None:
         require_energies(task)
     if task.is_energy and config.model.head == "hurdle":
         raise UserError(f"model.head=hurdle is for targets that are often exactly zero; {task.name} is an energy")
+    if config.model.physics and task.is_energy:
+        raise UserError(f"model.physics=true is for heads of properties; {task.name} is an energy: leave it out")
     if config.model.transform != "none" and (task.is_energy or task.is_sum):
         kind = "an energy" if task.is_energy else "a property of the whole cell"
         raise UserError(

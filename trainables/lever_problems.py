@@ -48,6 +48,8 @@ def _problems(config: "RunConfig") -> Iterator[str]:
         yield from _not_of_tables(config)
     if config.model.phonons and config.model.start == "scratch":
         yield "model.phonons=true asks for frequencies of a pretrained CHGNet: model.start=scratch has none"
+    if config.model.physics and config.model.start == "scratch":
+        yield "model.physics=true asks for read-outs of a pretrained CHGNet: model.start=scratch has none"
     if config.model.transform == "log" and config.model.head == "hurdle" and config.distil.weight > 0:
         yield (
             "model.transform=log cannot be distilled with model.head=hurdle, whose teachers may say exactly zero: use "

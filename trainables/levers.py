@@ -43,7 +43,7 @@ _SHARED = {
 
 
 # Levers that came later are left out where they are off, so that runs keep the fingerprints and files they had before.
-_OFF = {"transform": "none", "scale": "std", "family": "chgnet", "phonons": False}
+_OFF = {"transform": "none", "scale": "std", "family": "chgnet", "phonons": False, "physics": False}
 _OFF_OPTIM = {"patience": 0, "ema_half_life": 0.0}
 
 
@@ -71,8 +71,13 @@ class ModelConfig(Section):
     )
     phonons: bool = Field(
         False,
-        description="Of a tabular model: the untrained CHGNet's highest frequency at the Gamma point, too, which takes "
-        "minutes for a thousand crystals.",
+        description="Of a tabular model and of model.physics: the untrained CHGNet's highest frequency at the Gamma "
+        "point, too, which takes minutes for a thousand crystals.",
+    )
+    physics: bool = Field(
+        False,
+        description="Give a property head read-outs of the untrained CHGNet beside the pooled features: energy, "
+        "pressure, bulk modulus, moments, site energies and, with model.phonons, the highest vibration.",
     )
     init_seed: int | None = Field(
         None, ge=0, description="Seed for randomly initialised weights (default: the run's seed)."

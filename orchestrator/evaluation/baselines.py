@@ -19,13 +19,12 @@ from trainables.data.folds import fold_of_rows
 from trainables.errors import UserError
 from trainables.graphs.store import GraphStore
 from trainables.model.chgnet import SCRATCH_ARCHITECTURE, build_model
+from trainables.model.readout_names import readout_names
 from trainables.model.reference import fit_reference
 from trainables.progress import Progress
-from trainables.tabular.crystal_features import PHYSICS
 from trainables.tabular.fit import compositions
 from trainables.tabular.learner import STEPS, learn
 from trainables.tabular.model import TabularModel
-from trainables.tabular.vibrations import NAMES as FREQUENCIES
 from trainables.training.predict import predict, with_graph
 
 FEATURES_FROM, FEATURES_UP_TO = 100, 5_000  # rows
@@ -158,7 +157,7 @@ def _features(numbers: _Numbers, progress: Progress, held_out: list[float]) -> P
 
 def _physics(numbers: _Numbers, progress: Progress) -> Predictor:
     dataset, linear, names = numbers.dataset, _linear(numbers.dataset), numbers.model.features.names
-    columns, told = [place for place, name in enumerate(names) if name in (*PHYSICS, *FREQUENCIES)], set()
+    columns, told = [place for place, name in enumerate(names) if name in readout_names(phonons=True)], set()
 
     def predictor(train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.float64]:
         known, table = train[numbers.usable[train]], numbers.table[:, columns].astype(np.float64)

@@ -33,6 +33,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.floor": 0.0,
     "model.family": "tabular",
     "model.phonons": True,
+    "model.physics": True,
     "model.transform": "asinh",
     "model.scale": "robust",
     "optim.name": "sgd",

@@ -28,8 +28,9 @@ from trainables.graphs.store import GraphStore, is_whole, open_or_build
 from trainables.graphs.view import full_view
 from trainables.levers import ModelConfig
 from trainables.model.chgnet import build_model
+from trainables.model.readout_names import PHYSICS
 from trainables.progress import silent
-from trainables.tabular.crystal_features import PHYSICS, CrystalFeatures
+from trainables.tabular.crystal_features import CrystalFeatures
 from trainables.tabular.elements import ELEMENT_NAMES, _valence, element_table
 from trainables.tabular.known import crystal_table
 from trainables.tabular.learner import _parts, _RidgePath, done, learn, undone

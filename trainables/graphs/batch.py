@@ -35,6 +35,7 @@ class Batch:
     middle: Tensor  # (G,) int64 into A, the common atom
     angle_count: Tensor  # (G,) int64
     cosine: Tensor  # (G,) float64
+    readouts: Tensor  # (n, R) float32 what is known of each crystal beside its graph; R is 0 where nothing is
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -79,6 +80,7 @@ def collate(store: GraphStore, rows: NDArray[np.int64]) -> Batch:
         middle=middle + angle.shift("fold_atom"),
         angle_count=angle.take("fold_angle_count").long(),
         cosine=angle.take("fold_cosine"),
+        readouts=gather.readouts(),
     )
 
 
@@ -93,6 +95,7 @@ def _with_trunk(store: GraphStore, trunk: Tensor, rows: NDArray[np.int64]) -> Ba
         atom_owner=atom.owner,
         **dict.fromkeys(("length", "receiver", "sender", "bond", "edge_count", "short", "left", "right"), none),
         **dict.fromkeys(("middle", "angle_count", "cosine"), none),
+        readouts=gather.readouts(),
         trunk=trunk.index_select(0, atom.places),
     )
 
@@ -103,7 +106,7 @@ class Gather:
     def __init__(self, store: GraphStore, rows: NDArray[np.int64]) -> None:
         counts, begin = store.counts[rows], store.offsets[rows]  # (n, kinds) each, in the order of COUNTED
         shift = np.cumsum(counts, axis=0) - counts
-        self._store, self._totals = store, counts.sum(axis=0).tolist()
+        self._store, self._crystals, self._totals = store, rows, counts.sum(axis=0).tolist()
         # One transfer for all kinds: (4, kinds, n).
         table = torch.from_numpy(np.stack([counts, begin, shift, begin - shift]).swapaxes(1, 2).copy())
         self._counts, self._begin, self._shift, self._places = table.to(store.device, non_blocking=True)
@@ -123,6 +126,13 @@ class Gather:
     def take(self, name: str, places: Tensor) -> Tensor:
         """Rows `places` of the store's array `name`."""
         return self._store.tensor(name).index_select(0, places)
+
+    def readouts(self) -> Tensor:
+        """Return what the store knows of each crystal beside its graph, (n, R)."""
+        known = self._store.readouts
+        if known is None:
+            return torch.empty(len(self._crystals), 0, device=self._store.device)
+        return known.index_select(0, torch.from_numpy(self._crystals).to(known.device))
 
     def begin(self, kind: str, owner: Tensor) -> Tensor:
         """Return where the entries of each owner begin."""

@@ -80,6 +80,7 @@ class GraphStore:
         has_symmetry: True where the folds hold for crystals that are changed without losing symmetry.
         device: where `tensor` puts arrays.
         trunk: (folded atoms, D) what a frozen trunk makes of them, on the device; None where nothing is known.
+        readouts: (n, R) float32 what is known of each crystal beside its graph, on the device; None where nothing is.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -103,6 +104,7 @@ class GraphStore:
             self._tensors = {name: torch.from_numpy(array) for name, array in self.arrays.items()}
         self._near: dict[torch.device, GraphStore] = {self.device: self}
         self.trunk: Tensor | None = None
+        self.readouts: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -122,6 +124,7 @@ class GraphStore:
             resident = copy.copy(self)
             resident.device = device
             resident._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
+            resident.readouts = None if self.readouts is None else self.readouts.to(device)
             self._near[device] = resident
         return self._near.get(device, self._near[torch.device("cpu")])
 
@@ -130,6 +133,13 @@ class GraphStore:
         known = copy.copy(self)
         known.trunk, known._near = trunk, {}
         known._near = {torch.device("cpu"): known, device: known}
+        return known
+
+    def with_readouts(self, readouts: Tensor) -> "GraphStore":
+        """Return this store with (n, R) numbers of its crystals, which come with every batch."""
+        known = copy.copy(self)
+        known.readouts, known._near = readouts.to(self.device), {}
+        known._near = {torch.device("cpu"): known}
         return known
 
     def composition(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:

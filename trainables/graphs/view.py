@@ -90,6 +90,7 @@ def full_view(store: GraphStore, rows: NDArray[np.int64]) -> View:
         middle=half_atom[halves[0]],
         angle_count=halves.new_ones(halves.shape[1]),
         cosine=ends.new_empty(0),
+        readouts=gather.readouts(),
     )
     return View(
         rows=topology,

@@ -15,6 +15,7 @@ from trainables.levers import FULL_WIDTH, ModelConfig, Start
 from trainables.model.engine import atom_features
 from trainables.model.heads import EnergyHead, HurdleHead, Outputs, PropertyHead, crystal_sum, mean_pool
 from trainables.model.modules import ChgnetModules
+from trainables.model.readout_names import readout_names
 from trainables.model.transform import TargetTransform
 
 WEIGHT_FILES = {
@@ -37,6 +38,7 @@ class CrystalModel(ChgnetModules):
         compiled: predictions go through torch.compile.
         floor: predictions below it are raised to it.
         head: None where the prediction is CHGNet's own energy.
+        start, phonons: what its head's read-outs are of, where it has any.
         auxiliary: heads of other tasks, by name, while they are trained jointly.
         log_scale: their losses' learnt scales, where there are some, and the target's under "target".
         match: from pooled features to a teacher's, while those are matched.
@@ -45,6 +47,8 @@ class CrystalModel(ChgnetModules):
     per_cell: bool = False
     compiled: bool = False
     floor: float | None = None
+    start: Start = "0.3.0"
+    phonons: bool = False
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         super().__init__(arguments)
@@ -54,6 +58,11 @@ class CrystalModel(ChgnetModules):
         self.auxiliary = nn.ModuleDict()
         self.log_scale = nn.ParameterDict()
         self.match: nn.Linear | None = None
+
+    @property
+    def wants_readouts(self) -> bool:
+        """Return whether batches have to come with read-outs of the untrained potential."""
+        return self.head is not None and self.head.readouts is not None
 
     def forward(self, batch: Batch) -> Tensor:
         """Predictions (n,) in the task's unit."""
@@ -108,6 +117,8 @@ def build_model(
     floor: float | None = None,
     transform: Literal["none", "log", "asinh"] = "none",
     scale: Literal["std", "robust"] = "std",
+    physics: bool = False,
+    phonons: bool = False,
 ) -> CrystalModel:
     """CHGNet from the weights its wheel ships (or random ones), with the head the task's quantity asks for.
 
@@ -115,14 +126,17 @@ def build_model(
         pooling: how a property head pools atoms; energies always use CHGNet's own sum.
         seed: of the random weights: a fresh head's, and all of them for `scratch`.
         width: of all features; only random weights can be narrower than CHGNet's.
-        head, floor, transform, scale: of a property (levers.ModelConfig).
+        head, floor, transform, scale, physics, phonons: of a property (levers.ModelConfig).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _load(start, width)
         model.per_cell, model.floor = task.quantity == "energy_per_cell", floor
         if not task.is_energy:
-            model.head = {"plain": PropertyHead, "hurdle": HurdleHead}[head](model.atom_fea_dim, pooling=pooling)
+            model.start, model.phonons = start, phonons
+            kind: type[PropertyHead] | type[HurdleHead] = {"plain": PropertyHead, "hurdle": HurdleHead}[head]
+            n_readouts = len(readout_names(phonons=phonons)) if physics else 0
+            model.head = kind(model.atom_fea_dim, pooling=pooling, n_readouts=n_readouts)
             model.head.per_cell, model.head.robust = task.is_sum, scale == "robust"
             if transform != "none":
                 model.head.transform = TargetTransform(transform)
@@ -143,6 +157,8 @@ def configured_model(config: ModelConfig, task: Task, seed: int = 0) -> CrystalM
         floor=config.floor,
         transform=config.transform,
         scale=config.scale,
+        physics=config.physics,
+        phonons=config.phonons,
     )
 
 

@@ -10,6 +10,8 @@ from trainables.graphs.batch import Batch
 from trainables.model.transform import TargetTransform, location_and_spread
 
 ATTENTION_HEADS = 3
+_FARTHEST = 5.0  # standard deviations
+_RIDGE = 0.1  # of the number of rows, on each standardised number
 
 
 class Outputs(NamedTuple):
@@ -71,6 +73,55 @@ def attention_pool(features: Tensor, scores: Tensor, batch: Batch) -> Tensor:
     return crystal_sum((weight[:, :, None] * features[:, None, :]).flatten(1), batch)
 
 
+class Readouts(nn.Module):
+    """Numbers of each crystal, standardised, with a linear map to what a head says.
+
+    Attributes:
+        center, scale: (R,) mean and standard deviation on the training part.
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, n: int, n_out: int) -> None:
+        """Take nothing yet: what is learnt begins at zero."""
+        super().__init__()
+        self.register_buffer("center", torch.zeros(n))
+        self.register_buffer("scale", torch.ones(n))
+        self.linear = nn.Linear(n, n_out)
+        for parameter in self.linear.parameters():
+            nn.init.zeros_(parameter)
+
+    def fit(self, readouts: Tensor, targets: Tensor) -> None:
+        """Standardise by the numbers of the training part, (rows, R), and begin with a ridge regression on them.
+
+        Args:
+            targets: (rows,) standardised; NaN where there is nothing to learn.
+        """
+        there = readouts.isfinite().all(dim=1)
+        if not there.any():
+            return
+        known = readouts[there].double()
+        self.center.copy_(known.mean(dim=0))
+        self.scale.copy_(known.std(dim=0, correction=0).clamp(min=1e-6))
+        if self.linear.weight.any():
+            return
+        learnt = there & targets.isfinite()
+        x, y = self(readouts[learnt]).double(), targets[learnt]
+        if not len(x):
+            return
+        middle, level = x.mean(dim=0), y.mean()
+        ridge = _RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        slope = torch.linalg.solve((x - middle).T @ (x - middle) + ridge, (x - middle).T @ (y - level))
+        with torch.no_grad():
+            self.linear.weight[0], self.linear.bias[0] = slope, level - slope @ middle
+
+    def forward(self, readouts: Tensor) -> Tensor:
+        """Return standardised numbers, (n, R), of which none is far beyond those that were trained on."""
+        standard = (readouts - self.center) / self.scale
+        return torch.nan_to_num(standard, nan=0.0).clamp(-_FARTHEST, _FARTHEST)
+
+
 class PropertyHead(nn.Module):
     """Pool, then an MLP, then the training fold's scale.
 
@@ -79,6 +130,8 @@ class PropertyHead(nn.Module):
         transform: what the target is learnt under, before it is standardised.
         robust: standardise by median and median absolute deviation.
         per_cell: the value is that of the whole cell: an atom's times the number of atoms.
+        readouts: what the head reads beside pooled features: read-outs of the untrained potential, standardised on
+            the training part, into the first layer and, by a linear term, straight into the value.
     """
 
     mean: Tensor
@@ -87,7 +140,13 @@ class PropertyHead(nn.Module):
     robust: bool = False
 
     def __init__(
-        self, width: int, *, pooling: Literal["mean", "attention"] = "mean", hidden: int = 64, n_out: int = 1
+        self,
+        width: int,
+        *,
+        pooling: Literal["mean", "attention"] = "mean",
+        hidden: int = 64,
+        n_out: int = 1,
+        n_readouts: int = 0,
     ) -> None:
         super().__init__()
         self.pooling = pooling
@@ -95,7 +154,7 @@ class PropertyHead(nn.Module):
         if pooling == "mean":
             self.score = nn.Sequential()
         self.mlp = nn.Sequential(
-            nn.Linear(width * (ATTENTION_HEADS if pooling == "attention" else 1), hidden),
+            nn.Linear(width * (ATTENTION_HEADS if pooling == "attention" else 1) + n_readouts, hidden),
             nn.SiLU(),
             nn.Linear(hidden, hidden),
             nn.SiLU(),
@@ -104,6 +163,7 @@ class PropertyHead(nn.Module):
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
         self.transform: TargetTransform | None = None
+        self.readouts = Readouts(n_readouts, n_out) if n_readouts else None
 
     def set_scale(self, targets: Tensor) -> None:
         """Standardise by these targets (the training part's)."""
@@ -114,6 +174,20 @@ class PropertyHead(nn.Module):
         location, spread = location_and_spread(values, robust=self.robust)
         self.mean.fill_(location)
         self.std.fill_(max(spread, 1e-12))
+
+    def fit_readouts(self, readouts: Tensor, targets: Tensor) -> None:
+        """Standardise by read-outs of the training part, (rows, R), and begin with what they say of its targets.
+
+        To be called after set_scale; where a linear term is there already it stays.
+        """
+        if self.readouts is None:
+            return
+        learnt = self._learnt(targets.to(readouts.device))
+        self.readouts.fit(readouts, (learnt - self.mean.double()) / self.std.double())
+
+    def _learnt(self, targets: Tensor) -> Tensor:
+        """Return targets as they are learnt, (rows,) float64; NaN where they are not."""
+        return targets.double() if self.transform is None else self.transform(targets).double()
 
     def forward(self, features: Tensor, batch: Batch) -> Tensor:
         """Return (A, D) -> (n,) in the target's unit."""
@@ -132,8 +206,10 @@ class PropertyHead(nn.Module):
             pooled = attention_pool(features, self.score(features), batch)
         else:
             pooled = mean_pool(features, batch)
-        raw: Tensor = self.mlp(pooled)
-        return raw
+        if self.readouts is None:
+            return cast(Tensor, self.mlp(pooled))
+        known = self.readouts(batch.readouts)
+        return cast(Tensor, self.mlp(torch.cat([pooled, known], dim=1)) + self.readouts.linear(known))
 
 
 class HurdleHead(PropertyHead):
@@ -143,13 +219,19 @@ class HurdleHead(PropertyHead):
         mean, std: of the training part's targets above zero.
     """
 
-    def __init__(self, width: int, *, pooling: Literal["mean", "attention"] = "mean", hidden: int = 64) -> None:
-        super().__init__(width, pooling=pooling, hidden=hidden, n_out=2)
+    def __init__(
+        self, width: int, *, pooling: Literal["mean", "attention"] = "mean", hidden: int = 64, n_readouts: int = 0
+    ) -> None:
+        super().__init__(width, pooling=pooling, hidden=hidden, n_out=2, n_readouts=n_readouts)
 
     def set_scale(self, targets: Tensor) -> None:
         """Set the scale of the outputs from the training targets."""
         above = targets[targets > 0]
         super().set_scale(above if len(above) else targets)
+
+    def _learnt(self, targets: Tensor) -> Tensor:
+        above = torch.where(targets > 0, targets, torch.nan)
+        return super()._learnt(above)
 
     def outputs(self, features: Tensor, batch: Batch) -> Outputs:
         """Return the outputs for pooled features and their batch."""

@@ -10,9 +10,9 @@ from trainables.graphs.batch import Batch
 from trainables.model.engine import features_of_blocks
 from trainables.model.heads import crystal_sum
 from trainables.model.modules import N_ELEMENTS
+from trainables.model.readout_names import readout_names
 from trainables.tabular.elements import ELEMENT_NAMES, element_table
 from trainables.tabular.shapes import ShapedBatch
-from trainables.tabular.vibrations import NAMES
 
 _STRAIN = 0.015  # of lengths
 _STEPS = (-1, 0, 1, 2)
@@ -24,10 +24,6 @@ _SHORT = 3.0  # A, the longest bond that angles are between
 GEOMETRY = (
     "log volume per atom", "log atoms", "shortest bond", "mean bond", "bonds to 3 A per atom", "bonds to 6 A per atom",
     "log area per atom", "thickness", "log filled volume per atom", "in vacuum",
-)  # fmt: skip
-PHYSICS = (
-    "energy", "energy of strain", "log bulk modulus", "pressure", "anharmonicity", "site energy SD",
-    "lowest site energy", "highest site energy", "mean moment", "largest moment",
 )  # fmt: skip
 _STATISTICS = ("mean", "SD", "min", "max")
 
@@ -61,7 +57,7 @@ class CrystalFeatures(nn.Module):
         found += [f"{statistic} of {name}" for statistic in _STATISTICS for name in ELEMENT_NAMES]
         found += GEOMETRY
         if self.trunk is not None:
-            found += (*PHYSICS, *(NAMES if self.phonons else ()))
+            found += readout_names(phonons=self.phonons)
             blocks, width = len(self._net.atom_conv_layers), int(self._net.atom_fea_dim)
             found += [f"block {b + 1} {s} {k}" for b in range(blocks) for s in _STATISTICS for k in range(width)]
         return found

@@ -18,10 +18,10 @@ from trainables.graphs.batch import cut_by_cost
 from trainables.graphs.store import GraphStore
 from trainables.graphs.view import View, full_view
 from trainables.model.engine import atom_features
+from trainables.model.readout_names import FREQUENCIES
 from trainables.progress import Progress, silent
 from trainables.training.memory import GRADIENT_COST
 
-NAMES = ("highest frequency",)  # 1/cm
 _STEP = 0.02  # A, the largest displacement of an atom in a difference
 _LANCZOS = 8  # vectors
 _ROUNDING = 0.01  # of the largest diagonal element
@@ -36,7 +36,7 @@ def gamma_frequencies(
 
     An imaginary one is negative. Bonds that a displacement of 0.02 A brings within the cutoff carry next to nothing.
     """
-    found, device = np.full((len(rows), len(NAMES)), np.nan), next(net.parameters()).device
+    found, device = np.full((len(rows), len(FREQUENCIES)), np.nan), next(net.parameters()).device
     usable = np.flatnonzero(~store.failed[rows])
     order = usable[np.argsort(store.counts[rows[usable], 1], kind="stable")]
     size = store.counts[rows, 1].astype(np.float64) * _COST_OF_A_BOND

@@ -23,7 +23,7 @@ from trainables.training.frozen import FrozenEnergies
 from trainables.training.joint import auxiliary_data
 from trainables.training.loop import TrainingContext, TrainingFailed, train
 from trainables.training.objective import TaskData
-from trainables.training.predict import save_model
+from trainables.training.predict import save_model, with_readouts
 from trainables.training.result import Epoch, FitResult, StepResult
 from trainables.training.state import TrainState
 
@@ -117,7 +117,12 @@ def _context(
 ) -> TrainingContext:
     device, frozen, skinned = compute.torch_device, None, data.skinned
     validate_for_task(config, data.task)
-    store = data.store.near(device)
+    store = data.store
+    if config.model.physics:
+        store = with_readouts(config.model, store, device, progress)
+        if skinned is not None and store.readouts is not None:
+            skinned = skinned.with_readouts(store.readouts)
+    store = store.near(device)
     if data.soft_targets is not None:
         data.soft_targets.check(config.distil, trained.ids)
     if config.augment.active and config.augment.labels == "corrected":

@@ -152,6 +152,9 @@ def _prepare(
         model.head.set_scale(torch.from_numpy(_per_unit(task, target)))
         scale = torch.tensor(float(target.part.targets.std()) or 1.0, device=device) if task.is_sum else model.head.std
         target = replace(target, scale=scale.clone())
+        if target.store.readouts is not None:
+            readouts = target.store.readouts[torch.from_numpy(target.part.rows).to(target.store.device)]
+            model.head.fit_readouts(readouts, torch.from_numpy(_per_unit(task, target)))
     if len(tasks) > 1:
         target = replace(target, scale=torch.tensor(_spread(model, target.part.targets) or 1.0, device=device))
         add_auxiliary_heads(model, config, tasks[1:])

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainables.config import RunConfig
-from trainables.data.tasks import Task
+from trainables.data.tasks import Task, custom_task
 from trainables.graphs.batch import collate, cut_by_cost, prediction_batches
 from trainables.graphs.store import GraphStore
+from trainables.levers import ModelConfig
 from trainables.model.chgnet import CrystalModel, configured_model
+from trainables.model.readout_names import readout_names
 from trainables.progress import Progress, silent
 from trainables.tabular.known import crystal_table
 from trainables.tabular.model import TabularModel
@@ -23,6 +25,7 @@ from trainables.training.memory import PREDICTION_COST, BatchBudget
 from trainables.training.parallel import parts_mapper
 
 Model = CrystalModel | TabularModel
+_ANY_PROPERTY = custom_task("readouts", "", "", "property")  # what is read does not depend on the task
 
 
 def predict(
@@ -48,7 +51,21 @@ def predict(
         table = crystal_table(model, store, partial(_in_batches, model, progress=progress, output="table", cap=cap))
         found = table[rows].astype(np.float64)
         return found if output == "table" else model.of_table(found, store.counts[rows, 0])
+    if isinstance(model, CrystalModel) and model.wants_readouts and store.readouts is None:
+        wanted = ModelConfig(start=model.start, phonons=model.phonons)
+        store = with_readouts(wanted, store, next(model.parameters()).device, progress)
     return _in_batches(model, store, rows, progress=progress, output=output, cap=cap)
+
+
+def with_readouts(
+    config: ModelConfig, store: GraphStore, device: torch.device, progress: Progress = silent
+) -> GraphStore:
+    """Return the store with the read-outs of all its crystals by the untrained CHGNet, which a property head reads."""
+    model = TabularModel(ModelConfig(start=config.start, phonons=config.phonons), _ANY_PROPERTY).to(device)
+    table = crystal_table(model, store, partial(_in_batches, model, progress=progress, output="table", cap=None))
+    names, wanted = model.features.names, readout_names(phonons=config.phonons)
+    columns = np.array([names.index(name) for name in wanted])
+    return store.with_readouts(torch.from_numpy(np.ascontiguousarray(table[:, columns])))
 
 
 def _in_batches(

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from trainables.graphs.batch import cut_by_cost, prediction_batches
 from trainables.graphs.store import GraphStore
-from trainables.levers import TtaConfig
+from trainables.levers import ModelConfig, TtaConfig
 from trainables.progress import Progress, silent
 from trainables.tabular.model import TabularModel
 from trainables.training.augment import Perturbation, draw, gathered, moved, view_cost
 from trainables.training.frozen import FrozenEnergies
 from trainables.training.memory import PREDICTION_COST, BatchBudget
 from trainables.training.parallel import parts_mapper
-from trainables.training.predict import Model, predict
+from trainables.training.predict import Model, predict, with_readouts
 
 
 def _trimmed_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -77,6 +77,11 @@ def predict_views(
         raise ValueError(
             "several views require the crystals with a skin: skinned=, built with augment.skin_for(config)"
         )
+    if not isinstance(model, TabularModel) and model.wants_readouts:  # those of the clean crystals, whatever the view
+        device = next(model.parameters()).device
+        wanted = ModelConfig(start=model.start, phonons=model.phonons)
+        readouts = with_readouts(wanted, store, device, progress).readouts
+        skinned = skinned if readouts is None else skinned.with_readouts(readouts)
     if config.corrected and frozen is None:
         raise ValueError("corrected views require the frozen pretrained CHGNet: frozen=")
     if config.corrected and frozen is not None:

@@ -31,7 +31,7 @@ from trainables.progress import silent
 from trainables.training.augment import skin_for
 from trainables.training.memory import GRADIENT_COST, PREDICTION_COST, BatchBudget
 from trainables.training.objective import Objective, TaskData
-from trainables.training.optim import averaged_weights, make_optimiser, set_learning_rate
+from trainables.training.optim import Anchor, averaged_weights, make_optimiser, set_learning_rate
 from trainables.training.predict import with_graph
 from trainables.training.state import TrainState
 from trainables.training.steps import take_step
@@ -141,7 +141,10 @@ class Stepper:
         training, validation = (BatchBudget(cost[bench.device.type]) for cost in (GRADIENT_COST, PREDICTION_COST))
         averaged = averaged_weights(self.model, config.optim, 1000)
         optimiser = make_optimiser(self.model, config.optim)
-        self.run = TrainState(config, config.optim.epochs, self.model, averaged, optimiser, training, validation)
+        anchor = Anchor(self.model, config.optim)
+        self.run = TrainState(
+            config, config.optim.epochs, self.model, averaged, optimiser, training, validation, anchor
+        )
         self.objective = Objective(config, data, bench.device)
         self.batches = training_batches(self.objective.costs, size, seed=0, epoch=0)
         self._rng, self._next = np.random.default_rng(0), itertools.cycle(self.batches)

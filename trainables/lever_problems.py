@@ -55,6 +55,8 @@ def _problems(config: "RunConfig") -> Iterator[str]:
             "model.transform=log cannot be distilled with model.head=hurdle, whose teachers may say exactly zero: use "
             "model.transform=asinh"
         )
+    if config.optim.towards_start and config.model.start == "scratch":
+        yield "optim.towards_start holds on to pretrained weights: model.start=scratch has none"
     if config.consistency.weight > 0 and not config.augment.active:
         yield (
             "consistency.weight > 0 requires a perturbation: set augment.strain or augment.displacement (with a size "

@@ -44,7 +44,7 @@ _SHARED = {
 
 # Levers that came later are left out where they are off, so that runs keep the fingerprints and files they had before.
 _OFF = {"transform": "none", "scale": "std", "family": "chgnet", "phonons": False, "physics": False}
-_OFF_OPTIM = {"patience": 0, "ema_half_life": 0.0}
+_OFF_OPTIM = {"patience": 0, "ema_half_life": 0.0, "towards_start": 0.0}
 
 
 class Section(BaseModel):
@@ -122,6 +122,12 @@ class OptimConfig(Section):
     )
     weight_decay: float = Field(
         1e-2, ge=0, description="Weight decay of matrices; biases, norms and references have none."
+    )
+    towards_start: float = Field(
+        0.0,
+        ge=0,
+        description="Decay of pretrained matrices towards where they started, instead of weight decay towards zero, "
+        "against forgetting (L2-SP).",
     )
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps during which the learning rate rises.")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="Learning-rate schedule.")

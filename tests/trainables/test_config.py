@@ -50,6 +50,7 @@ OTHER_VALUES: dict[str, Any] = {
     "optim.ema_decay": 0.5,
     "optim.ema_half_life": 0.1,
     "optim.patience": 10,
+    "optim.towards_start": 0.1,
     "optim.swa_from": 0.5,
     "loss.name": "huber",
     "loss.delta": 0.3,

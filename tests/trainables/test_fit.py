@@ -28,6 +28,7 @@ from trainables.training.loop import training_reference
 from trainables.training.objective import Objective
 from trainables.training.predict import load_model, predict, with_graph
 from trainables.training.result import FitResult, StepResult
+from trainables.training.trial import TrialData
 
 pytestmark = pytest.mark.trains
 
@@ -276,3 +277,26 @@ def test_a_run_that_is_asked_to_stop_leaves_its_step_and_goes_on_with_the_same_n
     assert taken_twice == 0 or config.data.refit  # a refit has more rows, so that its epochs have other steps
     first, second = (load_model(tmp_path / folder / "model")[0].state_dict() for folder in ("whole", "stopped"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.trains
+def test_patience_ends_a_training_that_no_longer_improves_and_resumes_the_same(tmp_path: Path) -> None:
+    course: dict[str, object] = {"optim__lr": 0.05, "optim__schedule": "constant", "optim__warmup": 0.0}
+    config, split, store, dataset = tiny_run(tmp_path, energy=False, optim__epochs=60, optim__patience=3, **course)
+    data = TrainingData(dataset.task, split, store)
+    result = fit(config, data, tmp_path / "run")
+    done = len(result.history)
+    assert done < 60
+    assert done - 1 - result.best_epoch == 3
+    errors = [epoch.val_mae for epoch in result.history]
+    assert result.best_val_mae == min(errors) == errors[result.best_epoch]
+    again = fit(config, data, tmp_path / "run")  # its checkpoints say that it has ended
+    assert [epoch.val_mae for epoch in again.history] == errors
+    whole = fit(config.changed({"optim.patience": 0, "optim.epochs": done}), data, tmp_path / "whole")
+    assert [epoch.val_mae for epoch in whole.history] == errors
+
+
+def test_trials_of_a_search_have_no_patience(tmp_path: Path) -> None:
+    config, split, _, dataset = tiny_run(tmp_path, energy=False, optim__patience=3)
+    data = TrialData(config, dataset.task, split, {})
+    assert data.config({}).optim.patience == 0

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from trainables.config import LossConfig, OptimConfig
-from trainables.data.tasks import find_task
+from trainables.data.tasks import custom_task, find_task
 from trainables.model.chgnet import build_model
 from trainables.model.heads import Outputs
 from trainables.training.losses import LOSSES, distance, supervised
-from trainables.training.optim import averaged_weights, freeze, learning_rate, make_optimiser, part_of
+from trainables.training.optim import Anchor, averaged_weights, freeze, learning_rate, make_optimiser, part_of
 
 
 def test_learning_rate_rises_then_falls_to_its_end() -> None:
@@ -93,3 +93,54 @@ def test_a_hurdle_pays_for_the_side_and_above_zero_for_the_distance() -> None:
     assert float(loss[0]) == pytest.approx(math.log1p(math.exp(-2.0)) + 0.5)
     assert float(loss[1]) == pytest.approx(math.log1p(math.exp(-1.0)))  # what is below zero pays for its side only
     assert outputs.decided().tolist() == [1.0, 0.0]
+
+
+def test_an_anchor_pulls_pretrained_matrices_back_and_nothing_else() -> None:
+    task = custom_task("mine", "y", "", "property")
+    model = build_model("0.3.0", task)
+    config = OptimConfig(towards_start=0.5, layer_decay=0.5)
+    freeze(model, ["block_1"])
+    anchor, start = Anchor(model, config), {name: p.detach().clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    anchor.pull(0.1)
+    scale = {id(p): group["scale"] for group in make_optimiser(model, config).param_groups for p in group["params"]}
+    pulled = 0
+    for name, parameter in model.named_parameters():
+        held = (
+            parameter.dim() > 1
+            and not name.startswith("head.")
+            and part_of(name) not in ("reference", "basis", "block_1")
+        )
+        share = 0.1 * 0.5 * scale[id(parameter)] if held else 0.0
+        torch.testing.assert_close(parameter.detach(), start[name] + (1 - share), atol=1e-6, rtol=1e-5)
+        pulled += held
+    assert pulled > 20
+    decays = {
+        id(p) for group in make_optimiser(model, config).param_groups if group["weight_decay"] for p in group["params"]
+    }
+    assert decays == {id(p) for name, p in model.named_parameters() if name.startswith("head.") and p.dim() > 1}
+
+
+def test_without_an_anchor_nothing_is_remembered() -> None:
+    model = build_model("0.3.0", find_task("mp_e_form"))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    Anchor(model, OptimConfig()).pull(1.0)
+    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+
+
+def test_a_half_life_is_a_share_of_the_run() -> None:
+    model, moved = build_model("0.3.0", find_task("mp_e_form")), []
+    for n_steps in (1_000, 10_000):
+        averaged = averaged_weights(model, OptimConfig(ema_half_life=0.01), n_steps)
+        averaged.n_averaged.fill_(n_steps)  # far beyond the first steps
+        with torch.no_grad():
+            for parameter in averaged.module.parameters():
+                parameter.zero_()
+            for parameter in model.parameters():
+                parameter.fill_(1.0)
+        averaged.update_parameters(model)
+        moved.append(1 - float(next(averaged.module.parameters()).detach().flatten()[0]))
+    assert moved[0] ** 10 == pytest.approx(0.5, rel=1e-3)
+    assert moved[1] ** 100 == pytest.approx(0.5, rel=1e-3)

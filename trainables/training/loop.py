@@ -27,7 +27,7 @@ from trainables.training.frozen import FrozenEnergies
 from trainables.training.joint import add_auxiliary_heads
 from trainables.training.memory import GRADIENT_COST, PREDICTION_COST, BatchBudget
 from trainables.training.objective import Objective, TaskData
-from trainables.training.optim import averaged_weights, freeze, learning_rate, make_optimiser
+from trainables.training.optim import Anchor, averaged_weights, freeze, learning_rate, make_optimiser
 from trainables.training.parallel import parts_mapper
 from trainables.training.predict import predict
 from trainables.training.result import Epoch
@@ -174,8 +174,8 @@ def _prepare(
     work = 0.0 if known else epochs * sum(float(each.costs.sum()) for each in objectives)
     model.compiled = context.compute.compiles(work)
     caps = [BatchBudget(cost[device.type], context.progress) for cost in (GRADIENT_COST, PREDICTION_COST)]
-    optimiser = make_optimiser(model, config.optim)
-    return TrainState(config, epochs, model, averaged, optimiser, caps[0], caps[1]), objectives
+    optimiser, anchor = make_optimiser(model, config.optim), Anchor(model, config.optim)
+    return TrainState(config, epochs, model, averaged, optimiser, caps[0], caps[1], anchor), objectives
 
 
 def _spread(model: CrystalModel, targets: NDArray[np.float64]) -> float:

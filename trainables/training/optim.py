@@ -46,19 +46,53 @@ def freeze(model: CrystalModel, parts: Iterable[str]) -> None:
 def make_optimiser(model: CrystalModel, config: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimiser over all trainable parameters, grouped by learning rate and weight decay.
 
-    A group's `scale` multiplies the learning rate: layer_decay ** (blocks between it and the head).
+    A group's `scale` multiplies the learning rate: layer_decay ** (blocks between it and the head). Matrices that an
+    Anchor holds do not decay.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            scale = config.layer_decay ** (model.n_conv + 1 - _depth(part_of(name), model.n_conv))
-            decays = parameter.dim() > 1 and part_of(name) not in ("reference", "basis")
-            groups[(scale, config.weight_decay if decays else 0.0)].append(parameter)
+            decays = _decays(name, parameter) and not (config.towards_start and _is_pretrained(name))
+            groups[(_scale(model, name, config), config.weight_decay if decays else 0.0)].append(parameter)
     described = [
         {"params": parameters, "scale": scale, "weight_decay": decay}
         for (scale, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
     return OPTIMISERS[config.name](described, config.lr)
+
+
+class Anchor:
+    """Pulls pretrained matrices towards where they are now, by `towards_start` times the learning rate a step.
+
+    Li, Grandvalet and Davoine, Explicit inductive bias for transfer learning with convolutional networks (ICML 2018),
+    decoupled from the gradient as AdamW's weight decay is (Loshchilov and Hutter, ICLR 2019).
+    """
+
+    def __init__(self, model: CrystalModel, config: OptimConfig) -> None:
+        """Remember the weights of a model that is about to be trained."""
+        self._strength, self._groups = config.towards_start, defaultdict[float, list[nn.Parameter]](list)
+        for name, parameter in model.named_parameters() if self._strength else ():
+            if parameter.requires_grad and _decays(name, parameter) and _is_pretrained(name):
+                self._groups[_scale(model, name, config)].append(parameter)
+        self._starts = {scale: [weight.detach().clone() for weight in group] for scale, group in self._groups.items()}
+
+    @torch.no_grad()
+    def pull(self, rate: float) -> None:
+        """Move the weights after a step at this learning rate (of the head)."""
+        for scale, weights in self._groups.items():
+            move_towards(weights, self._starts[scale], min(1.0, rate * scale * self._strength))
+
+
+def _scale(model: CrystalModel, name: str, config: OptimConfig) -> float:
+    return float(config.layer_decay ** (model.n_conv + 1 - _depth(part_of(name), model.n_conv)))
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.dim() > 1 and part_of(name) not in ("reference", "basis")
+
+
+def _is_pretrained(name: str) -> bool:
+    return not name.startswith(("head.", *TRAINING_PARTS))
 
 
 def _depth(part: str, n_blocks: int) -> int:

@@ -15,7 +15,7 @@ from trainables.model.chgnet import configured_model
 from trainables.progress import silent
 from trainables.training.memory import GRADIENT_COST, PREDICTION_COST, BatchBudget
 from trainables.training.objective import Objective, TaskData
-from trainables.training.optim import averaged_weights, make_optimiser
+from trainables.training.optim import Anchor, averaged_weights, make_optimiser
 from trainables.training.parallel import parts_mapper
 from trainables.training.state import TrainState
 from trainables.training.steps import epoch_batches, take_step
@@ -40,7 +40,8 @@ def measured_speed(
     batches = epoch_batches([objective], plain.optim, plain.multitask, seed=0, epoch=0)
     averaged = averaged_weights(model, plain.optim, len(batches))
     caps = [BatchBudget(cost[device.type], silent) for cost in (GRADIENT_COST, PREDICTION_COST)]
-    state = TrainState(plain, 1, model, averaged, make_optimiser(model, plain.optim), caps[0], caps[1])
+    optimiser, anchor = make_optimiser(model, plain.optim), Anchor(model, plain.optim)
+    state = TrainState(plain, 1, model, averaged, optimiser, caps[0], caps[1], anchor)
     model.train()
     begin, done, warm = 0.0, 0, min(_WARM, len(batches) - 1)
     with parts_mapper(device) as state.over_parts:

@@ -13,6 +13,7 @@ from trainables.model.chgnet import CrystalModel
 from trainables.model.compiled import has_compiler
 from trainables.training.checkpoint import Checkpoint
 from trainables.training.memory import BatchBudget
+from trainables.training.optim import Anchor
 from trainables.training.parallel import Map
 from trainables.training.result import Epoch, plain
 
@@ -51,6 +52,7 @@ class TrainState:
     optimiser: torch.optim.Optimizer
     cap: BatchBudget
     validation_cap: BatchBudget
+    anchor: Anchor
     over_parts: Map = map
     history: list[Epoch] = field(default_factory=list)
     part: PartOfEpoch = field(default_factory=PartOfEpoch)

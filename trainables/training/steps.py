@@ -86,5 +86,6 @@ def take_step(run: TrainState, objective: Objective, chosen: BatchSelection, *, 
         torch.nn.utils.clip_grad_norm_(weights, optim.grad_clip)
     set_learning_rate(run.optimiser, rate)
     run.optimiser.step()
+    run.anchor.pull(rate)
     run.averaged.update_parameters(run.model)
     return batch_value

@@ -19,6 +19,7 @@ from trainables.graphs.store import is_whole
 from trainables.training.trial import TrialData
 
 _PART_BYTES = 32 * 1024**2
+_KEPT = (".bin", ".json", ".npy")
 
 Fetch = Callable[[Path], Path]  # a store's folder on the driver's machine -> where it is here
 
@@ -27,8 +28,9 @@ class StoreKeeper:
     """An actor on the driver's machine that reads stores for nodes which do not share its cache."""
 
     def files(self, folder: Path) -> dict[str, int]:
-        """Return the sizes in bytes of a store's files, by name."""
-        return {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
+        """Return the sizes in bytes of a store's files, by name; of what is just being written or waited for, none."""
+        files = (file for file in sorted(folder.iterdir()) if file.suffix in _KEPT and not file.name.startswith("."))
+        return {file.name: file.stat().st_size for file in files}
 
     def read(self, file: Path, offset: int) -> bytes:
         """Return a part of a file."""

@@ -81,7 +81,8 @@ def test_a_space_with_a_mistake_is_told_before_torch_and_ray_are_loaded(tmp_path
 
 @pytest.mark.parametrize("seconds", [0.0, 0.03, 0.06, 0.1, 0.15])
 def test_ctrl_c_while_commands_are_imported_is_no_traceback(seconds: float) -> None:
-    code = "from orchestrator.cli.entry import main; print('ready', flush=True); main()"
+    answered = "from orchestrator.cli.interrupts import handle_interrupts as answer; answer()"  # what main does first
+    code = f"{answered}; from orchestrator.cli.entry import main; print('ready', flush=True); main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, "spaces"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

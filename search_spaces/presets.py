@@ -70,5 +70,5 @@ def blend(config: RunConfig, n_rows: int) -> RunConfig:
     ensemble = {"vary": {"model.family": ["chgnet", "tabular"]}, "combine": "greedy"}
     changes: dict[str, Any] = {"ensemble": ensemble | ({"inner_folds": PARTS} if n_rows <= PARTS_UP_TO else {})}
     if n_rows <= PHONONS_UP_TO and config.model.start != "scratch":
-        changes["model.phonons"] = True
+        changes |= {"model.phonons": True, "model.physics": True}
     return config.changed(changes)

@@ -17,7 +17,7 @@ from trainables.graphs.batch import collate
 from trainables.graphs.view import full_view
 from trainables.levers import ModelConfig
 from trainables.model.chgnet import CrystalModel
-from trainables.model.heads import HurdleHead, PropertyHead
+from trainables.model.heads import HurdleHead, PropertyHead, _ridge
 from trainables.model.readout_names import readout_names
 from trainables.training.predict import load_model, predict, with_readouts
 
@@ -54,6 +54,32 @@ def test_a_head_begins_with_a_regression_on_read_outs() -> None:
     far = head.readouts(readouts[:1] * 1e6)
     assert float(far.abs().max()) <= 5.0
     assert float(head.readouts(torch.full((1, 3), torch.nan)).abs().max()) == 0.0
+
+
+def test_read_outs_that_tell_nothing_of_the_training_rows_are_not_read() -> None:
+    rng = torch.Generator().manual_seed(0)
+    readouts, targets = torch.randn(100, 5, generator=rng), torch.randn(100, generator=rng).double()
+    head = PropertyHead(4, n_readouts=5)
+    head.set_scale(targets)
+    head.fit_readouts(readouts, targets)
+    assert head.readouts is not None
+    assert not head.readouts(readouts).any()
+    assert not head.readouts.linear.weight.any()
+
+
+def test_errors_on_rows_left_out_are_those_of_regressions_without_them() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 3, generator=rng).double()
+    y = x @ torch.tensor([1.0, 2.0, 0.0]).double() + torch.randn(30, generator=rng).double()
+    told, errors = _ridge(x, y), []
+    for row in range(30):
+        rest = torch.arange(30) != row
+        # The strength is that of all rows, and so is the mean: what a row has of it is left out below.
+        centred, level = x[rest] - x[rest].mean(dim=0), y[rest].mean()
+        slope = torch.linalg.solve(centred.T @ centred + 3.0 * torch.eye(3).double(), centred.T @ (y[rest] - level))
+        errors.append(float((y[row] - level - (x[row] - x[rest].mean(dim=0)) @ slope).abs()))
+    dummy = float((y - y.mean()).abs().mean())
+    assert told.share_of_error * dummy == pytest.approx(np.mean(errors), rel=1e-6)
 
 
 def test_a_hurdle_learns_the_size_of_what_is_above_zero() -> None:

@@ -77,8 +77,8 @@ class ModelConfig(Section):
     physics: bool = Field(
         False,
         description="Give a property head read-outs of the untrained CHGNet beside the pooled features: energy, "
-        "pressure, bulk modulus, moments, site energies and, with model.phonons, the highest vibration. Where they tell "
-        "little of the training rows' targets, it does without.",
+        "pressure, bulk modulus, moments, site energies and, with model.phonons, the highest vibration. It does "
+        "without where they tell little of the training rows' targets.",
     )
     init_seed: int | None = Field(
         None, ge=0, description="Seed for randomly initialised weights (default: the run's seed)."

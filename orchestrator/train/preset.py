@@ -35,12 +35,14 @@ def chosen_preset(context: TaskContext, settings: Mapping[str, Any], preset: Pre
     config, n_rows = context.config, len(context.dataset)
     if preset == "single":
         return config
-    chosen = [key for key in flattened(settings) if chooses_members(key)]
+    named = {key: value for key, value in flattened(settings).items() if chooses_members(key)}
     if preset == "blend":
+        default = flat(RunConfig(task=config.task))
+        chosen = [key for key, value in named.items() if default.get(key, {}) != value]  # a best.yaml names them all
         if chosen:
             raise UserError(f"`preset=blend` chooses the members itself: leave out {', '.join(chosen)}")
         return blend(config, n_rows)
-    if chosen or not blends(context.task, n_rows) or _began_as(out, config):
+    if named or not blends(context.task, n_rows) or _began_as(out, config):
         return config
     try:
         found = blend(config, n_rows)

@@ -100,7 +100,7 @@ class Readouts(nn.Module):
         """Standardise by the numbers of the training part, (rows, R), and begin with a ridge regression on them.
 
         Where that regression's error on rows left out is not far below the mean's, the numbers would only be noise to
-        the head: on parts of three tasks they helped where it was 39 % of it, and did harm where it was 90 %.
+        the head: on parts of three tasks they helped where it was 42 % of it, did harm at 86 % and little at 89 %.
 
         Args:
             targets: (rows,) standardised; NaN where there is nothing to learn.

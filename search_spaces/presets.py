@@ -3,6 +3,7 @@
 Chosen on inner validation parts only (benchmarks/README.md has the runs), for each kind of target and number of rows.
 """
 
+from collections.abc import Container
 from typing import Any
 
 from trainables.config import RunConfig
@@ -49,6 +50,8 @@ def _small(n_rows: int) -> dict[str, Any]:
 BLEND_FROM, BLEND_UP_TO = SMALL_FROM, 10_000
 PARTS, PARTS_UP_TO = 5, SMALL_UP_TO  # of more rows a tenth says enough, and five models a fold take days
 PHONONS_UP_TO = 5_000
+GROUPS_A_PART = 4  # formulas, of which fewer make parts that are luck, or empty
+GOVERNED = ("optim.lr", "optim.layer_decay", "optim.weight_decay", "optim.batch_size", "optim.epochs")  # by presets
 
 
 def blends(task: Task, n_rows: int) -> bool:
@@ -61,14 +64,23 @@ def chooses_members(key: str) -> bool:
     return key == "model.family" or key.partition(".")[0] == "ensemble"
 
 
-def blend(config: RunConfig, n_rows: int) -> RunConfig:
+def blend(
+    config: RunConfig, task: Task, n_rows: int, *, in_parts: bool = True, named: Container[str] = frozenset()
+) -> RunConfig:
     """Return the configuration whose members are a fine-tuned CHGNet and a tabular model, weighted on held-out rows.
+
+    Args:
+        in_parts: train each in parts of the training fold, where the rows are few.
+        named: settings by dotted key that the user chose, which stay.
 
     Raises:
         UserError: the configuration has levers that a tabular model or parts cannot have.
     """
     ensemble = {"vary": {"model.family": ["chgnet", "tabular"]}, "combine": "greedy"}
-    changes: dict[str, Any] = {"ensemble": ensemble | ({"inner_folds": PARTS} if n_rows <= PARTS_UP_TO else {})}
+    parts = {"inner_folds": PARTS} if in_parts and n_rows <= PARTS_UP_TO else {}
+    changes: dict[str, Any] = {}
     if n_rows <= PHONONS_UP_TO and config.model.start != "scratch":
-        changes |= {"model.phonons": True, "model.physics": True}
-    return config.changed(changes)
+        changes = {"model.phonons": True} | ({} if task.is_energy else {"model.physics": True})
+    return config.changed(
+        {key: value for key, value in changes.items() if key not in named} | {"ensemble": ensemble | parts}
+    )

@@ -55,7 +55,7 @@ def combined(graph: ModelGraph, recipe: FoldRecipe) -> Combined:
 
 def members_of(models: NDArray[np.float64], per_member: int) -> NDArray[np.float64]:
     """Return the predictions of members, (m, n), from those of their models, (m * per_member, n): their means."""
-    return np.asarray(models.reshape(-1, per_member, models.shape[1]).mean(axis=1))
+    return np.asarray(models.reshape(len(models) // per_member, per_member, models.shape[1]).mean(axis=1))
 
 
 def together_of(

@@ -204,6 +204,7 @@ def _holds(began: Mapping[str, Any], older: RunConfig, *, but_not: RunConfig) ->
     """Return whether a configuration has the values of another wherever that differs from a third."""
     changed = differences(but_not.model_dump(mode="json"), older.model_dump(mode="json"))
     known = flattened(began)
+    changed.pop("optim.epochs", None)  # which a time budget chooses
     return bool(changed) and all(known.get(key) == value for key, (_, value) in changed.items())
 
 

@@ -30,7 +30,7 @@ def within_budget(
         epochs = RunConfig.model_validate(held.config).optim.epochs
         context.progress.message(f"optim.epochs={epochs}, as this run began")
         return config.changed({"optim.epochs": epochs})
-    if config.model.family == "tabular":
+    if all(variant.model.family == "tabular" for variant in config.variants()):
         raise UserError("`time_budget`: model.family=tabular has no epochs; leave it out")
     if resources.cluster is not None:
         raise UserError("`time_budget` measures the speed of this machine, not of a cluster: set optim.epochs instead")

@@ -10,11 +10,12 @@ from orchestrator.execution.fold import PREDICTIONS, read_fold
 from orchestrator.inputs.context import TaskContext
 from orchestrator.inputs.recipe import FoldRecipe, ModelSpec
 from orchestrator.provenance import RunManifest, versions
-from trainables.config import RunConfig, merged
+from search_spaces.dimension import flat
+from trainables.config import RunConfig
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
-from trainables.mappings import differences
+from trainables.mappings import differences, flattened
 
 MANIFEST = "run.json"
 
@@ -108,8 +109,8 @@ def _differences(held: RunManifest, wanted: RunManifest) -> list[str]:
 
 
 def _changed_settings(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    defaults = RunConfig(task="").model_dump(mode="json")  # of levers that an older version did not have
-    changed = differences(merged(defaults, held), merged(defaults, wanted))
+    defaults = flat(RunConfig(task=""))  # of levers that are left out where they are off, or that came later
+    changed = differences(defaults | flattened(held), defaults | flattened(wanted))
     return [f"{key} was {was}, is {now}" for key, (was, now) in changed.items()]
 
 

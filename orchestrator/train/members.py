@@ -90,6 +90,7 @@ class EnsembleSummary(_Value):
     """The members of a run, and what they are worth together.
 
     Attributes:
+        per_member: models of each member, one a part of the training fold.
         varied: the values of each varied setting, by dotted key.
         spread: test rows by the std of their prediction over members, in bins of about equal size.
         spearman: rank correlation of that std with the absolute error; None where one of them is constant.
@@ -98,6 +99,7 @@ class EnsembleSummary(_Value):
 
     combine: Combine | Literal["soup"]
     seeds: int
+    per_member: int = 1
     varied: dict[str, list[Any]]
     members: tuple[Member, ...]
     curve: tuple[CurvePoint, ...]
@@ -155,6 +157,7 @@ def read_members(run: Path) -> EnsembleSummary | None:
     return EnsembleSummary(
         combine=config.ensemble.combine,
         seeds=config.ensemble.members,
+        per_member=config.ensemble.per_member,
         varied={key: list(values) for key, values in config.ensemble.vary.items()},
         members=tuple(_member(config, index, folds) for index in range(config.ensemble.size)),
         curve=_curve(folds),

@@ -17,6 +17,10 @@ _DESCRIBES = (
     "Test errors describe; nothing was chosen by them. Weights come from the inner validation rows, by which each "
     "member's epoch was chosen, too."
 )
+_IN_PARTS = (
+    "Test errors describe; nothing was chosen by them. Weights come from all training rows, each predicted by the "
+    "models that were not trained on it; it is by these rows that the epochs of those models were chosen, too."
+)
 
 
 def members_section(summary: EnsembleSummary, unit: str) -> Section:
@@ -36,7 +40,10 @@ def sentences(summary: EnsembleSummary) -> list[str]:
     everyone = summary.curve[-1]
     mean = number_text(everyone.mae, _decimals(summary))
     seeds = f"{summary.seeds} seed{'s' * (summary.seeds != 1)}"
-    said = [f"Members: {everyone.n_members}, {_varied(summary, seeds)}; combined by {summary.combine}."]
+    parts = f"; each the mean of {summary.per_member} models, one a part of the training fold" * (
+        summary.per_member > 1
+    )
+    said = [f"Members: {everyone.n_members}, {_varied(summary, seeds)}{parts}; combined by {summary.combine}."]
     said.append(
         f"Ensemble: its test MAE is {_against(ensemble, single)} a single member's (mean); the plain mean of all "
         f"members has {mean}."
@@ -116,7 +123,7 @@ def _compared(summary: EnsembleSummary, unit: str) -> Table:
     notes = [
         "single member: the mean over members. Structures and training: processed and spent in all trainings of all "
         "folds, those of teachers included.",
-        _DESCRIBES,
+        _IN_PARTS if summary.per_member > 1 else _DESCRIBES,
     ]
     return Table(f"Test MAE{unit} and cost", columns, rows, notes, frozenset(("",)))
 

@@ -1,15 +1,18 @@
 """What a run is made of, by its number of rows: one fine-tuned model a fold, or a blend of unlike ones."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
+
+import numpy as np
 
 from orchestrator.inputs.context import TaskContext
 from orchestrator.train.folder import read_manifest
 from search_spaces.dimension import flat
-from search_spaces.presets import PARTS, blend, blends, chooses_members
+from search_spaces.presets import GROUPS_A_PART, PARTS, blend, blends, chooses_members
 from trainables.choices import PresetName
-from trainables.config import RunConfig
+from trainables.config import RunConfig, validate_for_task
+from trainables.data.folds import fold_of_rows
 from trainables.errors import UserError
 from trainables.mappings import flattened
 
@@ -20,7 +23,9 @@ def require_preset(name: str) -> None:
         raise UserError(f"`preset={name}`: must be one of {', '.join(get_args(PresetName))}")
 
 
-def chosen_preset(context: TaskContext, settings: Mapping[str, Any], preset: PresetName, out: Path) -> RunConfig:
+def chosen_preset(
+    context: TaskContext, settings: Mapping[str, Any], preset: PresetName, out: Path, folds: Sequence[int]
+) -> RunConfig:
     """Return the configuration of a run, with the members of a blend where it is one.
 
     `auto` blends tables of properties of a size where unlike models are ahead, unless the settings say otherwise; a run
@@ -35,17 +40,19 @@ def chosen_preset(context: TaskContext, settings: Mapping[str, Any], preset: Pre
     config, n_rows = context.config, len(context.dataset)
     if preset == "single":
         return config
-    named = {key: value for key, value in flattened(settings).items() if chooses_members(key)}
+    given = flattened(settings)
+    named = {key: value for key, value in given.items() if chooses_members(key)}
+    in_parts = _fewest_groups(context, folds) >= GROUPS_A_PART * PARTS
     if preset == "blend":
         default = flat(RunConfig(task=config.task))
         chosen = [key for key, value in named.items() if default.get(key, {}) != value]  # a best.yaml names them all
         if chosen:
             raise UserError(f"`preset=blend` chooses the members itself: leave out {', '.join(chosen)}")
-        return blend(config, n_rows)
+        return _blend(context, given, in_parts=in_parts)
     if named or not blends(context.task, n_rows) or _began_as(out, config):
         return config
     try:
-        found = blend(config, n_rows)
+        found = _blend(context, given, in_parts=in_parts)
     except UserError as error:
         context.progress.message(f"preset: one fine-tuned model a fold ({str(error).removeprefix('settings: ')})")
         return config
@@ -55,6 +62,18 @@ def chosen_preset(context: TaskContext, settings: Mapping[str, Any], preset: Pre
         "property); `preset=single` trains one fine-tuned model a fold"
     )
     return found
+
+
+def _blend(context: TaskContext, given: Container[str], *, in_parts: bool) -> RunConfig:
+    found = blend(context.config, context.task, len(context.dataset), in_parts=in_parts, named=given)
+    validate_for_task(found, context.task)
+    return found
+
+
+def _fewest_groups(context: TaskContext, folds: Sequence[int]) -> int:
+    """Return how many groups (by default formulas) the training rows of a fold have, at least."""
+    folds_of, names = fold_of_rows(context.dataset), np.array(context.dataset.group_names, dtype=object)
+    return min((len(set(names[folds_of != fold])) for fold in folds), default=0)
 
 
 def _began_as(out: Path, config: RunConfig) -> bool:
@@ -67,4 +86,6 @@ def _began_as(out: Path, config: RunConfig) -> bool:
     except ValueError:  # of another version; claim_folder says so
         return False
     first, second = flat(before), flat(config)
-    return all(first[key] == second[key] for key in first if key not in ("fold", "optim.epochs"))  # of a time budget
+    return all(
+        first.get(key) == second.get(key) for key in first | second if key not in ("fold", "optim.epochs")
+    )  # of a time budget

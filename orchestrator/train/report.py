@@ -21,7 +21,8 @@ from orchestrator.train import figures
 from orchestrator.train.members import ENSEMBLE, EnsembleSummary, read_members
 from orchestrator.train.members_report import members_section
 from orchestrator.train.rows import PredictedRows
-from search_spaces.presets import chooses_members
+from search_spaces.dimension import flat
+from search_spaces.presets import GOVERNED, chooses_members
 from trainables.config import RunConfig
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import UserError
@@ -209,7 +210,7 @@ def _curves(results: Results) -> Section:
     histories = [
         (f"fold {fold}", model.history[: _epochs(model)])
         for fold, models in sorted(results.models.items())
-        for model in models[:1]
+        for model in sorted(models, key=lambda each: -_epochs(each))[:1]  # one that was trained in epochs
         if model.history
     ]
     return Section("Learning curves", pictures=figures.learning_curves(histories, results.unit))
@@ -303,7 +304,8 @@ def _code(rows: Mapping[str, Any], results: Results, changed: Mapping[str, Any])
 
 
 def _changed(config: RunConfig) -> dict[str, Any]:
-    """Return the settings that are not the default ones, by dotted key; those of a preset are among them."""
+    """Return the settings that are not the default ones, by dotted key, and all that presets choose."""
     default = RunConfig(task=config.task, fold=config.fold)
     found = differences(default.model_dump(mode="json"), config.model_dump(mode="json"))
-    return {key: now for key, (_, now) in found.items()}
+    own = flat(config)  # a preset lies under the settings, and depends on the number of rows
+    return {key: now for key, (_, now) in found.items()} | {key: own[key] for key in GOVERNED}

@@ -35,6 +35,7 @@ from orchestrator.train.deploy import deploy
 from orchestrator.train.folder import began_config, claim_folder
 from orchestrator.train.plan import RunPlan, plan_runs
 from orchestrator.train.preset import chosen_preset, require_preset
+from search_spaces.presets import blend, blends
 from trainables.choices import PresetName
 from trainables.data.tasks import N_FOLDS
 from trainables.errors import CannotWrite, UserError
@@ -91,7 +92,7 @@ def train(
         source, settings or {}, auxiliary, began=began_config(out), published=options.published, folds=options.folds,
         progress=progress,
     )  # fmt: skip
-    config = chosen_preset(context, settings or {}, options.preset, out)
+    config = chosen_preset(context, settings or {}, options.preset, out, options.folds)
     if options.time_budget is not None:
         config = within_budget(context, config, out, options.folds, options.resources, options.time_budget)
     (scores,) = make_runs(context, [RunPlan(config, out)], options, rows_told(source, auxiliary))
@@ -160,6 +161,8 @@ def baseline_run(
     """
     context = open_context(source, {}, published=published, folds=folds, progress=progress)
     dataset, config = context.dataset, context.config
+    if blends(context.task, len(dataset)):  # the same baselines as `train` has beside it
+        config = blend(config, context.task, len(dataset))
     wanted = dataset.task.is_energy or FEATURES_FROM <= len(dataset) <= FEATURES_UP_TO
     store = graph_store(dataset, "0.3.0", progress) if wanted else None
     predictions = baseline_predictions(dataset, folds, store, progress, config)

@@ -21,6 +21,7 @@ from orchestrator.train.members import read_members
 from orchestrator.train.preset import chosen_preset
 from search_spaces.presets import PARTS, PARTS_UP_TO, blend, blends, preset
 from trainables.config import RunConfig
+from trainables.crystals import CrystalTable
 from trainables.data.dataset import Dataset
 from trainables.data.tasks import custom_task
 from trainables.errors import UserError
@@ -156,6 +157,20 @@ def test_the_members_of_a_blend_are_told_as_two(blended: ct.Run) -> None:
 
 
 @pytest.mark.trains
+def test_a_blend_of_all_rows_predicts(blended: ct.Run) -> None:
+    data, settings = tiny_dataset(48, energy=False), blended.config.model_dump(mode="json")
+    frame = pd.DataFrame({"structure": rocksalts(48), "y": data.targets})
+    kept = {key: settings[key] for key in ("optim", "ensemble")}
+    again = ct.train(
+        frame, target="y", settings=kept, folds="0,1", out=blended.folder, deploy=True, progress=False, device="cpu"
+    )
+    manifest = read_fold(again.folder / "all" / "fold_0")
+    assert manifest is not None
+    assert (len(manifest.members), manifest.per_member) == (6, 3)
+    assert np.isfinite(ct.load(again.folder, device="cpu").predict(rocksalts(3))).all()
+
+
+@pytest.mark.trains
 def test_a_blend_predicts_new_crystals_as_it_predicted_its_test_rows(blended: ct.Run) -> None:
     cells = rocksalts(48)
     said = blended.predict(pd.DataFrame({"structure": cells}), device="cpu")
@@ -180,12 +195,15 @@ def test_properties_of_hundreds_and_thousands_of_rows_are_blended(task: Any, row
 
 def test_a_blend_by_its_rows() -> None:
     base = RunConfig(task="t")
-    small, large, largest = (blend(base, n) for n in (PARTS_UP_TO, PARTS_UP_TO + 1, 10_000))
+    small, large, largest = (blend(base, PROPERTY, n) for n in (PARTS_UP_TO, PARTS_UP_TO + 1, 10_000))
     assert (small.ensemble.inner_folds, large.ensemble.inner_folds) == (PARTS, 0)
     assert (small.model.phonons, largest.model.phonons) == (True, False)
     assert [config.model.family for config in small.variants()] == ["chgnet", "tabular"]
     assert small.ensemble.combine == "greedy"
-    assert not blend(base.changed({"model.start": "scratch"}), 200).model.phonons
+    assert not blend(base.changed({"model.start": "scratch"}), PROPERTY, 200).model.phonons
+    assert (small.model.physics, blend(base, ENERGY, 200).model.physics) == (True, False)
+    assert blend(base, PROPERTY, 200, in_parts=False).ensemble.inner_folds == 0
+    assert not blend(base, PROPERTY, 200, named=["model.phonons"]).model.phonons
 
 
 def preset_of(out: Path, settings: dict[str, Any], name: Any = "auto", rows: int = 120) -> tuple[RunConfig, Said]:
@@ -193,7 +211,7 @@ def preset_of(out: Path, settings: dict[str, Any], name: Any = "auto", rows: int
     context = context_of(dataset, **settings)
     said = context.progress
     assert isinstance(said, Said)
-    return chosen_preset(context, settings, name, out), said
+    return chosen_preset(context, settings, name, out, range(5)), said
 
 
 def test_auto_blends_and_says_so_and_single_does_not(tmp_path: Path) -> None:
@@ -203,6 +221,28 @@ def test_auto_blends_and_says_so_and_single_does_not(tmp_path: Path) -> None:
     assert preset_of(tmp_path, {}, "single")[0].ensemble.size == 1
     assert preset_of(tmp_path, {}, rows=60)[0].ensemble.size == 1
     assert preset_of(tmp_path, {}, "blend", rows=60)[0].ensemble.size == 2
+
+
+def test_few_formulas_make_no_parts(tmp_path: Path) -> None:
+    found, said = preset_of(tmp_path, {})
+    assert found.ensemble.inner_folds == 5
+    dataset = tiny_dataset(120, energy=False)  # of 32 formulas
+    few = dataset.take(np.flatnonzero([formula.startswith("Li") for formula in dataset.structures.reduced_formulas]))
+    fewer = Dataset(
+        tuple(f"r{k}" for k in range(120)), CrystalTable.pack([few.structures[k % len(few)] for k in range(120)]),
+        np.arange(120.0), PROPERTY,
+    )  # fmt: skip
+    context = context_of(fewer)
+    blended = chosen_preset(context, {}, "auto", tmp_path, range(5))
+    assert (blended.ensemble.size, blended.ensemble.inner_folds) == (2, 0)
+    assert any("and a tabular model, weighted on held-out rows" in line for line in context.progress.lines)  # type: ignore[attr-defined]
+
+
+def test_a_blend_of_energies_has_no_physics_and_what_is_named_stays(tmp_path: Path) -> None:
+    energies = context_of(tiny_dataset(120))
+    assert not chosen_preset(energies, {}, "blend", tmp_path, range(5)).model.physics
+    found, _ = preset_of(tmp_path, {"model.phonons": False, "model.physics": False})
+    assert (found.ensemble.size, found.model.phonons, found.model.physics) == (2, False, False)
 
 
 @pytest.mark.parametrize("settings", [{"model.family": "tabular"}, {"ensemble.members": 1}, {"model.family": "chgnet"}])

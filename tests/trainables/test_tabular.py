@@ -30,6 +30,7 @@ from trainables.levers import ModelConfig
 from trainables.model.chgnet import build_model
 from trainables.model.readout_names import PHYSICS
 from trainables.progress import silent
+from trainables.tabular import known
 from trainables.tabular.crystal_features import CrystalFeatures
 from trainables.tabular.elements import ELEMENT_NAMES, _valence, element_table
 from trainables.tabular.known import crystal_table
@@ -351,6 +352,9 @@ def test_features_are_computed_once_and_again_where_their_file_is_damaged(tmp_pa
     np.testing.assert_array_equal(crystal_table(model, store, compute), first)
     assert asked == [4]
     (file,) = store.folder.glob("features-0.3.0-*.npy")
+    file.write_bytes(b"")
+    np.testing.assert_array_equal(crystal_table(model, store, compute), first)
+    asked.pop()
     file.write_bytes(file.read_bytes()[:-100])
     np.testing.assert_array_equal(crystal_table(model, store, compute), first)
     assert asked == [4, 4]
@@ -385,3 +389,26 @@ def test_one_variable_is_the_column_that_says_most_of_rows_held_out() -> None:
     assert (said[1], said[2]) == pytest.approx((target.min(), target.max()), rel=0.05)  # beyond the rows it stays
     memorised = np.arange(200) // 100  # each group's own level, which says nothing of the other group
     assert one_variable(table, memorised + 0.0, memorised).error == pytest.approx(1.0, abs=0.1)
+
+
+def test_features_that_cannot_be_kept_are_computed_once_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, model, asked = store_of(rocksalts(3), tmp_path), TabularModel(ModelConfig(), PROPERTY), []
+
+    def refused(path: Path, array: object) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    def compute(of: GraphStore, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        asked.append(len(rows))
+        return np.ones((len(rows), len(model.features.names)))
+
+    monkeypatch.setattr(known, "write_array", refused)
+    for _ in range(3):
+        assert crystal_table(model, store, compute).shape == (3, len(model.features.names))
+    assert asked == [3]
+
+
+def test_crystals_without_any_graph_have_no_features(tmp_path: Path) -> None:
+    store, model = store_of(rocksalts(2), tmp_path), TabularModel(ModelConfig(), PROPERTY)
+    assert np.isnan(crystal_table(model, store, lambda of, rows: np.full(len(rows), np.nan))).all()

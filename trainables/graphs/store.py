@@ -137,10 +137,11 @@ class GraphStore:
 
     def with_readouts(self, readouts: Tensor) -> "GraphStore":
         """Return this store with (n, R) numbers of its crystals, which come with every batch."""
-        known = copy.copy(self)
-        known.readouts, known._near = readouts.to(self.device), {}
-        known._near = {torch.device("cpu"): known}
-        return known
+        near: dict[torch.device, GraphStore] = {}
+        for device, resident in self._near.items():  # what is on a GPU already is not copied there again
+            near[device] = copy.copy(resident)
+            near[device].readouts, near[device]._near = readouts.to(resident.device), near
+        return near[self.device]
 
     def composition(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Atomic fractions of the crystals `rows`, (len(rows), 119)."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from trainables.tabular.model import TabularModel
 from trainables.versions import FEATURES_VERSION
 
 Table = NDArray[np.float32]
+_in_memory: dict[Path, Table] = {}  # what could not be written
 
 
 def crystal_table(
@@ -22,12 +24,14 @@ def crystal_table(
     """Return the features of all crystals of a store, (n, width); NaN where there is no graph.
 
     They are kept in the store's folder, so that every model of every fold reads what the first one computed; processes
-    that ask at once wait for it. A folder that cannot be written does without.
+    that ask at once wait for it. Where the folder
+    cannot be written, each process keeps them for itself.
 
     Args:
         compute: returns the features of some crystals of a store.
     """
-    name = f"features-{model.start}{'-phonons' * model.features.phonons}-{FEATURES_VERSION}.npy"
+    kind = f"{model.start}{'-phonons' * model.features.phonons}"
+    name = f"features-{kind}-chgnet{version('chgnet')}-{FEATURES_VERSION}.npy"
     file, shape = store.folder / name, (len(store), len(model.features.names))
     found = _read(file, shape)
     if found is not None:
@@ -37,16 +41,19 @@ def crystal_table(
             held.enter_context(FileLock(file.with_suffix(".lock")))
         found = _read(file, shape)
         if found is None:
-            found = compute(store, np.arange(len(store))).reshape(shape).astype(np.float32)
-            with suppress(OSError):
+            values = compute(store, np.arange(len(store)))  # of one dimension where no crystal has a graph
+            found = values.astype(np.float32) if values.ndim > 1 else np.full(shape, np.nan, dtype=np.float32)
+            try:
                 write_array(file, found)
+            except OSError:
+                _in_memory[file] = found
     return found
 
 
 def _read(file: Path, shape: tuple[int, int]) -> Table | None:
     """Return a table that is kept; None where there is none, or it is not whole."""
     try:
-        found = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+        found = _in_memory[file] if file in _in_memory else np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
         return None
     return found if found.shape == shape and found.dtype == np.float32 else None

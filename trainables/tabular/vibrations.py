@@ -19,6 +19,7 @@ from trainables.graphs.store import GraphStore
 from trainables.graphs.view import View, full_view
 from trainables.model.engine import atom_features
 from trainables.model.readout_names import FREQUENCIES
+from trainables.preemption import Preempted, asked_to_stop
 from trainables.progress import Progress, silent
 from trainables.training.memory import GRADIENT_COST
 
@@ -44,6 +45,8 @@ def gamma_frequencies(
         for part in cut_by_cost(order, size, GRADIENT_COST[device.type]):
             found[part] = _of_batch(net, full_view(store.near(device), rows[part])).cpu().numpy()
             bar.advance(len(part))
+            if asked_to_stop():
+                raise Preempted
     return found
 
 

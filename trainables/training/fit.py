@@ -215,7 +215,8 @@ def _jointly(
 ) -> Generator[StepResult, None, dict[str, Tensor]]:
     """Train one trunk on all tasks; returns the state that the target's own training starts from."""
     tasks = [_target(config, rows, context), *auxiliary_data(config, data.auxiliary, context.device)]
-    training = train(config, tasks, val, context, folder / "joint", epochs=config.multitask.epochs)
+    whole = config.changed({"optim.patience": 0})  # it is the target's own training that chooses an epoch
+    training = train(whole, tasks, val, context, folder / "joint", epochs=config.multitask.epochs)
     state = yield from _as_steps(training, [], context.validations_per_epoch, chooses=False)
     result.before = state.history
     return state.kept.without_training_parts()

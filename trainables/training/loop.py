@@ -154,7 +154,7 @@ def _prepare(
         target = replace(target, scale=scale.clone())
         if target.store.readouts is not None:
             readouts = target.store.readouts[torch.from_numpy(target.part.rows).to(target.store.device)]
-            model.head.fit_readouts(readouts, torch.from_numpy(_per_unit(task, target)))
+            model.head.fit_readouts(readouts.to(device), torch.from_numpy(_per_unit(task, target)).to(device))
     if len(tasks) > 1:
         target = replace(target, scale=torch.tensor(_spread(model, target.part.targets) or 1.0, device=device))
         add_auxiliary_heads(model, config, tasks[1:])

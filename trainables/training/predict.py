@@ -51,7 +51,7 @@ def predict(
         table = crystal_table(model, store, partial(_in_batches, model, progress=progress, output="table", cap=cap))
         found = table[rows].astype(np.float64)
         return found if output == "table" else model.of_table(found, store.counts[rows, 0])
-    if isinstance(model, CrystalModel) and model.wants_readouts and store.readouts is None:
+    if output == "forward" and isinstance(model, CrystalModel) and model.wants_readouts and store.readouts is None:
         wanted = ModelConfig(start=model.start, phonons=model.phonons)
         store = with_readouts(wanted, store, next(model.parameters()).device, progress)
     return _in_batches(model, store, rows, progress=progress, output=output, cap=cap)

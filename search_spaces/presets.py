@@ -81,6 +81,5 @@ def blend(
     changes: dict[str, Any] = {}
     if n_rows <= PHONONS_UP_TO and config.model.start != "scratch":
         changes = {"model.phonons": True} | ({} if task.is_energy else {"model.physics": True})
-    return config.changed(
-        {key: value for key, value in changes.items() if key not in named} | {"ensemble": ensemble | parts}
-    )
+    kept = {key: value for key, value in changes.items() if key not in named}
+    return config.changed(kept | {"ensemble": ensemble | parts})

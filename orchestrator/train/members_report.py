@@ -40,9 +40,8 @@ def sentences(summary: EnsembleSummary) -> list[str]:
     everyone = summary.curve[-1]
     mean = number_text(everyone.mae, _decimals(summary))
     seeds = f"{summary.seeds} seed{'s' * (summary.seeds != 1)}"
-    parts = f"; each the mean of {summary.per_member} models, one a part of the training fold" * (
-        summary.per_member > 1
-    )
+    of = f"; each the mean of {summary.per_member} models, one a part of the training fold"
+    parts = of if summary.per_member > 1 else ""
     said = [f"Members: {everyone.n_members}, {_varied(summary, seeds)}{parts}; combined by {summary.combine}."]
     said.append(
         f"Ensemble: its test MAE is {_against(ensemble, single)} a single member's (mean); the plain mean of all "

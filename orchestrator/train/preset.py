@@ -86,6 +86,5 @@ def _began_as(out: Path, config: RunConfig) -> bool:
     except ValueError:  # of another version; claim_folder says so
         return False
     first, second = flat(before), flat(config)
-    return all(
-        first.get(key) == second.get(key) for key in first | second if key not in ("fold", "optim.epochs")
-    )  # of a time budget
+    chosen = (key for key in first | second if key not in ("fold", "optim.epochs"))  # epochs may be a time budget's
+    return all(first.get(key) == second.get(key) for key in chosen)

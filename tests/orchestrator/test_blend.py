@@ -224,7 +224,7 @@ def test_auto_blends_and_says_so_and_single_does_not(tmp_path: Path) -> None:
 
 
 def test_few_formulas_make_no_parts(tmp_path: Path) -> None:
-    found, said = preset_of(tmp_path, {})
+    found, _ = preset_of(tmp_path, {})
     assert found.ensemble.inner_folds == 5
     dataset = tiny_dataset(120, energy=False)  # of 32 formulas
     few = dataset.take(np.flatnonzero([formula.startswith("Li") for formula in dataset.structures.reduced_formulas]))

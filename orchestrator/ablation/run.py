@@ -33,7 +33,7 @@ from trainables.crystals import chemical_system
 from trainables.data.folds import N_FOLDS
 from trainables.data.tasks import custom_task
 from trainables.errors import UserError
-from trainables.files import write_json, write_parquet
+from trainables.files import read_json, write_json, write_parquet
 from trainables.progress import Progress, silent
 
 RECORD = "record.json"
@@ -89,7 +89,7 @@ def ablate(
     context = open_context(
         source, settings or {}, auxiliary, published=options.published, folds=options.folds, progress=progress
     )
-    base = task_config(context.dataset, settings or {})  # joint training is an experiment's own
+    base = task_config(context.dataset, settings or {}, began=_began(out))  # joint training is an experiment's own
     rungs = build_ladder(
         options.experiments,
         context.task,
@@ -118,6 +118,15 @@ def ablate(
     if all(outcome.failed for outcome in outcomes):
         raise UserError(f"every experiment failed, the first with: {outcomes[0].failed}")
     return analysis
+
+
+def _began(out: Path) -> Mapping[str, Any] | None:
+    """Return the configuration that the experiments in a folder start from; None where none is told."""
+    try:
+        base = read_json(out / "ablation.json")["about"]["base"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return base if isinstance(base, Mapping) else None
 
 
 def _check_before_reading(

@@ -25,7 +25,7 @@ from trainables.crystals import CrystalTable
 from trainables.data.dataset import Dataset
 from trainables.data.tasks import custom_task
 from trainables.errors import UserError
-from trainables.files import read_json
+from trainables.files import read_json, write_json
 
 PROPERTY, ENERGY = custom_task("mine", "y", "", "property"), custom_task("mine", "y", "", "energy_per_atom")
 IN_PARTS = {"model.family": ["chgnet", "tabular"]}
@@ -268,7 +268,6 @@ def test_levers_that_a_blend_cannot_have_leave_one_model(tmp_path: Path) -> None
 
 def test_a_run_that_began_as_one_model_goes_on_as_one(tmp_path: Path) -> None:
     from orchestrator.train.folder import manifest_of
-    from trainables.files import write_json
 
     context = context_of(tiny_dataset(120, energy=False))
     manifest = manifest_of(context, context.config.changed({"optim.epochs": 7}), {})
@@ -312,3 +311,16 @@ def test_what_began_with_an_older_preset_goes_on_with_it() -> None:
     assert task_config(dataset, {}, began=new.model_dump(mode="json")) == task_config(dataset, {})
     other = older.changed({"optim.lr": 0.5}).model_dump(mode="json")
     assert task_config(dataset, {}, began=other) == task_config(dataset, {})
+
+
+def test_an_ablation_goes_on_with_the_preset_that_it_began_with(tmp_path: Path) -> None:
+    from orchestrator.ablation.run import _began
+
+    assert _began(tmp_path) is None
+    for content in ([], {"about": None}, {"about": {}}):
+        write_json(tmp_path / "ablation.json", content)
+        assert _began(tmp_path) is None
+    dataset = tiny_dataset(120, energy=False)
+    older = RunConfig.model_validate(preset(dataset.task)).model_dump(mode="json")
+    write_json(tmp_path / "ablation.json", {"about": {"base": older}})
+    assert task_config(dataset, {}, began=_began(tmp_path)).optim.lr == older["optim"]["lr"]

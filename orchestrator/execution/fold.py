@@ -66,7 +66,8 @@ def write_fold(graph: ModelGraph, recipe: FoldRecipe) -> None:
         sha256=sha256_of_file(folder / PREDICTIONS),
         per_member=recipe.per_member,
     )
-    write_json(folder / FOLD, manifest.model_dump(mode="json"))
+    same = {"per_member"} if recipe.per_member == 1 else set()  # files of other runs stay as they were
+    write_json(folder / FOLD, manifest.model_dump(mode="json", exclude=same))
 
 
 def read_fold(folder: Path) -> FoldManifest | None:

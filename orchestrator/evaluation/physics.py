@@ -39,6 +39,8 @@ def one_variable(table: Values, target: Values, groups: NDArray[np.int64]) -> On
     Args:
         groups: (n,) rows of one group are never on both sides of a choice.
     """
+    if len(np.unique(groups)) < 2:
+        groups = np.arange(len(target))
     names = np.unique(groups)
     rank = np.random.default_rng(0).permutation(len(names))
     part = rank[np.searchsorted(names, groups)] % _PARTS

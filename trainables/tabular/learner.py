@@ -77,6 +77,8 @@ def learn(
         most_trees: of a small table; large ones have fewer.
         advance: called at most STEPS times, as the work goes on.
     """
+    if len(np.unique(groups)) < 2:  # every row is a group of its own where there is nothing to hold apart
+        groups = np.arange(len(target))
     parts, size = _parts(groups, seed), np.abs(target)
     units = [0.0, float(np.median(size[size > 0]))] if (size > 0).any() else [0.0]
     short = table[:, columns]

@@ -23,11 +23,11 @@ here=$(dirname "$0")
 run() {
   local name=$1
   shift
-  crystaltune train mp_e_form --data "$data" --folds 0 --out "$out/$name" "${published[@]}" "$@"
+  crystaltune train mp_e_form --data "$data" --folds 0 --out "$out/$name" ${published[@]+"${published[@]}"} "$@"
   python "$here/scale.py" "$out"
 }
 
 run preset "$@"
 run scratch --set model.start=scratch "$@"
 run three-seeds --set ensemble.members=3 "$@"
-run two-starts --set ensemble.vary.model.start=[0.3.0,r2scan] --set ensemble.combine=greedy "$@"
+run two-starts --set 'ensemble.vary.model.start=[0.3.0,r2scan]' --set ensemble.combine=greedy "$@"

@@ -51,7 +51,7 @@ BLEND_FROM, BLEND_UP_TO = SMALL_FROM, 10_000
 PARTS, PARTS_UP_TO = 5, SMALL_UP_TO  # of more rows a tenth says enough, and five models a fold take days
 PHONONS_UP_TO = 5_000
 GROUPS_A_PART = 4  # formulas, of which fewer make parts that are luck, or empty
-GOVERNED = ("optim.lr", "optim.layer_decay", "optim.weight_decay", "optim.batch_size", "optim.epochs")  # by presets
+GOVERNED = tuple(f"optim.{name}" for name in (*_SMALL, "epochs"))  # settings that presets choose
 
 
 def blends(task: Task, n_rows: int) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_PARTS = 5
+from trainables.tabular.learner import parts_of
+
 Values = NDArray[np.float64]
 
 
@@ -39,11 +40,7 @@ def one_variable(table: Values, target: Values, groups: NDArray[np.int64]) -> On
     Args:
         groups: (n,) rows of one group are never on both sides of a choice.
     """
-    if len(np.unique(groups)) < 2:
-        groups = np.arange(len(target))
-    names = np.unique(groups)
-    rank = np.random.default_rng(0).permutation(len(names))
-    part = rank[np.searchsorted(names, groups)] % _PARTS
+    part = parts_of(groups, seed=0)
     errors = [_held_out_error(table[:, column], target, part) for column in range(table.shape[1])]
     best = int(np.argmin(errors))
     return OneVariable(best, errors[best], _monotone(table[:, best], target))

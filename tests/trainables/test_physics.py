@@ -107,7 +107,7 @@ def test_a_model_with_read_outs_trains_and_predicts_the_same_when_it_is_loaded(
     assert result.status == "finished"
     model, _, _ = load_model(tmp_path / "run" / "model")
     assert isinstance(model, CrystalModel)
-    assert model.wants_readouts
+    assert model.readouts_of is not None
     said = predict(model, run.store, run.split.val.rows)
     assert np.abs(said - run.split.val.targets).mean() == pytest.approx(result.best_val_mae, rel=1e-5)
     plain = lever_run(tmp_path / "graphs", kind, optim__epochs=2, **changes).fit(tmp_path / "plain")

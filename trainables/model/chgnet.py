@@ -38,7 +38,8 @@ class CrystalModel(ChgnetModules):
         compiled: predictions go through torch.compile.
         floor: predictions below it are raised to it.
         head: None where the prediction is CHGNet's own energy.
-        start, phonons: what its head's read-outs are of, where it has any.
+        readouts_of: the configuration of the untrained CHGNet whose read-outs batches have to come with; None where
+            the head reads none.
         auxiliary: heads of other tasks, by name, while they are trained jointly.
         log_scale: their losses' learnt scales, where there are some, and the target's under "target".
         match: from pooled features to a teacher's, while those are matched.
@@ -47,8 +48,7 @@ class CrystalModel(ChgnetModules):
     per_cell: bool = False
     compiled: bool = False
     floor: float | None = None
-    start: Start = "0.3.0"
-    phonons: bool = False
+    readouts_of: ModelConfig | None = None
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         super().__init__(arguments)
@@ -58,11 +58,6 @@ class CrystalModel(ChgnetModules):
         self.auxiliary = nn.ModuleDict()
         self.log_scale = nn.ParameterDict()
         self.match: nn.Linear | None = None
-
-    @property
-    def wants_readouts(self) -> bool:
-        """Return whether batches have to come with read-outs of the untrained potential."""
-        return self.head is not None and self.head.readouts is not None
 
     def forward(self, batch: Batch) -> Tensor:
         """Predictions (n,) in the task's unit."""
@@ -133,7 +128,7 @@ def build_model(
         model = _load(start, width)
         model.per_cell, model.floor = task.quantity == "energy_per_cell", floor
         if not task.is_energy:
-            model.start, model.phonons = start, phonons
+            model.readouts_of = ModelConfig(start=start, phonons=phonons) if physics else None
             kind: type[PropertyHead] | type[HurdleHead] = {"plain": PropertyHead, "hurdle": HurdleHead}[head]
             n_readouts = len(readout_names(phonons=phonons)) if physics else 0
             model.head = kind(model.atom_fea_dim, pooling=pooling, n_readouts=n_readouts)

@@ -77,9 +77,7 @@ def learn(
         most_trees: of a small table; large ones have fewer.
         advance: called at most STEPS times, as the work goes on.
     """
-    if len(np.unique(groups)) < 2:  # every row is a group of its own where there is nothing to hold apart
-        groups = np.arange(len(target))
-    parts, size = _parts(groups, seed), np.abs(target)
+    parts, size = parts_of(groups, seed), np.abs(target)
     units = [0.0, float(np.median(size[size > 0]))] if (size > 0).any() else [0.0]
     short = table[:, columns]
     linear = _linear_held_out(table, target, parts, units, advance)
@@ -181,9 +179,14 @@ def _forest(table: Table, target: Values, seed: int, most_trees: int) -> Any:
     return forest.fit(table, target)
 
 
-def _parts(groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Return the part of each row, (n,): groups at random, each whole in one of up to five parts."""
+def parts_of(groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return the part of each row, (n,): groups at random, each whole in one of up to five parts.
+
+    Where all rows are one group there is nothing to hold apart, and each is a group of its own.
+    """
     names, place = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        names = place = np.arange(len(groups))
     order = np.random.default_rng(seed).permutation(len(names))
     return np.asarray(order[place] % max(2, min(_PARTS, len(names))))
 

@@ -31,6 +31,7 @@ class TabularModel(nn.Module):
     """
 
     compiled: bool = False
+    readouts_of: None = None  # they are among its features
     center: Tensor
     scale: Tensor
     weight: Tensor
@@ -69,10 +70,10 @@ class TabularModel(nn.Module):
         """Predictions (n,) in the task's unit."""
         return self._said(self.features(batch), batch.n_atoms)
 
-    def of_table(self, table: NDArray[np.float64], n_atoms: NDArray[np.int64]) -> NDArray[np.float64]:
+    def of_table(self, table: NDArray[np.float32], n_atoms: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the predictions (n,) of features that are known, (n, width); NaN of rows without them."""
         there, values = np.isfinite(table).any(axis=1), np.full(len(table), np.nan)
-        features, atoms = torch.from_numpy(table[there]).float(), torch.from_numpy(n_atoms[there])
+        features, atoms = torch.from_numpy(table[there]), torch.from_numpy(n_atoms[there])
         device = self.anchor.device
         with torch.inference_mode():
             values[there] = self._said(features.to(device), atoms.to(device)).cpu().numpy()

@@ -117,11 +117,9 @@ def _context(
 ) -> TrainingContext:
     device, frozen, skinned = compute.torch_device, None, data.skinned
     validate_for_task(config, data.task)
-    store = data.store
-    if config.model.physics:
-        store = with_readouts(config.model, store, device, progress)
-        if skinned is not None and store.readouts is not None:
-            skinned = skinned.with_readouts(store.readouts)
+    store = with_readouts(config.model if config.model.physics else None, data.store, device, progress)
+    if skinned is not None and store.readouts is not None:
+        skinned = skinned.with_readouts(store.readouts)
     store = store.near(device)
     if data.soft_targets is not None:
         data.soft_targets.check(config.distil, trained.ids)

@@ -49,18 +49,23 @@ def predict(
     """
     if isinstance(model, TabularModel) and output in ("forward", "table"):
         table = crystal_table(model, store, partial(_in_batches, model, progress=progress, output="table", cap=cap))
-        found = table[rows].astype(np.float64)
-        return found if output == "table" else model.of_table(found, store.counts[rows, 0])
-    if output == "forward" and isinstance(model, CrystalModel) and model.wants_readouts and store.readouts is None:
-        wanted = ModelConfig(start=model.start, phonons=model.phonons)
-        store = with_readouts(wanted, store, next(model.parameters()).device, progress)
+        found = table[rows]
+        return found.astype(np.float64) if output == "table" else model.of_table(found, store.counts[rows, 0])
+    if output == "forward":
+        store = with_readouts(model.readouts_of, store, next(model.parameters()).device, progress)
     return _in_batches(model, store, rows, progress=progress, output=output, cap=cap)
 
 
 def with_readouts(
-    config: ModelConfig, store: GraphStore, device: torch.device, progress: Progress = silent
+    config: ModelConfig | None, store: GraphStore, device: torch.device, progress: Progress = silent
 ) -> GraphStore:
-    """Return the store with the read-outs of all its crystals by the untrained CHGNet, which a property head reads."""
+    """Return the store with the read-outs of all its crystals by an untrained CHGNet, which a property head reads.
+
+    Args:
+        config: of that CHGNet; with None, or where they are known, it is the store as it is.
+    """
+    if config is None or store.readouts is not None:
+        return store
     model = TabularModel(ModelConfig(start=config.start, phonons=config.phonons), _ANY_PROPERTY).to(device)
     table = crystal_table(model, store, partial(_in_batches, model, progress=progress, output="table", cap=None))
     names, wanted = model.features.names, readout_names(phonons=config.phonons)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trainables.graphs.batch import cut_by_cost, prediction_batches
 from trainables.graphs.store import GraphStore
-from trainables.levers import ModelConfig, TtaConfig
+from trainables.levers import TtaConfig
 from trainables.progress import Progress, silent
 from trainables.tabular.model import TabularModel
 from trainables.training.augment import Perturbation, draw, gathered, moved, view_cost
@@ -77,11 +77,9 @@ def predict_views(
         raise ValueError(
             "several views require the crystals with a skin: skinned=, built with augment.skin_for(config)"
         )
-    if not isinstance(model, TabularModel) and model.wants_readouts:  # those of the clean crystals, whatever the view
-        device = next(model.parameters()).device
-        wanted = ModelConfig(start=model.start, phonons=model.phonons)
-        readouts = with_readouts(wanted, store, device, progress).readouts
-        skinned = skinned if readouts is None else skinned.with_readouts(readouts)
+    # Whatever the view, the read-outs are those of the clean crystal.
+    readouts = with_readouts(model.readouts_of, store, next(model.parameters()).device, progress).readouts
+    skinned = skinned if readouts is None else skinned.with_readouts(readouts)
     if config.corrected and frozen is None:
         raise ValueError("corrected views require the frozen pretrained CHGNet: frozen=")
     if config.corrected and frozen is not None:
